@@ -1,0 +1,45 @@
+# One environment, .venv, for everything; made once, and made anew when what it holds is named anew.
+PYTHON := $(shell sh scripts/check_system.sh --python)
+BIN := .venv/bin
+# Peers of one swarm share the cores: one thread each keeps them from fighting over them.
+export OMP_NUM_THREADS ?= 1
+ifeq ($(shell uname -s),Darwin)
+# Homebrew's GMP lies where the compiler does not look by itself.
+export CPATH := $(shell brew --prefix)/include:$(CPATH)
+export LIBRARY_PATH := $(shell brew --prefix)/lib:$(LIBRARY_PATH)
+endif
+
+.PHONY: demo test bench lint ruff types contracts system clean
+
+demo: .venv/.installed
+	$(BIN)/python -m p2p_node.demo
+
+test: .venv/.installed
+	$(BIN)/python -m pytest
+
+bench: .venv/.installed
+	$(BIN)/python -m benchmarks
+
+lint: ruff types contracts
+
+ruff: .venv/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: .venv/.installed
+	$(BIN)/mypy
+
+contracts: .venv/.installed
+	$(BIN)/lint-imports
+
+# What only the system can bring is checked first, and every time: it takes a moment.
+system:
+	@sh scripts/check_system.sh
+
+.venv/.installed: pyproject.toml constraints.txt | system
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
