@@ -1,0 +1,30 @@
+"""Domain-tagged hashing: no hash made for one purpose can pass for another.
+
+Every digest of the protocol is BLAKE3-256 over a tag and length-prefixed parts, so neither a
+different tag nor a different split of the same bytes gives the same input to the hash.
+"""
+
+from __future__ import annotations
+
+from blake3 import blake3
+
+__all__ = ["DIGEST_BYTES", "tagged"]
+
+DIGEST_BYTES = 32
+
+
+def tagged(tag: str, *parts: bytes) -> bytes:
+    """BLAKE3-256 of ``tag`` and ``parts``, each preceded by its length as 8 bytes, little-endian.
+
+    Args:
+        tag: the purpose, e.g. ``"p2p-node/leaf/1"``.
+        parts: the fields, in the order the specification gives.
+
+    Returns:
+        32 bytes.
+    """
+    hasher = blake3(usedforsecurity=True)
+    for part in (tag.encode(), *parts):
+        hasher.update(len(part).to_bytes(8, "little"))
+        hasher.update(part)
+    return hasher.digest()

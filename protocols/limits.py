@@ -1,0 +1,97 @@
+"""Every bound of the protocol, with its unit and its reason.
+
+A message that exceeds a bound is refused before anything is allocated for it.
+"""
+
+from __future__ import annotations
+
+# --- Wire -------------------------------------------------------------------------------------
+
+GOSSIP_BYTES_MAX = 64 * 1024
+"""One gossip message. Everybody carries it, so it stays small."""
+
+FRAME_BYTES_MAX = 1024 * 1024
+"""One frame on a direct stream between two peers."""
+
+ENVELOPE_BYTES_MAX = FRAME_BYTES_MAX - 64
+"""One signed message; leaves room for the frame around it."""
+
+NETWORK_NAME_BYTES_MAX = 64
+KIND_BYTES_MAX = 32
+TEXT_BYTES_MAX = 256
+"""Human-readable details inside messages."""
+
+NAME_BYTES_MAX = 64
+"""Names of workloads, devices and profiles."""
+
+INTEGER_MAX = 2**63 - 1
+
+# --- Time -------------------------------------------------------------------------------------
+
+CLOCK_SKEW_MS = 30_000
+"""How far a peer's clock may be from ours before its timestamps count as wrong."""
+
+OFFER_LIFETIME_MS_MAX = 24 * 3_600_000
+ADVERT_LIFETIME_MS_MAX = 15 * 60_000
+"""An advert that isn't renewed vanishes: a claim is about now."""
+
+# --- Job --------------------------------------------------------------------------------------
+
+INPUT_BYTES_MAX = 256 * 1024
+"""A job's input as the executor gets it."""
+
+FRAUD_INPUT_BYTES_MAX = 24 * 1024
+"""Input carried inside a gossiped fraud proof."""
+
+FRAUD_UNITS_MAX = 4_096
+UNITS_MAX = 65_536
+"""Output units of one job."""
+
+OUTPUT_UNITS_PER_MESSAGE_MAX = 4_096
+UNIT_VALUE_MAX = 2**32 - 1
+
+LM_CHUNK_UNITS = 32
+"""Output tokens of one committed chunk."""
+
+CHUNKS_PER_SEGMENT = 4
+"""Chunks of one signed commitment: 128 tokens, paid as one."""
+
+SEGMENT_CHUNKS_MAX = 4_096
+ATTEMPTS_MAX = 16
+PRICE_MICROS_MAX = 10**12
+
+# --- Bids -------------------------------------------------------------------------------------
+
+BIDS_PER_JOB_MAX = 256
+"""Bids a requester holds; the rest are told that the book is full."""
+
+DECLINES_PER_JOB_MAX = 1_024
+
+# --- Verification -----------------------------------------------------------------------------
+
+ELECTORATE_MEMBERS_MAX = 4_096
+MEMBER_WEIGHT_MAX = 2**32 - 1
+TOTAL_WEIGHT_MAX = 2**48
+WIDENING_MAX = 2
+"""k, 2k, 4k expected verifiers."""
+
+VERIFIERS_PER_SEGMENT_MAX = 64
+MERKLE_DEPTH_MAX = 32
+
+# --- What a peer remembers --------------------------------------------------------------------
+
+REGISTRY_PEERS_MAX = 10_000
+SEEN_MESSAGES_MAX = 65_536
+OUTBOX_MESSAGES_MAX = 4_096
+OPEN_JOBS_MAX = 4_096
+DUTIES_MAX = 256
+"""Verifications a peer takes part in at once."""
+
+RECENT_GOSSIP_MAX = 2_048
+RECENT_GOSSIP_MS = 120_000
+"""How long gossip is kept for peers that missed it."""
+
+SYNC_IDS_MAX = 1_024
+ADDRESSES_PER_PEER_MAX = 8
+OFFERINGS_PER_PEER_MAX = 64
+ACCELERATORS_PER_PEER_MAX = 64
