@@ -201,6 +201,21 @@ def test_beta_agrees_with_a_group_law_written_apart(seed: bytes, alpha: bytes) -
     )
 
 
+@pytest.mark.parametrize("number", [FIELD, FIELD + 1, 2**255 - 1, 2**255 + 1, 2**255 + FIELD - 1, 2**256 - 1])
+def test_hashing_to_the_curve_skips_what_the_rfc_does_not_decode(number: int) -> None:
+    """No input is known that hashes to these, so the step is tested alone."""
+    encoding = number.to_bytes(32, "little")
+    assert unpack(encoding) is None
+    assert ecvrf._decode_times_cofactor(encoding) is None
+
+
+@pytest.mark.parametrize("number", range(12))
+def test_hashing_to_the_curve_decodes_what_the_rfc_decodes(number: int) -> None:
+    encoding = number.to_bytes(32, "little")
+    point = unpack(encoding)
+    assert ecvrf._decode_times_cofactor(encoding) == (pack(scale(8, point)) if point else None)
+
+
 # Edwards25519 in affine coordinates: slow, plain, and nothing shared with libsodium.
 
 Point = tuple[int, int]

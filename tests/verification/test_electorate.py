@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protocols.codec import decode, encode
+from protocols.digest import tagged
 from protocols.limits import ELECTORATE_MEMBERS_MAX, MEMBER_WEIGHT_MAX, TOTAL_WEIGHT_MAX
 from verification.electorate import Electorate, Member, MembershipProof, verify_membership
 
@@ -145,6 +146,38 @@ def test_bounds_of_total_and_count(total_weight: int, count: int) -> None:
     assert not verify_membership(
         members.root, total_weight=total_weight, count=count, key=key(0), proof=proof
     )
+
+
+def hand_made_root(name: bytes, weight: int) -> bytes:
+    """A requester may hash whatever it likes; only the bounds stop it."""
+    size = weight.to_bytes(8, "little")
+    leaf = tagged("p2p-node/electorate-leaf/1", name, size)
+    return tagged("p2p-node/electorate-root/1", (1).to_bytes(8, "little"), size, leaf)
+
+
+@pytest.mark.parametrize(
+    ("name", "weight", "accepted"),
+    [
+        (key(0), 7, True),
+        (bytes(31), 7, False),
+        (key(0), 0, False),
+        (key(0), MEMBER_WEIGHT_MAX + 1, False),
+    ],
+)
+def test_a_consistent_root_does_not_excuse_what_is_out_of_bounds(
+    name: bytes, weight: int, accepted: bool
+) -> None:
+    proof = MembershipProof(index=0, weight=weight, siblings=())
+    root = hand_made_root(name, weight)
+    assert verify_membership(root, total_weight=weight, count=1, key=name, proof=proof) is accepted
+
+
+def test_a_consistent_total_above_the_bound_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    members = electorate(5, 6)
+    proof = members.prove(key(0))
+    assert accepts(members, key(0), proof)
+    monkeypatch.setattr("verification.electorate.TOTAL_WEIGHT_MAX", 10)
+    assert not accepts(members, key(0), proof)
 
 
 def test_an_electorate_has_members() -> None:
