@@ -44,6 +44,10 @@ class Signed(Generic[B_co]):
     body: B_co
 
 
+_SIGNED_PREFIX = b"p2p-node/envelope/1\0"
+"""Comes before the id under every signature: the VRF hashes bare 32-byte points with the same key."""
+
+
 def _message_id(network: str, kind: str, version: int, signer: bytes, body: bytes) -> bytes:
     return tagged("p2p-node/message/1", network.encode(), kind.encode(), bytes([version]), signer, body)
 
@@ -53,7 +57,7 @@ def seal(body: B, *, network: str, key: KeyPair) -> Signed[B]:
     packed = encode(body)
     kind, version = body.KIND, body.VERSION
     identifier = _message_id(network, kind, version, key.public, packed)
-    raw = encode(_Envelope(network, kind, version, key.public, packed, key.sign(identifier)))
+    raw = encode(_Envelope(network, kind, version, key.public, packed, key.sign(_SIGNED_PREFIX + identifier)))
     return Signed(raw, identifier, key.public, body)
 
 
@@ -93,7 +97,7 @@ def open_envelope(
         envelope.network, envelope.kind, envelope.version, envelope.signer, envelope.body
     )
     # The signature comes before the body: an unsigned stranger can't make us parse much.
-    if not crypto.verify(envelope.signer, identifier, envelope.signature):
+    if not crypto.verify(envelope.signer, _SIGNED_PREFIX + identifier, envelope.signature):
         raise BadSignature(f"signature of {envelope.kind!r} doesn't hold for its signer")
     body = decode(envelope.body, kind, bytes_max=bytes_max)
     return Signed(raw, identifier, envelope.signer, cast(B, body))

@@ -95,3 +95,34 @@ SYNC_IDS_MAX = 1_024
 ADDRESSES_PER_PEER_MAX = 8
 OFFERINGS_PER_PEER_MAX = 64
 ACCELERATORS_PER_PEER_MAX = 64
+
+# --- Network adapter --------------------------------------------------------------------------
+
+ADDRESS_BYTES_MAX = 256
+PEER_EXCHANGE_ADDRESSES_MAX = 32
+ADDRESSES_KNOWN_MAX = 1_024
+"""Addresses a peer keeps as candidates for dialling."""
+
+LINK_QUEUE_FRAMES_MAX = 1_024
+LINK_QUEUE_BYTES_MAX = 16 * 1024 * 1024
+"""Outbound frames that wait for one peer; beyond it, sending says no."""
+
+EVENTS_MAX = 4_096
+"""Network events that wait for the runtime."""
+
+GOSSIP_MESSAGES_PER_SECOND_MAX = 256
+GOSSIP_MESSAGES_BURST_MAX = 2_048
+"""Gossip one peer may hand us, duplicates included: an honest mesh peer stays far below."""
+
+GRAYLIST_POINTS = 100
+GRAYLIST_MS = 10 * 60_000
+STANDING_HALF_LIFE_MS = 5 * 60_000
+STANDINGS_MAX = 16_384
+
+CONNECTIONS_MAX = 256
+CONNECTIONS_PER_PEER_MAX = 3
+HALF_OPEN_PER_ADDRESS_MAX = 16
+HALF_OPEN_MAX = 64
+"""Inbound connections whose handshake isn't done."""
+
+STREAMS_PER_CONNECTION_MAX = 32

@@ -15,9 +15,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from protocols.codec import Wire
 from protocols.digest import DIGEST_BYTES, tagged
 from protocols.limits import ELECTORATE_MEMBERS_MAX, MEMBER_WEIGHT_MAX, TOTAL_WEIGHT_MAX
+from protocols.messages import Member, MembershipProof
 from verification.merkle import climb, grow, is_left
 
 __all__ = ["Electorate", "Member", "MembershipProof", "verify_membership"]
@@ -28,25 +28,6 @@ PPM = 1_000_000
 _LEAF = "p2p-node/electorate-leaf/1"
 _NODE = "p2p-node/electorate-node/1"
 _ROOT = "p2p-node/electorate-root/1"
-
-
-class Member(Wire, frozen=True):
-    """A peer that may be drawn, by its 32-byte key, with its chance's weight (at least 1)."""
-
-    key: bytes
-    weight: int
-
-
-class MembershipProof(Wire, frozen=True):
-    """The way from one member up to the root.
-
-    ``index`` is its place in the order of keys, ``siblings`` the (hash, weight) of each node beside
-    the way, from the bottom up.
-    """
-
-    index: int
-    weight: int
-    siblings: tuple[tuple[bytes, int], ...]
 
 
 class _Node(NamedTuple):

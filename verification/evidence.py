@@ -98,7 +98,9 @@ def check_commitment(contract: Contract, commitment: Signed[Commitment]) -> Comm
         raise Rejected("commitment isn't signed by the contract's executor")
     prefix_chunks = terms.prefix_units // terms.chunk_units
     if body.first_chunk != prefix_chunks + body.segment * terms.segment_chunks:
-        raise Rejected(f"commitment first_chunk={body.first_chunk} doesn't follow from segment={body.segment}")
+        raise Rejected(
+            f"commitment first_chunk={body.first_chunk} doesn't follow from segment={body.segment}"
+        )
     if body.units_total > terms.units_max:
         raise Rejected(f"commitment units_total={body.units_total} exceeds units_max={terms.units_max}")
     if body.first_chunk + body.chunks != chunk_count(body.units_total, terms.chunk_units):
@@ -106,8 +108,9 @@ def check_commitment(contract: Contract, commitment: Signed[Commitment]) -> Comm
     if body.chunks > terms.segment_chunks:
         raise Rejected(f"commitment chunks={body.chunks} exceeds segment_chunks={terms.segment_chunks}")
     if not body.final and (
-        body.chunks != terms.segment_chunks or body.units_total % terms.chunk_units or
-        body.units_total == terms.units_max
+        body.chunks != terms.segment_chunks
+        or body.units_total % terms.chunk_units
+        or body.units_total == terms.units_max
     ):
         raise Rejected("only the final segment may be short or reach units_max")
     if (body.segment == 0) != (body.previous == b""):

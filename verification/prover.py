@@ -34,7 +34,9 @@ Sign = Callable[[Any], Signed[Any]]
 class Prover:
     """One contract's commitments, on the executor's side."""
 
-    def __init__(self, contract: Contract, *, secret: bytes, network: str, crypto: Crypto, sign: Sign) -> None:
+    def __init__(
+        self, contract: Contract, *, secret: bytes, network: str, crypto: Crypto, sign: Sign
+    ) -> None:
         self.contract = contract
         self.commitments: list[Signed[Commitment]] = []
         self._digests: dict[int, bytes] = {}

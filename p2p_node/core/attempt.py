@@ -1,0 +1,499 @@
+"""The requester's side of one award: from the proposal to the last verified segment.
+
+Segments are verified while later ones are still being computed, and paid in order. Whatever goes
+wrong ends the attempt with a typed outcome; what was verified before stays verified, stays paid,
+and is where the next attempt goes on.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+from typing import Any
+
+from p2p_node.core.request import JobRequest
+from p2p_node.core.surroundings import Surroundings
+from protocols.auction import Candidate
+from protocols.effects import Effect, Notify, Persist, Publish, Send, SetTimer
+from protocols.envelope import Signed
+from protocols.errors import Rejected
+from protocols.events import Event, Heard, RunEvent, TimerFired
+from protocols.lane import PayerLane
+from protocols.messages import (
+    Acceptance,
+    AttemptRecord,
+    Award,
+    Cancel,
+    Commitment,
+    ExecutionFailed,
+    Offer,
+    Output,
+    Proposal,
+    Refusal,
+    SegmentRecord,
+    VerifierRecord,
+    Voucher,
+    VoucherReceipt,
+)
+from protocols.units import units_digest
+from verification.electorate import Electorate
+from verification.evidence import (
+    Contract,
+    check_chain,
+    check_commitment,
+    check_contract,
+    check_units,
+)
+from verification.round import Round, RoundState, Verdict
+
+__all__ = ["Attempt", "Outcome"]
+
+EARLY_OUTPUTS_MAX = 256
+"""Output messages held while an earlier one is missing."""
+
+ACCEPT_MS = 5_000
+"""An executor answers an award within this time, or the runner-up gets it."""
+
+
+class Outcome(enum.Enum):
+    """How an attempt ended."""
+
+    VERIFIED = "verified"
+    REFUSED = "refused"
+    UNRESPONSIVE = "unresponsive"
+    FAILED = "execution failed"
+    INCONSISTENT = "output and commitment differ"
+    FRAUD = "fraud"
+    WITHHELD = "opening withheld"
+    UNVERIFIED = "no verifier answered"
+    UNSETTLED = "a dispute couldn't be recomputed"
+    CANCELLED = "cancelled"
+
+
+_ROUND_OUTCOMES = {
+    Verdict.FRAUD: Outcome.FRAUD,
+    Verdict.WITHHELD: Outcome.WITHHELD,
+    Verdict.UNVERIFIED: Outcome.UNVERIFIED,
+    Verdict.UNSETTLED: Outcome.UNSETTLED,
+}
+
+EXECUTOR_FAULTS = frozenset(
+    {Outcome.UNRESPONSIVE, Outcome.FAILED, Outcome.INCONSISTENT, Outcome.FRAUD, Outcome.WITHHELD}
+)
+"""Outcomes that lower the executor's standing."""
+
+
+class Attempt:
+    """Feed it events with `handle`; when `outcome` is set, read `verified` and go on."""
+
+    def __init__(
+        self,
+        node: Surroundings,
+        request: JobRequest,
+        offer: Signed[Offer],
+        candidate: Candidate,
+        electorate: Electorate,
+        *,
+        price_micros: int,
+        prefix: tuple[int, ...],
+        index: int,
+        job_id: bytes,
+        route: Callable[[bytes], None],
+        now_ms: int,
+    ) -> None:
+        self.request = request
+        self.candidate = candidate
+        self.job_id = job_id
+        self.outcome: Outcome | None = None
+        self.detail = ""
+        self.contract: Contract | None = None
+        self.verified = prefix
+        self.started_ms = now_ms
+        self.rounds: dict[bytes, Round] = {}
+        self.vouchers: dict[tuple[bytes, bytes], Signed[Voucher]] = {}
+        """By (commitment id, payee)."""
+        self.voucher_receipts: dict[bytes, Signed[VoucherReceipt]] = {}
+        self._node = node
+        self._route = route
+        self._offer = offer
+        self._electorate = electorate
+        self._prefix = prefix
+        self._units: list[int] = list(prefix)
+        self._early: dict[int, tuple[int, ...]] = {}
+        self._commitments: list[Signed[Commitment]] = []
+        self._waiting: list[Signed[Commitment]] = []
+        self._lanes: dict[bytes, PayerLane] = {}
+        self._progress_ms = now_ms
+        award = Award(
+            job_id=offer.id,
+            attempt=index,
+            executor=candidate.peer,
+            basis=candidate.basis.id,
+            workload=request.workload,
+            model=request.model,
+            profile=request.profile,
+            input_digest=offer.body.input_digest,
+            units_max=request.units_max,
+            stop_unit=request.stop_unit,
+            chunk_units=request.chunk_units,
+            segment_chunks=request.segment_chunks,
+            prefix_units=len(prefix),
+            prefix_digest=units_digest(prefix),
+            price_micros=price_micros,
+            verifier_fee_micros=request.verifier_fee_micros,
+            expected_verifiers_milli=request.expected_verifiers_milli,
+            samples=request.samples,
+            electorate_root=electorate.root,
+            electorate_weight=electorate.total_weight,
+            electorate_count=electorate.count,
+            electorate_weight_max=max(member.weight for member in electorate.members),
+            sent_ms=now_ms,
+            accept_by_ms=now_ms + ACCEPT_MS,
+            finish_by_ms=min(now_ms + request.execution_ms, offer.body.expires_ms),
+            answer_within_ms=request.answer_ms,
+        )
+        self.award: Signed[Award] = node.sign(award)
+
+    def start(self) -> list[Effect]:
+        """Propose the award."""
+        self._route(self.award.id)
+        terms = self.award.body
+        proposal = self._node.sign(
+            Proposal(
+                self.award.raw,
+                self._offer.raw,
+                self.request.input,
+                self._prefix,
+                self._electorate.members,
+            )
+        )
+        return [
+            Notify(
+                self.job_id,
+                "awarded",
+                {
+                    "peer": self.candidate.peer,
+                    "price_micros": terms.price_micros,
+                    "score_micros": self.candidate.score_micros,
+                    "eta_ms": self.candidate.eta_ms,
+                    "electorate": terms.electorate_count,
+                    "resumes_at": len(self._prefix),
+                },
+            ),
+            Send(self.candidate.peer, proposal, terms.accept_by_ms),
+            SetTimer(self._timer_key("accept"), terms.accept_by_ms),
+        ]
+
+    def handle(self, event: Event, now_ms: int) -> list[Effect]:
+        """React to the executor, a verifier, a run or a timer.
+
+        Raises:
+            Rejected: the sender broke a rule.
+        """
+        match event:
+            case Heard(message) if isinstance(message.body, VoucherReceipt):
+                return self._hear_voucher_receipt(message)
+            case Heard(message) if self.outcome is not None:
+                return []
+            case Heard(message) if isinstance(
+                message.body, Acceptance | Refusal | Output | Commitment | ExecutionFailed
+            ):
+                if message.signer != self.candidate.peer:
+                    raise Rejected(f"{message.body.KIND!r} isn't from the awarded executor")
+                return self._hear_executor(message, now_ms)
+            case Heard(message):
+                return self._hear_in_round(message, now_ms)
+            case TimerFired(("round", commitment_id, *_)):
+                return self._advance(commitment_id, event, now_ms)
+            case TimerFired(("attempt", _, name)):
+                return self._on_timer(name, now_ms)
+            case TimerFired():
+                return []
+        return self._on_run(event, now_ms)
+
+    # --- The executor ----------------------------------------------------------------------------
+
+    def _hear_executor(self, message: Signed[Any], now_ms: int) -> list[Effect]:
+        body = message.body
+        if isinstance(body, Acceptance):
+            return self._accept(message, now_ms)
+        if isinstance(body, Refusal):
+            if self.contract is None:
+                return self._end(Outcome.REFUSED, f"{body.reason}: {body.detail}")
+            return []
+        if isinstance(body, ExecutionFailed):
+            return self._end(Outcome.FAILED, f"{body.reason}: {body.detail}")
+        if isinstance(body, Output):
+            return self._hear_output(body, now_ms)
+        return self._hear_commitment(message, now_ms)
+
+    def _accept(self, message: Signed[Acceptance], now_ms: int) -> list[Effect]:
+        if self.contract is not None:
+            return []
+        self.contract = check_contract(self.award, message)
+        self._progress_ms = now_ms
+        return [
+            Persist("contracts", self.award.id, message.raw),
+            Notify(self.job_id, "accepted", {"peer": message.signer, "device": message.body.device}),
+            SetTimer(self._timer_key("finish"), self.award.body.finish_by_ms),
+            SetTimer(self._timer_key("stall"), now_ms + self.request.stall_ms),
+            *self._retry_waiting(now_ms),
+        ]
+
+    def _hear_output(self, body: Output, now_ms: int) -> list[Effect]:
+        self._progress_ms = now_ms
+        end = body.first_unit + len(body.units)
+        if end > self.award.body.units_max:
+            raise Rejected(f"output up to unit {end} exceeds units_max={self.award.body.units_max}")
+        if body.first_unit > len(self._units):
+            if len(self._early) >= EARLY_OUTPUTS_MAX:
+                raise Rejected(f"more than {EARLY_OUTPUTS_MAX} outputs ahead of a missing one")
+            self._early[body.first_unit] = body.units
+            return []
+        first = len(self._units)
+        self._append(body.first_unit, body.units)
+        while self._early:
+            start = min(self._early)
+            if start > len(self._units):
+                break
+            self._append(start, self._early.pop(start))
+        fresh = tuple(self._units[first:])
+        effects: list[Effect] = []
+        if fresh:
+            effects.append(Notify(self.job_id, "output", {"first_unit": first, "units": fresh}))
+        return effects + self._retry_waiting(now_ms)
+
+    def _append(self, first_unit: int, units: tuple[int, ...]) -> None:
+        self._units.extend(units[len(self._units) - first_unit :])
+
+    def _hear_commitment(self, message: Signed[Commitment], now_ms: int) -> list[Effect]:
+        self._progress_ms = now_ms
+        if any(known.id == message.id for known in (*self._commitments, *self._waiting)):
+            return []
+        self._waiting.append(message)
+        return self._retry_waiting(now_ms)
+
+    def _retry_waiting(self, now_ms: int) -> list[Effect]:
+        """Start rounds for commitments whose contract and units are here; messages may overtake."""
+        effects: list[Effect] = []
+        if self.contract is None:
+            return effects
+        for message in sorted(self._waiting, key=lambda waiting: waiting.body.segment):
+            body = message.body
+            if body.segment < len(self._commitments):
+                return effects + self._end(
+                    Outcome.INCONSISTENT, f"two commitments for segment {body.segment}"
+                )
+            if body.segment > len(self._commitments) or body.units_total > len(self._units):
+                break
+            self._waiting.remove(message)
+            try:
+                check_commitment(self.contract, message)
+                check_chain(self._commitments[-1] if self._commitments else None, message)
+                check_units(self.contract, body, self._units[: body.units_total])
+            except Rejected as error:
+                return effects + self._end(Outcome.INCONSISTENT, str(error))
+            self._commitments.append(message)
+            effects += self._start_round(self.contract, message, now_ms)
+        return effects
+
+    def _start_round(self, contract: Contract, commitment: Signed[Commitment], now_ms: int) -> list[Effect]:
+        self._route(commitment.id)
+        round_ = Round(
+            contract,
+            commitment,
+            electorate=self._electorate,
+            input=self.request.input,
+            units=self._units[: commitment.body.units_total],
+            draw_window_ms=self.request.draw_window_ms,
+            job_id=self.job_id,
+            network=self._node.network,
+            crypto=self._node.crypto,
+            sign=self._node.sign,
+        )
+        self.rounds[commitment.id] = round_
+        body = commitment.body
+        return [
+            Notify(
+                self.job_id,
+                "committed",
+                {
+                    "segment": body.segment,
+                    "chunks": body.chunks,
+                    "units_total": body.units_total,
+                    "final": body.final,
+                    "root": body.root,
+                },
+            ),
+            *round_.start(now_ms),
+        ]
+
+    # --- Verification ----------------------------------------------------------------------------
+
+    def _hear_in_round(self, message: Signed[Any], now_ms: int) -> list[Effect]:
+        commitment_id = getattr(message.body, "commitment_id", b"")
+        return self._advance(commitment_id, Heard(message), now_ms)
+
+    def _on_run(self, event: RunEvent, now_ms: int) -> list[Effect]:
+        return self._advance(event.key[1], event, now_ms)
+
+    def _advance(self, commitment_id: bytes, event: Event, now_ms: int) -> list[Effect]:
+        round_ = self.rounds.get(commitment_id)
+        if round_ is None or round_.state is RoundState.DONE or self.outcome is not None:
+            return []
+        self._progress_ms = now_ms
+        effects = round_.handle(event, now_ms)
+        if round_.verdict is not None:
+            effects += self._round_done(round_, round_.verdict, now_ms)
+        return effects
+
+    def _round_done(self, round_: Round, verdict: Verdict, now_ms: int) -> list[Effect]:
+        effects: list[Effect] = [
+            Notify(
+                self.job_id,
+                "segment-verdict",
+                {
+                    "segment": round_.commitment.body.segment,
+                    "verdict": verdict.value,
+                    "chunk": round_.guilty_chunk,
+                    "executor": self.candidate.peer,
+                },
+            )
+        ]
+        for entry in round_.entries.values():
+            if entry.is_payable:
+                fee = self.award.body.verifier_fee_micros * len(entry.chunks)
+                effects += self._pay(entry.claim.signer, fee, round_.commitment.id, now_ms)
+        for proof in round_.proofs:
+            effects.append(Publish("convictions", self._node.sign(proof)))
+        if verdict is not Verdict.VERIFIED:
+            return effects + self._end(_ROUND_OUTCOMES[verdict], "")
+        return effects + self._settle_in_order(now_ms)
+
+    def _settle_in_order(self, now_ms: int) -> list[Effect]:
+        effects: list[Effect] = []
+        for commitment in self._commitments:
+            body = commitment.body
+            if body.units_total <= len(self.verified):
+                continue
+            if self.rounds[commitment.id].verdict is not Verdict.VERIFIED:
+                break
+            amount = (body.units_total - len(self.verified)) * self.award.body.price_micros
+            self.verified = tuple(self._units[: body.units_total])
+            effects += self._pay(self.candidate.peer, amount, commitment.id, now_ms)
+            if body.final:
+                effects += self._end(Outcome.VERIFIED, "")
+        return effects
+
+    def _pay(self, payee: bytes, amount: int, commitment_id: bytes, now_ms: int) -> list[Effect]:
+        lane = self._lanes.setdefault(payee, PayerLane(self.award.id, payee))
+        voucher = lane.pay(amount, evidence=commitment_id, now_ms=now_ms, sign=self._node.sign)
+        self.vouchers[(commitment_id, payee)] = voucher
+        self._route(voucher.id)
+        return [
+            Persist("vouchers", self.award.id + payee, voucher.raw),
+            Notify(self.job_id, "paid", {"peer": payee, "settled_micros": lane.settled_micros}),
+            Send(payee, voucher, now_ms + 60_000),
+        ]
+
+    def _hear_voucher_receipt(self, message: Signed[VoucherReceipt]) -> list[Effect]:
+        for voucher in self.vouchers.values():
+            if voucher.id == message.body.voucher_id:
+                if message.signer != voucher.body.payee:
+                    raise Rejected("voucher receipt isn't the payee's")
+                self.voucher_receipts[voucher.id] = message
+        return []
+
+    @property
+    def is_acknowledged(self) -> bool:
+        """Whether every payee has confirmed its voucher."""
+        return all(voucher.id in self.voucher_receipts for voucher in self.vouchers.values())
+
+    # --- Endings ---------------------------------------------------------------------------------
+
+    def _on_timer(self, name: str, now_ms: int) -> list[Effect]:
+        if self.outcome is not None:
+            return []
+        if name == "accept" and self.contract is None:
+            return self._end(Outcome.UNRESPONSIVE, "no answer to the award")
+        if name == "finish":
+            return self._end(Outcome.UNRESPONSIVE, "the deadline of the contract passed")
+        if name == "stall":
+            # Verification has its own deadlines; a stall is about the executor.
+            due = self._progress_ms + self.request.stall_ms
+            if self._is_final_committed() or now_ms < due:
+                return [SetTimer(self._timer_key("stall"), max(due, now_ms + self.request.stall_ms))]
+            return self._end(Outcome.UNRESPONSIVE, f"no output for {self.request.stall_ms} ms")
+        return []
+
+    def _is_final_committed(self) -> bool:
+        return bool(self._commitments) and self._commitments[-1].body.final
+
+    def cancel(self, reason: str) -> list[Effect]:
+        """Stop on the client's word."""
+        return [] if self.outcome is not None else self._end(Outcome.CANCELLED, reason)
+
+    def _end(self, outcome: Outcome, detail: str) -> list[Effect]:
+        self.outcome, self.detail = outcome, detail
+        if outcome in (Outcome.VERIFIED, Outcome.REFUSED):
+            return []
+        cancel = self._node.sign(Cancel(self.award.id, outcome.name.lower()))
+        until = self.award.body.finish_by_ms
+        return [
+            Notify(
+                self.job_id,
+                "attempt-failed",
+                {
+                    "peer": self.candidate.peer,
+                    "outcome": outcome.value,
+                    "detail": detail,
+                },
+            ),
+            Send(self.candidate.peer, cancel, until),
+        ]
+
+    def _timer_key(self, name: str) -> tuple[str, bytes, str]:
+        return ("attempt", self.award.id, name)
+
+    # --- The receipt -----------------------------------------------------------------------------
+
+    def record(self) -> AttemptRecord:
+        """This attempt, as the receipt tells it."""
+        return AttemptRecord(
+            award=self.award.raw,
+            acceptance=self.contract.acceptance.raw if self.contract else b"",
+            basis=self.candidate.basis.raw,
+            outcome=self.outcome.value if self.outcome else "",
+            segments=tuple(self._segment_record(commitment) for commitment in self._commitments),
+        )
+
+    def _segment_record(self, commitment: Signed[Commitment]) -> SegmentRecord:
+        round_ = self.rounds[commitment.id]
+        fraud = next((p for p in round_.proofs if round_.opening and p.statement == round_.opening.raw), None)
+        voucher, receipt = self._voucher_raw(commitment.id, self.candidate.peer)
+        return SegmentRecord(
+            commitment=commitment.raw,
+            widenings=tuple(widening.raw for widening in round_.widenings),
+            opening=round_.opening.raw if round_.opening else b"",
+            verifiers=tuple(
+                VerifierRecord(
+                    entry.claim.raw,
+                    entry.membership,
+                    entry.blind.raw if entry.blind else b"",
+                    entry.reveal.raw if entry.reveal else b"",
+                    *self._voucher_raw(commitment.id, entry.claim.signer),
+                )
+                for entry in round_.entries.values()
+            ),
+            verdict=round_.verdict.value if round_.verdict else "",
+            fraud=self._node.sign(fraud).raw if fraud else b"",
+            voucher=voucher,
+            voucher_receipt=receipt,
+        )
+
+    def _voucher_raw(self, commitment_id: bytes, payee: bytes) -> tuple[bytes, bytes]:
+        voucher = self.vouchers.get((commitment_id, payee))
+        if voucher is None:
+            return b"", b""
+        receipt = self.voucher_receipts.get(voucher.id)
+        return voucher.raw, receipt.raw if receipt else b""

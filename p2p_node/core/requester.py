@@ -1,0 +1,332 @@
+"""The requester's side of one job, from the client's request to a receipt.
+
+Every path ends in a named state. A peer that fails is left out for the rest of the job and the
+runner-up goes on from the last verified unit; when the bids are used up the job is offered again.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from p2p_node.core.attempt import EXECUTOR_FAULTS, Attempt, Outcome
+from p2p_node.core.request import FINAL_STATES, JobRequest, JobState
+from p2p_node.core.surroundings import Surroundings
+from protocols.auction import Auction, AuctionState, Candidate, price_to_pay
+from protocols.digest import tagged
+from protocols.effects import Effect, Notify, Persist, Publish, Send, SetTimer
+from protocols.envelope import Signed
+from protocols.events import Event, Heard, TimerFired
+from protocols.limits import ATTEMPTS_MAX, CLOCK_SKEW_MS
+from protocols.messages import AuctionClose, Bid, Closed, Decline, Offer, ReceiptBody
+from protocols.units import input_digest
+
+__all__ = ["Job"]
+
+REBID_MS = 2_000
+"""Pause before an offer that nobody took is made again."""
+
+ACKNOWLEDGE_MS = 2_000
+"""How long the receipt waits for payees to confirm their vouchers."""
+
+_OUTCOME_STATES = {
+    Outcome.FRAUD: JobState.VERIFICATION_FAILED,
+    Outcome.WITHHELD: JobState.VERIFICATION_FAILED,
+    Outcome.UNVERIFIED: JobState.VERIFICATION_FAILED,
+    Outcome.UNSETTLED: JobState.VERIFICATION_FAILED,
+    Outcome.INCONSISTENT: JobState.VERIFICATION_FAILED,
+}
+
+
+class Job:
+    """Feed it events with `handle`; when `state` is final, read `units`, `receipt` and `reason`."""
+
+    def __init__(self, node: Surroundings, request: JobRequest, *, nonce: bytes, now_ms: int) -> None:
+        self.request = request
+        self.state = JobState.BIDDING
+        self.reason = ""
+        self.created_ms = now_ms
+        self.auctions: list[Auction] = []
+        self.attempts: list[Attempt] = []
+        self.receipt: Signed[ReceiptBody] | None = None
+        self._outcome_state: JobState | None = None
+        self._node = node
+        self._nonce = nonce
+        self._offers: list[Signed[Offer]] = []
+        self._candidates: list[Candidate] = []
+        self._next_candidate = 0
+        self._failed_peers: set[bytes] = set()
+        self.id = self._make_offer(now_ms).id
+
+    # --- Views -----------------------------------------------------------------------------------
+
+    @property
+    def units(self) -> tuple[int, ...]:
+        """The verified output so far."""
+        return self.attempts[-1].verified if self.attempts else ()
+
+    @property
+    def offers(self) -> list[Signed[Offer]]:
+        """Every offer made, first to last."""
+        return self._offers
+
+    @property
+    def is_final(self) -> bool:
+        """Whether nothing more will happen."""
+        return self.state in FINAL_STATES
+
+    def declines(self) -> list[Signed[Decline]]:
+        """Why peers didn't bid, over all offers."""
+        return [message for auction in self.auctions for message in auction.declines.values()]
+
+    # --- Events ----------------------------------------------------------------------------------
+
+    def start(self, now_ms: int) -> list[Effect]:
+        """Offer the job."""
+        deadline = SetTimer(("job", self.id, "total"), now_ms + self.request.total_ms)
+        return [deadline, *self._announce(now_ms)]
+
+    def handle(self, event: Event, now_ms: int) -> list[Effect]:
+        """React to a bidder, an executor, a verifier, a run or a timer.
+
+        Raises:
+            Rejected: the sender broke a rule.
+        """
+        if self.is_final:
+            return []
+        match event:
+            case TimerFired(("job", _, name)):
+                return self._on_timer(name, now_ms)
+            case TimerFired(("bids" | "reveals", offer_id)):
+                return self._advance_auction(offer_id, event, now_ms)
+            case Heard(message) if (offer_id := getattr(message.body, "job_id", None)) is not None:
+                return self._advance_auction(offer_id, event, now_ms)
+        return self._advance_attempt(event, now_ms)
+
+    def cancel(self, now_ms: int, reason: str = "cancelled by the client") -> list[Effect]:
+        """Stop on the client's word; what was verified stays owed."""
+        if self.is_final:
+            return []
+        return self._conclude(JobState.CANCELLED, reason, now_ms)
+
+    # --- Offer and auction -----------------------------------------------------------------------
+
+    def _make_offer(self, now_ms: int) -> Signed[Offer]:
+        request, round_number = self.request, len(self._offers)
+        nonce = tagged("p2p-node/offer-nonce/1", self._nonce, bytes([round_number]))[:16]
+        window_ms = request.window_ms if request.mode == "auction" else 0
+        offer = self._node.sign(
+            Offer(
+                nonce=nonce,
+                mode=request.mode,
+                workload=request.workload,
+                model=request.model,
+                profile=request.profile,
+                input_digest=input_digest(request.input),
+                input_units=request.input_units,
+                units_max=request.units_max,
+                price_micros_max=request.price_micros_max,
+                ram_bytes_min=request.ram_bytes_min,
+                rate_milli_min=request.rate_milli_min,
+                exclude=tuple(sorted({*request.exclude, *self._failed_peers}))[:64],
+                sent_ms=now_ms,
+                bids_close_ms=now_ms + window_ms,
+                expires_ms=self.created_ms + request.total_ms + CLOCK_SKEW_MS,
+            )
+        )
+        self._offers.append(offer)
+        return offer
+
+    def _announce(self, now_ms: int) -> list[Effect]:
+        offer = self._offers[-1]
+        self._node.route(offer.id, self)
+        auction = Auction(offer, appraise=self._node.appraise, sign=self._node.sign)
+        self.auctions.append(auction)
+        self.state = JobState.BIDDING
+        effects: list[Effect] = [
+            Publish("jobs", offer),
+            Notify(self.id, "offered", {"offer": offer.id, "mode": self.request.mode}),
+        ]
+        if self.request.mode == "posted":
+            self._candidates = self._node.posted_candidates(offer, now_ms)
+            self._next_candidate = 0
+            return effects + self._award_next(now_ms)
+        return effects + auction.start()
+
+    def _advance_auction(self, offer_id: bytes, event: Event, now_ms: int) -> list[Effect]:
+        auction = next((a for a in self.auctions if a.offer.id == offer_id), None)
+        if auction is None or not isinstance(event, Heard | TimerFired):
+            return []
+        was_decided = auction.state is AuctionState.DECIDED
+        effects = auction.handle(event, now_ms)
+        is_current = auction is self.auctions[-1] and self.state is JobState.BIDDING
+        if auction.state is AuctionState.DECIDED and not was_decided and is_current:
+            self._candidates = auction.candidates
+            self._next_candidate = 0
+            effects += self._award_next(now_ms)
+        return effects
+
+    # --- Award -----------------------------------------------------------------------------------
+
+    def _award_next(self, now_ms: int) -> list[Effect]:
+        self.state = JobState.AWARDING
+        prefix = self.units
+        attempts_max = min(self.request.attempts_max, ATTEMPTS_MAX)
+        while self._next_candidate < len(self._candidates) and len(self.attempts) < attempts_max:
+            index = self._next_candidate
+            self._next_candidate += 1
+            candidate = self._candidates[index]
+            if candidate.peer in self._failed_peers:
+                continue
+            electorate = self._node.electorate(self._offers[-1].body, candidate.peer, now_ms)
+            if electorate is None:
+                return self._conclude(
+                    JobState.VERIFICATION_FAILED, "no peer is known that could verify this job", now_ms
+                )
+            attempt = Attempt(
+                self._node,
+                self.request,
+                self._offers[-1],
+                candidate,
+                electorate,
+                price_micros=self._price(index),
+                prefix=prefix,
+                index=len(self.attempts),
+                job_id=self.id,
+                route=lambda identifier: self._node.route(identifier, self),
+                now_ms=now_ms,
+            )
+            self.attempts.append(attempt)
+            return attempt.start()
+        if len(self.attempts) >= attempts_max:
+            return self._give_up(now_ms)
+        return self._offer_again_or_give_up(now_ms)
+
+    def _price(self, index: int) -> int:
+        if self.request.mode == "posted":
+            return self._candidates[index].ask_micros
+        return price_to_pay(self._candidates, index, price_max=self.request.price_micros_max)
+
+    def _offer_again_or_give_up(self, now_ms: int) -> list[Effect]:
+        in_time = now_ms + REBID_MS < self.created_ms + self.request.queue_ms or bool(self.attempts)
+        if len(self._offers) <= min(self.request.rebids, ATTEMPTS_MAX - 1) and in_time:
+            self.state = JobState.BIDDING
+            return [
+                Notify(self.id, "no-bids-yet", {"offers": len(self._offers)}),
+                SetTimer(("job", self.id, "rebid"), now_ms + REBID_MS),
+            ]
+        return self._give_up(now_ms)
+
+    def _give_up(self, now_ms: int) -> list[Effect]:
+        failed = [
+            (attempt.outcome, attempt.detail)
+            for attempt in self.attempts
+            if attempt.outcome is not None and attempt.outcome is not Outcome.REFUSED
+        ]
+        if not failed:
+            return self._conclude(JobState.NO_BIDS, "no peer took the job at these terms", now_ms)
+        outcome, detail = failed[-1]
+        state = _OUTCOME_STATES.get(outcome, JobState.TASK_FAILED)
+        return self._conclude(state, f"{outcome.value}: {detail}" if detail else outcome.value, now_ms)
+
+    # --- Attempt ---------------------------------------------------------------------------------
+
+    def _advance_attempt(self, event: Event, now_ms: int) -> list[Effect]:
+        effects: list[Effect] = []
+        for attempt in self.attempts:
+            if not _concerns(attempt, event):
+                continue
+            had_outcome = attempt.outcome is not None
+            effects += attempt.handle(event, now_ms)
+            if attempt.contract is not None and self.state is JobState.AWARDING:
+                self.state = JobState.RUNNING
+            if attempt.outcome is not None and not had_outcome:
+                effects += self._attempt_ended(attempt, now_ms)
+        if self.state is JobState.SETTLING and all(a.is_acknowledged for a in self.attempts):
+            effects += self._finish(now_ms)
+        return effects
+
+    def _attempt_ended(self, attempt: Attempt, now_ms: int) -> list[Effect]:
+        peer, outcome = attempt.candidate.peer, attempt.outcome
+        if outcome is Outcome.VERIFIED:
+            self._node.standings.record_completion(
+                peer,
+                declared_ms=attempt.candidate.eta_ms,
+                delivered_ms=now_ms - attempt.started_ms,
+            )
+            return self._conclude(JobState.VERIFIED, "", now_ms)
+        self._failed_peers.add(peer)
+        if outcome in EXECUTOR_FAULTS:
+            self._node.standings.record_failure(peer, now_ms)
+        if outcome is Outcome.FRAUD:
+            # We recomputed it ourselves: the gossiped proof convinces the others.
+            self._node.standings.convict(peer)
+        if outcome is Outcome.CANCELLED:
+            return []
+        return self._award_next(now_ms)
+
+    # --- Endings ---------------------------------------------------------------------------------
+
+    def _on_timer(self, name: str, now_ms: int) -> list[Effect]:
+        if name == "total" and self.state is not JobState.SETTLING:
+            return self._conclude(
+                JobState.TIMED_OUT, f"no verified result within {self.request.total_ms} ms", now_ms
+            )
+        if name == "rebid" and self.state is JobState.BIDDING:
+            self._make_offer(now_ms)
+            return self._announce(now_ms)
+        if name == "acknowledge" and self.state is JobState.SETTLING:
+            return self._finish(now_ms)
+        return []
+
+    def _conclude(self, state: JobState, reason: str, now_ms: int) -> list[Effect]:
+        if self._outcome_state is not None:
+            return []
+        self._outcome_state, self.reason = state, reason
+        self.state = JobState.SETTLING
+        effects: list[Effect] = []
+        for attempt in self.attempts:
+            effects += attempt.cancel(reason)
+        winner = self.attempts[-1].candidate.peer if self.attempts else b""
+        closed = self._node.sign(Closed(self._offers[-1].id, winner))
+        bidders = sorted(self.auctions[-1].seals) if self.auctions else []
+        effects += [Send(bidder, closed, now_ms + 10_000) for bidder in bidders]
+        effects.append(Notify(self.id, "concluded", {"state": state.value, "reason": reason}))
+        if all(attempt.is_acknowledged for attempt in self.attempts):
+            return effects + self._finish(now_ms)
+        return [*effects, SetTimer(("job", self.id, "acknowledge"), now_ms + ACKNOWLEDGE_MS)]
+
+    def _finish(self, now_ms: int) -> list[Effect]:
+        self.state = self._outcome_state or JobState.TASK_FAILED
+        closes: list[Signed[AuctionClose]] = [a.close for a in self.auctions if a.close is not None]
+        bids: list[Signed[Bid]] = [bid for a in self.auctions for _, bid in sorted(a.bids.items())]
+        self.receipt = self._node.sign(
+            ReceiptBody(
+                offers=tuple(offer.raw for offer in self._offers),
+                closes=tuple(close.raw for close in closes),
+                bids=tuple(bid.raw for bid in bids),
+                attempts=tuple(attempt.record() for attempt in self.attempts),
+                input=self.request.input,
+                units=self.units,
+                state=self.state.value,
+                finished_ms=now_ms,
+            )
+        )
+        return [
+            Persist("receipts", self.id, self.receipt.raw),
+            Notify(self.id, "finished", {"state": self.state.value, "reason": self.reason}),
+        ]
+
+
+def _concerns(attempt: Attempt, event: Event) -> bool:
+    """Whether an event is about this attempt, by the award, commitment or voucher it names."""
+    match event:
+        case Heard(message):
+            body = message.body
+            named: Any = getattr(body, "award_id", None) or getattr(body, "commitment_id", None)
+            if named is None:
+                voucher_id = getattr(body, "voucher_id", b"")
+                return any(voucher.id == voucher_id for voucher in attempt.vouchers.values())
+            return named == attempt.award.id or named in attempt.rounds
+        case TimerFired(key):
+            return key[1] == attempt.award.id or key[1] in attempt.rounds
+    return event.key[1] in attempt.rounds
