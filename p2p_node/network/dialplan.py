@@ -1,0 +1,127 @@
+"""Whom to dial next. Pure: the caller brings the time, the randomness and the sockets.
+
+Every address we ever heard of is a candidate. One that fails waits twice as long each time, with jitter, so
+that a network that comes back isn't met by everybody at once; one that keeps failing is dropped, unless the
+operator named it.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from p2p_node.network.port import PeerKey
+from protocols.identity import peer_key
+from protocols.limits import ADDRESS_BYTES_MAX, ADDRESSES_KNOWN_MAX
+
+__all__ = ["BadAddress", "DialPlan", "peer_of"]
+
+BACKOFF_FIRST_MS = 500
+BACKOFF_MAX_MS = 5 * 60_000
+FAILURES_MAX = 8
+
+
+class BadAddress(ValueError):
+    """Text that isn't an address we can dial."""
+
+
+def peer_of(address: str) -> PeerKey:
+    """The peer that a multiaddr ends in.
+
+    Raises:
+        BadAddress: it isn't ``/ip4|ip6|dns.../tcp/<port>/p2p/<peer id>``.
+    """
+    parts = address.split("/")
+    if len(address.encode()) > ADDRESS_BYTES_MAX:
+        raise BadAddress(f"address of {len(address.encode())} bytes exceeds {ADDRESS_BYTES_MAX}")
+    if len(parts) != 7 or parts[0] or parts[1] not in ("ip4", "ip6", "dns", "dns4", "dns6"):
+        raise BadAddress(f"address {address!r} must be /ip4/<host>/tcp/<port>/p2p/<peer id>")
+    if parts[3] != "tcp" or not (
+        parts[4].isascii() and parts[4].isdigit() and 0 < int(parts[4][:6]) < 65_536
+    ):
+        raise BadAddress(f"address {address!r} must name a TCP port of 1 to 65535")
+    if parts[5] != "p2p":
+        raise BadAddress(f"address {address!r} must end in /p2p/<peer id>")
+    try:
+        return peer_key(parts[6])
+    except ValueError as error:
+        raise BadAddress(f"address {address!r}: {error}") from error
+
+
+@dataclass(slots=True)
+class _Candidate:
+    peer: PeerKey
+    due_ms: int
+    failures: int = 0
+    lasting: bool = False
+
+
+class DialPlan:
+    """The candidates, bounded, with their back-off."""
+
+    def __init__(self, local_key: PeerKey, jitter: random.Random) -> None:
+        self._local_key = local_key
+        self._jitter = jitter
+        self._candidates: dict[str, _Candidate] = {}
+
+    def __len__(self) -> int:
+        return len(self._candidates)
+
+    def add(self, address: str, *, lasting: bool = False) -> None:
+        """Take an address as candidate, due at once. A ``lasting`` one is never given up.
+
+        Raises:
+            BadAddress: it can't be dialled.
+        """
+        peer = peer_of(address)
+        known = self._candidates.get(address)
+        if known is not None:
+            known.lasting = known.lasting or lasting
+            return
+        if peer == self._local_key:
+            return
+        if len(self._candidates) >= ADDRESSES_KNOWN_MAX and not self._drop_worst():
+            return
+        self._candidates[address] = _Candidate(peer, due_ms=0, lasting=lasting)
+
+    def next(self, count: int, connected: Collection[PeerKey], now_ms: int) -> list[str]:
+        """Up to ``count`` due addresses of distinct unconnected peers, drawn at random."""
+        due = [
+            address
+            for address, candidate in self._candidates.items()
+            if candidate.due_ms <= now_ms and candidate.peer not in connected
+        ]
+        self._jitter.shuffle(due)
+        chosen: dict[PeerKey, str] = {}
+        for address in due:
+            if len(chosen) >= count:
+                break
+            chosen.setdefault(self._candidates[address].peer, address)
+        return list(chosen.values())
+
+    def succeeded(self, address: str) -> None:
+        """A dial worked: its back-off starts afresh."""
+        candidate = self._candidates.get(address)
+        if candidate is not None:
+            candidate.failures, candidate.due_ms = 0, 0
+
+    def failed(self, address: str, now_ms: int) -> bool:
+        """A dial failed. True if the address is now given up."""
+        candidate = self._candidates.get(address)
+        if candidate is None:
+            return False
+        candidate.failures += 1
+        if candidate.failures >= FAILURES_MAX and not candidate.lasting:
+            del self._candidates[address]
+            return True
+        wait_ms = min(BACKOFF_MAX_MS, BACKOFF_FIRST_MS << min(candidate.failures, 16))
+        candidate.due_ms = now_ms + int(wait_ms * self._jitter.uniform(0.5, 1.5))
+        return False
+
+    def _drop_worst(self) -> bool:
+        fleeting = [address for address, candidate in self._candidates.items() if not candidate.lasting]
+        if not fleeting:
+            return False
+        del self._candidates[max(fleeting, key=lambda address: self._candidates[address].failures)]
+        return True

@@ -1,0 +1,221 @@
+"""Gossip: upstream's GossipSub with our own judgement of what it hears.
+
+Upstream validators answer only yes or no, run after the cache of earlier answers, and its delivery passes
+through 32-message buffers that drop in silence. `GuardedPubsub` replaces the path from a stream's bytes to
+a delivered message: every RPC is bounded and cleaned, every message is judged once, by `Judge`, and what is
+accepted is handed straight to the runtime. IGNORE therefore means what the gossipsub specification says:
+not delivered, not forwarded, nobody punished.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Protocol
+
+from google.protobuf.message import DecodeError
+from libp2p.abc import IHost, INetStream
+from libp2p.custom_types import TProtocol
+from libp2p.io.exceptions import IOException
+from libp2p.network.connection.exceptions import RawConnError
+from libp2p.network.stream.exceptions import StreamError
+from libp2p.peer.id import ID
+from libp2p.pubsub.gossipsub import GossipSub
+from libp2p.pubsub.pb import rpc_pb2
+from libp2p.pubsub.pubsub import Pubsub
+from libp2p.pubsub.validators import signature_validator
+
+from p2p_node.network.libp2p.mends import MendedGossipSub, RecentlySeen
+from p2p_node.network.libp2p.varint import VarintSplitter
+from protocols.errors import Malformed, Oversized
+from protocols.limits import GOSSIP_BYTES_MAX
+from protocols.rulings import Ruling
+
+__all__ = ["MESHSUB", "GuardedPubsub", "Judge", "new_gossipsub"]
+
+MESHSUB = TProtocol("/meshsub/1.1.0")
+RPC_BYTES_MAX = 16 * GOSSIP_BYTES_MAX
+"""One gossip RPC: several messages, their signatures, and control."""
+
+CONTROL_ENTRIES_MAX = 64
+"""IHAVE, IWANT, GRAFT or PRUNE entries of one RPC."""
+
+MESSAGE_IDS_MAX = 512
+"""Message ids in one IHAVE or IWANT."""
+
+_READ_BYTES = 65_536
+_FAULT_POINTS = 20
+
+
+class Judge(Protocol):
+    """Our side of gossip: who may speak, what is accepted, where it goes."""
+
+    def admits(self, forwarder: ID, messages: int) -> bool:
+        """Whether this peer may hand us ``messages`` more now."""
+        ...
+
+    def rule(self, topic: str, data: bytes, forwarder: ID) -> Ruling:
+        """What to do with a message whose signature holds. REJECT has already been charged."""
+        ...
+
+    def deliver(self, topic: str, data: bytes, forwarder: ID) -> None:
+        """Hand an accepted message to the runtime. Must not block."""
+        ...
+
+    def fault(self, peer: ID, points: int, reason: str) -> None:
+        """A peer broke a rule of gossip itself."""
+        ...
+
+
+def new_gossipsub() -> GossipSub:
+    """A router with our parameters: fixed degrees, a heartbeat a second, none of the adaptive modes.
+
+    Upstream's defaults beat every 120 s, and its adaptive, spam and eclipse modes slide the heartbeat, drop
+    our own messages above ten a second, and trust addresses that they never learn.
+    """
+    return MendedGossipSub(
+        protocols=[MESHSUB],
+        degree=6,
+        degree_low=4,
+        degree_high=12,
+        heartbeat_interval=1,
+        heartbeat_initial_delay=0.1,
+        prune_back_off=10,
+        adaptive_gossip_enabled=False,
+        spam_protection_enabled=False,
+        eclipse_protection_enabled=False,
+    )
+
+
+class GuardedPubsub(Pubsub):
+    """Pubsub whose inbound path can neither crash, nor stall, nor drop without a word."""
+
+    def __init__(self, host: IHost, router: GossipSub, *, topics: list[str], judge: Judge) -> None:
+        super().__init__(host, router, strict_signing=True, allowed_topics=frozenset(topics))
+        # Upstream's cache runs a thread that nobody stops.
+        self.seen_messages.stop()
+        self.seen_messages = RecentlySeen()  # type: ignore[assignment]
+        # Upstream counts from time.time(): after a burst and a restart, new messages reuse old numbers.
+        self.counter = time.time_ns()
+        self._topics = frozenset(topics)
+        self._judge = judge
+        self._router = router
+
+    async def join(self) -> None:
+        """Subscribe to every topic. The subscriptions are never read: `Judge.deliver` is our way out."""
+        for topic in self._topics:
+            await self.subscribe(topic)
+
+    def notify_subscriptions(self, publish_message: rpc_pb2.Message) -> None:
+        """Nobody reads upstream's subscription buffers; deliveries go through the judge."""
+
+    async def stream_handler(self, stream: INetStream) -> None:
+        """Read one peer's gossip until its stream ends. Bad bytes cost the peer and reset the stream."""
+        peer = stream.muxed_conn.peer_id
+        try:
+            await self.continuously_read_stream(stream)
+        except (Malformed, DecodeError, UnicodeError) as error:
+            self._judge.fault(peer, _FAULT_POINTS, f"gossip stream: {error}")
+            await stream.reset()
+            self._handle_dead_peer(peer)
+        except (StreamError, IOException, RawConnError):
+            # The connection went; the swarm tells us so by itself.
+            return
+
+    async def continuously_read_stream(self, stream: INetStream) -> None:
+        """Split, bound, clean and perform each RPC, in order.
+
+        Raises:
+            Malformed: a length prefix or an RPC that can't be read.
+        """
+        peer = stream.muxed_conn.peer_id
+        splitter = VarintSplitter(RPC_BYTES_MAX)
+        while self.manager.is_running:
+            data = await stream.read(_READ_BYTES)
+            if not data:
+                return
+            for raw in splitter.feed(data):
+                rpc = rpc_pb2.RPC()
+                rpc.ParseFromString(raw)  # type: ignore[no-untyped-call]
+                await self._perform(rpc, peer)
+
+    async def _perform(self, rpc: rpc_pb2.RPC, peer: ID) -> None:
+        # Above its allowance a peer's messages are dropped unread: signatures cost us more than it.
+        if rpc.publish and self._judge.admits(peer, len(rpc.publish)):
+            for message in rpc.publish:
+                await self.push_msg(peer, message)
+        if len(rpc.subscriptions) > len(self._topics) + CONTROL_ENTRIES_MAX:
+            raise Oversized(f"{len(rpc.subscriptions)} subscriptions in one RPC")
+        for subscription in rpc.subscriptions:
+            if subscription.topicid in self._topics:
+                self.handle_subscription(peer, subscription)
+        if rpc.HasField("control"):
+            control = self._cleaned(rpc.control)
+            # Publish and sender record have been dealt with or are of no use to us.
+            await self._router.handle_rpc(rpc_pb2.RPC(control=control), peer)
+
+    def _cleaned(self, control: rpc_pb2.ControlMessage) -> rpc_pb2.ControlMessage:
+        """Control about our topics only, within bounds, and without peer exchange.
+
+        Topic names and peers are otherwise kept in tables that nobody prunes, and exchanged peers are dialled
+        wherever the sender says.
+        """
+        entries = (control.ihave, control.iwant, control.graft, control.prune)
+        if any(len(field) > CONTROL_ENTRIES_MAX for field in entries):
+            raise Oversized(f"more than {CONTROL_ENTRIES_MAX} control entries of one kind")
+        cleaned = rpc_pb2.ControlMessage()
+        for ihave in control.ihave:
+            if ihave.topicID in self._topics:
+                cleaned.ihave.add(topicID=ihave.topicID, messageIDs=ihave.messageIDs[:MESSAGE_IDS_MAX])
+        for iwant in control.iwant:
+            cleaned.iwant.add(messageIDs=iwant.messageIDs[:MESSAGE_IDS_MAX])
+        for graft in control.graft:
+            if graft.topicID in self._topics:
+                cleaned.graft.add(topicID=graft.topicID)
+        for prune in control.prune:
+            if prune.topicID in self._topics:
+                cleaned.prune.add(topicID=prune.topicID, backoff=prune.backoff)
+        return cleaned
+
+    async def push_msg(self, msg_forwarder: ID, msg: rpc_pb2.Message) -> None:
+        """Judge a message and, if it is accepted, deliver and forward it.
+
+        Nothing between the look into the cache of seen messages and the mark in it awaits, so that a message
+        that two peers hand us at once is delivered once.
+        """
+        own = msg_forwarder == self.my_id
+        if not own:
+            if self._is_msg_seen(msg):
+                return
+            if self._ruling(msg_forwarder, msg) is not Ruling.ACCEPT:
+                return
+        self._mark_msg_seen(msg)
+        if not own:
+            self._judge.deliver(msg.topicIDs[0], msg.data, msg_forwarder)
+        await self._router.publish(msg_forwarder, msg)
+
+    def _ruling(self, forwarder: ID, msg: rpc_pb2.Message) -> Ruling:
+        if len(msg.topicIDs) != 1 or msg.topicIDs[0] not in self._topics:
+            return Ruling.IGNORE
+        if len(msg.data) > GOSSIP_BYTES_MAX:
+            return self._rejected(forwarder, f"message of {len(msg.data)} bytes exceeds {GOSSIP_BYTES_MAX}")
+        if msg.from_id == self.my_id.to_bytes():
+            return Ruling.IGNORE
+        if not _signature_holds(msg):
+            return self._rejected(forwarder, "message isn't signed by its author")
+        ruling = self._judge.rule(msg.topicIDs[0], msg.data, forwarder)
+        if ruling is Ruling.IGNORE:
+            # It has its author's signature, so only the author can make this id anew.
+            self._mark_msg_seen(msg)
+        return ruling
+
+    def _rejected(self, forwarder: ID, reason: str) -> Ruling:
+        self._judge.fault(forwarder, _FAULT_POINTS, f"gossip: {reason}")
+        return Ruling.REJECT
+
+
+def _signature_holds(msg: rpc_pb2.Message) -> bool:
+    try:
+        return bool(signature_validator(msg))
+    except Exception:
+        # Upstream raises whatever its parsers of foreign keys raise.
+        return False

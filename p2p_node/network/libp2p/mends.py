@@ -1,0 +1,206 @@
+"""Mends of libp2p 0.8.1: each names the upstream fault it covers, and goes when upstream mends it.
+
+Subclasses where upstream lets us pass our own; a patched module name only where it doesn't.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, defaultdict
+from typing import Any
+
+import libp2p.network.swarm as swarm_module
+import libp2p.pubsub.pubsub as pubsub_module
+import structlog
+import trio
+from libp2p.abc import IMuxedConn, INetStream, IRawConnection
+from libp2p.host.basic_host import BasicHost
+from libp2p.io.abc import ReadWriteCloser
+from libp2p.network.connection.swarm_connection import SwarmConn
+from libp2p.network.exceptions import SwarmException
+from libp2p.network.swarm import Swarm
+from libp2p.peer.id import ID
+from libp2p.pubsub.gossipsub import GossipSub
+from libp2p.pubsub.pb import rpc_pb2
+from libp2p.pubsub.rpc_queue import RpcQueue
+from multiaddr.multiaddr import Multiaddr
+
+from p2p_node.network.libp2p.admission import Admission
+from p2p_node.network.shielding import last_words
+from protocols.limits import SEEN_MESSAGES_MAX, STREAMS_PER_CONNECTION_MAX
+
+__all__ = ["MendedGossipSub", "MendedHost", "MendedSwarm", "RecentlySeen", "RoomyRpcQueue", "install"]
+
+log = structlog.get_logger(__name__)
+
+_OUTBOUND_RPCS_MAX = 1_024
+_SEEN_S = 120.0
+_FAILED_PEER_TTL_S = 2.0
+_HAPPY_EYEBALLS_DELAY_S = 0.01
+
+
+class RoomyRpcQueue(RpcQueue):
+    """Outbound gossip of one peer.
+
+    Fault: upstream holds 32 RPCs and drops the rest silently, a burst of a single publisher.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(_OUTBOUND_RPCS_MAX)
+
+
+def install() -> None:
+    """Patch what can't be passed in. Idempotent, and harmless to other users of libp2p in the process."""
+    pubsub_module.RpcQueue = RoomyRpcQueue  # type: ignore[attr-defined, assignment]
+    # Fault: every dial waits 250 ms for a rival transport that we don't have.
+    swarm_module._HAPPY_EYEBALLS_DELAY = _HAPPY_EYEBALLS_DELAY_S
+
+
+class RecentlySeen:
+    """Message ids of the last two minutes, bounded.
+
+    Fault: upstream's cache starts a thread per Pubsub that outlives it, and grows without bound.
+    """
+
+    def __init__(self) -> None:
+        self._expiry: OrderedDict[bytes, float] = OrderedDict()
+
+    def add(self, key: bytes) -> bool:
+        """Remember an id; True if it is new."""
+        now = trio.current_time()
+        new = key not in self._expiry
+        self._expiry[key] = now + _SEEN_S
+        self._expiry.move_to_end(key)
+        while self._expiry:
+            oldest = next(iter(self._expiry))
+            if len(self._expiry) <= SEEN_MESSAGES_MAX and self._expiry[oldest] > now:
+                break
+            del self._expiry[oldest]
+        return new
+
+    def has(self, key: bytes) -> bool:
+        """Whether the id was seen within two minutes."""
+        expiry = self._expiry.get(key)
+        return expiry is not None and expiry > trio.current_time()
+
+    def length(self) -> int:
+        """How many ids are held."""
+        return len(self._expiry)
+
+    def stop(self) -> None:
+        """Nothing runs."""
+
+
+class MendedGossipSub(GossipSub):
+    """GossipSub whose heartbeat tells each peer only what concerns it, and whose tables end."""
+
+    async def _emit_control_msgs(
+        self,
+        peers_to_graft: dict[ID, list[str]],
+        peers_to_prune: dict[ID, list[str]],
+        peers_to_gossip: dict[ID, dict[str, list[bytes]]],
+    ) -> None:
+        """One control message per peer.
+
+        Fault: upstream builds its lists once, outside the loop over peers, so that with several topics a
+        peer is sent the GRAFTs, PRUNEs and IHAVEs of those before it.
+        """
+        controls: dict[ID, rpc_pb2.ControlMessage] = defaultdict(rpc_pb2.ControlMessage)
+        for peer, topics in peers_to_graft.items():
+            for topic in topics:
+                controls[peer].graft.add(topicID=topic)
+        for peer, topics in peers_to_prune.items():
+            for topic in topics:
+                controls[peer].prune.add(topicID=topic, backoff=self.prune_back_off)
+        for peer, ids_by_topic in peers_to_gossip.items():
+            for topic, message_ids in ids_by_topic.items():
+                controls[peer].ihave.add(topicID=topic, messageIDs=message_ids)
+        for peer, control in controls.items():
+            await self.emit_control_message(control, peer)
+
+    async def publish(self, msg_forwarder: ID, pubsub_msg: rpc_pb2.Message) -> None:
+        """Forward a message.
+
+        Fault: a time of every delivery is kept per topic and only ever trimmed in adaptive mode.
+        """
+        await super().publish(msg_forwarder, pubsub_msg)
+        self.recent_message_deliveries.clear()
+
+
+class MendedHost(BasicHost):
+    """A host that a stream can't kill."""
+
+    def _schedule_identify(self, peer_id: ID, *, reason: str) -> None:
+        """Never ask who a peer is: Noise has proved it, and our hello says the rest.
+
+        Fault: identify runs as a trio system task, where any exception is fatal to the whole process, and
+        costs a stream of 3 ms per connection and direction.
+        """
+
+    async def _swarm_stream_handler(self, net_stream: INetStream) -> None:
+        """Run a stream's handler; whatever it raises ends that stream only.
+
+        Fault: any exception of a handler, and of protocol negotiation, ends `host.run`: a gossip frame of
+        junk or a protocol name that isn't UTF-8 kills the peer from afar. Nor does upstream bound the
+        streams that one connection holds open.
+        """
+        muxed = net_stream.muxed_conn
+        open_streams = getattr(muxed, "_inbound_streams_open", 0)
+        if open_streams >= STREAMS_PER_CONNECTION_MAX:
+            await _reset(net_stream)
+            return
+        muxed._inbound_streams_open = open_streams + 1  # type: ignore[attr-defined]
+        try:
+            await super()._swarm_stream_handler(net_stream)
+        except Exception as error:
+            log.debug("stream ended badly", peer=str(muxed.peer_id), error=repr(error))
+            await _reset(net_stream)
+        finally:
+            muxed._inbound_streams_open -= 1  # type: ignore[attr-defined]
+
+
+async def _reset(stream: INetStream) -> None:
+    with last_words(1):
+        try:
+            await stream.reset()
+        except Exception as error:
+            log.debug("reset failed", error=repr(error))
+
+
+class MendedSwarm(Swarm):
+    """A swarm whose doors open again after they close, and can't be held shut by half-open connections."""
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self.admission = Admission()
+        # Fault: a peer whose dial failed once can't be dialled for 60 s.
+        self._negative_peer_cache = swarm_module._NegativePeerCache(ttl=_FAILED_PEER_TTL_S)
+
+    async def _handle_inbound_connection(self, read_write_closer: ReadWriteCloser, maddr: Multiaddr) -> None:
+        """Serve one accepted socket, if its address hasn't too many handshakes open.
+
+        Fault: 500 half-open connections of one host shut every new peer out while they last.
+        """
+        remote = read_write_closer.get_remote_address()
+        host = remote[0] if remote is not None else ""
+        if not self.admission.enter(read_write_closer, host):
+            await read_write_closer.close()
+            return
+        try:
+            await super()._handle_inbound_connection(read_write_closer, maddr)
+        finally:
+            self.admission.leave(read_write_closer)
+
+    async def upgrade_inbound_raw_conn(self, raw_conn: IRawConnection, maddr: Multiaddr) -> IMuxedConn:
+        """Upgrade an inbound connection and stay until it closes.
+
+        Fault: upstream waits for the end of the swarm instead, so the connection's slot is never given
+        back, and after 250 inbound connections in a lifetime a peer accepts no more.
+        """
+        try:
+            muxed = await super().upgrade_inbound_raw_conn(raw_conn, maddr)
+        finally:
+            self.admission.leave(getattr(raw_conn, "stream", None))
+        for connection in list(self.connections.get(muxed.peer_id, [])):
+            if isinstance(connection, SwarmConn) and connection.muxed_conn is muxed:
+                await connection.event_closed.wait()
+        raise SwarmException("inbound connection closed")

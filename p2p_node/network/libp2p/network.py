@@ -1,0 +1,443 @@
+"""The network port over libp2p.
+
+`Libp2pNetwork` owns the links, judges gossip on behalf of `GuardedPubsub`, keeps the peers' standing and
+turns all of it into events. It never reads a socket itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+import trio
+from libp2p.abc import INetConn, INetStream, INetwork, INotifee
+from libp2p.custom_types import TProtocol
+from libp2p.network.connection.swarm_connection import SwarmConn
+from libp2p.peer.id import ID
+from libp2p.protocol_muxer.exceptions import MultiselectClientError
+from libp2p.protocol_muxer.multiselect_communicator import MultiselectCommunicator
+from multiaddr.multiaddr import Multiaddr
+
+from p2p_node.network.dialplan import BadAddress, DialPlan, peer_of
+from p2p_node.network.frames import Hello, application_frame
+from p2p_node.network.libp2p.gossip import GuardedPubsub, new_gossipsub
+from p2p_node.network.libp2p.host import STREAM_OPEN_S
+from p2p_node.network.libp2p.keys import key_of, peer_id_of
+from p2p_node.network.libp2p.links import Link
+from p2p_node.network.libp2p.mends import MendedHost, MendedSwarm
+from p2p_node.network.port import (
+    AddressBook,
+    DialFailed,
+    FrameReceived,
+    GossipReceived,
+    GossipRule,
+    NetworkEvent,
+    NetworkMismatch,
+    PeerConnected,
+    PeerDisconnected,
+    PeerKey,
+    PeerRefused,
+    PeerStatus,
+)
+from p2p_node.network.shielding import last_words
+from p2p_node.network.standing import RateLimits, Standings
+from protocols.errors import PeerFault
+from protocols.identity import peer_id, short_id
+from protocols.limits import (
+    ADDRESSES_PER_PEER_MAX,
+    EVENTS_MAX,
+    GOSSIP_BYTES_MAX,
+    GOSSIP_MESSAGES_BURST_MAX,
+    GOSSIP_MESSAGES_PER_SECOND_MAX,
+    PEER_EXCHANGE_ADDRESSES_MAX,
+)
+from protocols.rulings import Ruling
+
+__all__ = ["Libp2pNetwork"]
+
+log = structlog.get_logger(__name__)
+
+DIAL_S = 10.0
+CLOSE_S = 3.0
+EVENT_WAIT_S = 2.0
+"""How long a frame waits for a runtime that doesn't drain its events."""
+
+REJECTED_POINTS = 10
+
+
+class _Notifee(INotifee):
+    """Tells the network of connections; upstream calls it while it registers them, so it must not wait."""
+
+    def __init__(self, connected: Callable[[SwarmConn], None], closed: Callable[[SwarmConn], None]) -> None:
+        self._connected, self._closed = connected, closed
+
+    async def connected(self, network: INetwork, conn: INetConn) -> None:
+        if isinstance(conn, SwarmConn):
+            self._connected(conn)
+
+    async def disconnected(self, network: INetwork, conn: INetConn) -> None:
+        if isinstance(conn, SwarmConn):
+            self._closed(conn)
+
+    async def opened_stream(self, network: INetwork, stream: INetStream) -> None:
+        pass
+
+    async def closed_stream(self, network: INetwork, stream: INetStream) -> None:
+        pass
+
+    async def listen(self, network: INetwork, multiaddr: Multiaddr) -> None:
+        pass
+
+    async def listen_close(self, network: INetwork, multiaddr: Multiaddr) -> None:
+        pass
+
+
+class Libp2pNetwork:
+    """A peer among peers. Made and closed by `open_network`."""
+
+    def __init__(
+        self,
+        host: MendedHost,
+        swarm: MendedSwarm,
+        nursery: trio.Nursery,
+        *,
+        network_name: str,
+        topics: list[str],
+        rule: GossipRule,
+        address_book: AddressBook,
+        plan: DialPlan,
+        clock: Callable[[], int],
+    ) -> None:
+        key = key_of(host.get_id())
+        if key is None:
+            raise ValueError("our own identity must be an Ed25519 key")
+        self.local_key: PeerKey = key
+        self.network_name = network_name
+        self._host, self._swarm, self._nursery = host, swarm, nursery
+        self._topics = frozenset(topics)
+        self._rule, self._address_book, self._plan, self._clock = rule, address_book, plan, clock
+        self._protocol = TProtocol(f"/p2p-node/{network_name}/link/1")
+        self._events, self.events = trio.open_memory_channel[NetworkEvent](EVENTS_MAX)
+        self._standings = Standings(clock)
+        self._rates = RateLimits(clock, GOSSIP_MESSAGES_PER_SECOND_MAX, GOSSIP_MESSAGES_BURST_MAX)
+        self._links: dict[PeerKey, Link] = {}
+        self._dialling: dict[PeerKey, trio.Event] = {}
+        self._dialled: dict[PeerKey, str] = {}
+        self._failures: dict[PeerKey, DialFailed] = {}
+        self._closing = False
+        self.router = new_gossipsub()
+        self.pubsub = GuardedPubsub(host, self.router, topics=topics, judge=self)
+        swarm.register_notifee(_Notifee(self._on_connected, self._on_closed))
+        host.set_stream_handler(self._protocol, self._on_link_stream)
+
+    # --- The port ------------------------------------------------------------------------------
+
+    @property
+    def addresses(self) -> list[str]:
+        """Our multiaddrs, each ending in our peer id."""
+        return [str(address) for address in self._host.get_addrs()]
+
+    async def publish(self, topic: str, data: bytes) -> None:
+        """See `Network.publish`."""
+        if topic not in self._topics:
+            raise ValueError(f"topic {topic!r} wasn't joined when the network opened")
+        if len(data) > GOSSIP_BYTES_MAX:
+            raise ValueError(f"message of {len(data)} bytes exceeds {GOSSIP_BYTES_MAX}")
+        await self.pubsub.publish(topic, data)
+
+    async def send(self, peer: PeerKey, frame: bytes) -> bool:
+        """See `Network.send`."""
+        encoded = application_frame(frame)
+        await trio.lowlevel.checkpoint()
+        link = self._links.get(peer)
+        return link is not None and link.push(encoded)
+
+    async def dial(self, address: str) -> PeerKey:
+        """See `Network.dial`."""
+        try:
+            key = peer_of(address)
+        except BadAddress as error:
+            raise DialFailed(str(error)) from error
+        if key == self.local_key:
+            raise DialFailed(f"{address} is ourselves")
+        if self._standings.refused(key):
+            raise PeerRefused(f"{peer_id(key)} is refused for its faults")
+        while (rival := self._dialling.get(key)) is not None:
+            await rival.wait()
+        if key not in self._links:
+            self._dialling[key] = trio.Event()
+            try:
+                await self._connect(key, address)
+            finally:
+                self._dialling.pop(key).set()
+        await self._until_up(key, address)
+        return key
+
+    def penalise(self, peer: PeerKey, points: int, reason: str) -> None:
+        """See `Network.penalise`."""
+        log.info("peer penalised", peer=short_id(peer), points=points, reason=reason)
+        if self._standings.penalise(peer, points):
+            log.warning("peer refused", peer=short_id(peer), reason=reason)
+            link = self._links.get(peer)
+            if link is not None:
+                link.end(PeerRefused("refused for its faults"))
+            self._nursery.start_soon(self._disconnect, peer_id_of(peer))
+
+    def peers(self) -> list[PeerStatus]:
+        """See `Network.peers`."""
+        return [
+            PeerStatus(
+                key, link.address, link.direction, link.rtt_ms, self._standings.points(key), link.since_ms
+            )
+            for key, link in self._links.items()
+            if link.up.is_set()
+        ]
+
+    async def close(self) -> None:
+        """See `Network.close`."""
+        if self._closing:
+            return
+        self._closing = True
+        with last_words(CLOSE_S):
+            for link in self._links.values():
+                link.end()
+            # Upstream closes connections one after another, at 0.2 s each.
+            async with trio.open_nursery() as nursery:
+                for connection in self._swarm.get_connections():
+                    nursery.start_soon(_close_quietly, connection)
+            await self._host.close()
+        self._events.close()
+
+    # --- Connections and links -----------------------------------------------------------------
+
+    @property
+    def connected(self) -> frozenset[PeerKey]:
+        """Every peer with a link, up or not yet."""
+        return frozenset(self._links)
+
+    @property
+    def outbound_count(self) -> int:
+        """Links that we dialled."""
+        return sum(link.direction == "outbound" for link in self._links.values())
+
+    async def _connect(self, key: PeerKey, address: str) -> None:
+        transport_address = Multiaddr(address.rsplit("/p2p/", 1)[0])
+        self._failures.pop(key, None)
+        self._dialled[key] = address
+        try:
+            with trio.fail_after(DIAL_S):
+                await self._swarm.dial_addr(transport_address, peer_id_of(key))
+        except trio.TooSlowError as error:
+            raise DialFailed(f"{address} didn't answer within {DIAL_S:g} s") from error
+        except Exception as error:
+            # libp2p wraps refused sockets, failed handshakes and wrong identities in many ways.
+            raise DialFailed(f"{address}: {_innermost(error)}") from error
+
+    async def _until_up(self, key: PeerKey, address: str) -> None:
+        link = self._links.get(key)
+        if link is not None:
+            async with trio.open_nursery() as nursery:
+
+                async def first(event: trio.Event) -> None:
+                    await event.wait()
+                    nursery.cancel_scope.cancel()
+
+                nursery.start_soon(first, link.up)
+                nursery.start_soon(first, link.ended)
+            if link.up.is_set() and not link.ended.is_set():
+                return
+        failure = link.failure if link is not None else self._failures.get(key)
+        if failure is not None:
+            raise type(failure)(f"{address}: {failure}")
+        raise DialFailed(f"{address}: the connection closed at once")
+
+    def _on_connected(self, connection: SwarmConn) -> None:
+        key = key_of(connection.muxed_conn.peer_id)
+        if key is None or self._closing or self._standings.refused(key):
+            self._nursery.start_soon(_close_quietly, connection)
+        elif key not in self._links:
+            self._start_link(key, connection)
+
+    def _on_closed(self, connection: SwarmConn) -> None:
+        remote = connection.muxed_conn.peer_id
+        if not self._swarm.get_connections(remote):
+            # Upstream's peerstore keeps everyone it ever met.
+            self._swarm.peerstore.clear_peerdata(remote)
+
+    def _start_link(self, key: PeerKey, connection: SwarmConn) -> Link:
+        link = Link(self, key, connection, now_ms=self._clock())
+        self._links[key] = link
+        self._nursery.start_soon(self._run_link, link)
+        return link
+
+    async def _run_link(self, link: Link) -> None:
+        try:
+            await link.run()
+        finally:
+            await link.close_streams()
+            if self._links.get(link.key) is link:
+                del self._links[link.key]
+            if link.failure is not None:
+                self._failures[link.key] = link.failure
+            link.ended.set()
+            if not link.superseded:
+                await self._disconnect(peer_id_of(link.key))
+        log.info("link ended", peer=short_id(link.key), reason=str(link.failure or "closed"))
+        if link.up.is_set():
+            await self._events.send(PeerDisconnected(link.key))
+
+    async def _disconnect(self, remote: ID) -> None:
+        with last_words(CLOSE_S):
+            for connection in self._swarm.get_connections(remote):
+                await _close_quietly(connection)
+
+    async def _on_link_stream(self, stream: INetStream) -> None:
+        key = key_of(stream.muxed_conn.peer_id)
+        connection = getattr(stream, "swarm_conn", None)
+        if key is None or connection is None or self._closing or self._standings.refused(key):
+            await stream.reset()
+            return
+        link = self._links.get(key)
+        if link is not None and link.inbound is not None:
+            if link.inbound.muxed_conn is stream.muxed_conn:
+                self.penalise(key, REJECTED_POINTS, "opened a second link on one connection")
+                await stream.reset()
+                return
+            # It has come back, on a new connection, before we noticed that it went.
+            link.superseded = True
+            link.end(DialFailed("the peer came back on a new connection"))
+            await link.ended.wait()
+            link = self._links.get(key)
+        if link is None:
+            link = self._start_link(key, connection)
+        await link.read_from(stream)
+
+    # --- What links ask ------------------------------------------------------------------------
+
+    def hello(self) -> Hello:
+        """Our greeting: the network and where we listen."""
+        return Hello(self.network_name, self.addresses[:ADDRESSES_PER_PEER_MAX])
+
+    async def open_stream(self, connection: SwarmConn) -> INetStream:
+        """Open our half of a link on this very connection."""
+        stream = await connection.new_stream()
+        try:
+            await self._host.multiselect_client.select_one_of(
+                [self._protocol], MultiselectCommunicator(stream), int(STREAM_OPEN_S)
+            )
+        except MultiselectClientError as error:
+            raise NetworkMismatch(f"peer doesn't speak {self._protocol}: {error}") from error
+        stream.set_protocol(self._protocol)
+        return stream
+
+    async def link_up(self, link: Link) -> None:
+        """Announce the peer, remember where it lives, and tell it of others."""
+        theirs = [address for address in link.remote_addresses if _is_of(address, link.key)]
+        for address in theirs:
+            self._plan.add(address)
+        dialled = self._dialled.pop(link.key, None)
+        if link.direction == "outbound" and dialled is not None:
+            link.address = dialled
+            self._plan.succeeded(dialled)
+            self._address_book.remember(dialled)
+        else:
+            link.address = theirs[0] if theirs else _transport_address(link)
+        others = [other.address for other in self._links.values() if other is not link and other.up.is_set()]
+        link.send_peers([address for address in others if address][:PEER_EXCHANGE_ADDRESSES_MAX])
+        log.info("link up", peer=short_id(link.key), address=link.address, direction=link.direction)
+        await self._events.send(PeerConnected(link.key, link.address))
+
+    async def link_frame(self, link: Link, payload: bytes) -> None:
+        """Hand an application frame to the runtime."""
+        event = FrameReceived(link.key, payload)
+        try:
+            self._events.send_nowait(event)
+        except trio.WouldBlock:
+            with trio.move_on_after(EVENT_WAIT_S) as waiting:
+                await self._events.send(event)
+            if waiting.cancelled_caught:
+                log.error("frame dropped: events aren't drained", peer=short_id(link.key))
+
+    def link_peers(self, link: Link, addresses: list[str]) -> None:
+        """Candidates from another peer's mouth: worth a try, no more."""
+        for address in addresses:
+            try:
+                self._plan.add(address)
+            except BadAddress as error:
+                self.penalise(link.key, 1, f"peer exchange: {error}")
+
+    # --- What gossip asks ----------------------------------------------------------------------
+
+    def admits(self, forwarder: ID, messages: int) -> bool:
+        """Whether the forwarder may hand us that many more messages now."""
+        key = key_of(forwarder)
+        if key is None or self._standings.refused(key):
+            return False
+        if self._rates.take(key, messages):
+            return True
+        log.debug("gossip above its allowance", peer=short_id(key))
+        return False
+
+    def rule(self, topic: str, data: bytes, forwarder: ID) -> Ruling:
+        """Ask the runtime's rule; charge what it rejects."""
+        key = key_of(forwarder)
+        if key is None:
+            return Ruling.IGNORE
+        points, reason = REJECTED_POINTS, "rejected"
+        try:
+            ruling = self._rule(topic, data, key)
+        except PeerFault as error:
+            ruling, points, reason = Ruling.REJECT, max(error.points, 1), str(error)
+        except Exception:
+            # A bug of ours must not become a way to stop us from afar.
+            log.exception("gossip rule failed", topic=topic)
+            return Ruling.IGNORE
+        if ruling is Ruling.REJECT:
+            self.penalise(key, points, f"gossip on {topic}: {reason}")
+        return ruling
+
+    def deliver(self, topic: str, data: bytes, forwarder: ID) -> None:
+        """Hand accepted gossip to the runtime."""
+        key = key_of(forwarder)
+        if key is None:
+            return
+        try:
+            self._events.send_nowait(GossipReceived(topic, data, key))
+        except (trio.WouldBlock, trio.BrokenResourceError, trio.ClosedResourceError):
+            log.error("gossip dropped: events aren't drained", topic=topic)
+
+    def fault(self, peer: Any, points: int, reason: str) -> None:
+        """Charge a peer, named by key or libp2p id."""
+        key = key_of(peer) if isinstance(peer, ID) else peer
+        if key is not None:
+            self.penalise(key, points, reason)
+
+
+def _is_of(address: str, key: PeerKey) -> bool:
+    try:
+        return peer_of(address) == key
+    except BadAddress:
+        return False
+
+
+def _transport_address(link: Link) -> str:
+    addresses = link.transport_addresses()
+    return f"{addresses[0]}/p2p/{peer_id(link.key)}" if addresses else ""
+
+
+async def _close_quietly(connection: INetConn) -> None:
+    try:
+        await connection.close()
+    except Exception as error:
+        log.debug("closing a connection failed", error=repr(error))
+
+
+def _innermost(error: BaseException) -> str:
+    while True:
+        if isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+        elif error.__cause__ is not None:
+            error = error.__cause__
+        else:
+            return f"{type(error).__name__}: {error}"[:200]

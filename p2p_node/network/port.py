@@ -1,0 +1,178 @@
+"""What the peer's runtime may ask of a network, and what a network tells it.
+
+Two things implement this port: real libp2p (`p2p_node.network.libp2p`) and a network in memory for tests
+(`p2p_node.network.simulated`). A peer is named by its 32-byte Ed25519 public key, and every frame and
+gossip message comes with the key of the peer who handed it to us, proved by the transport.
+
+Delivery is best effort: frames of one connected peer arrive in order and at most once; those in flight when
+a connection breaks are lost, and `PeerDisconnected` says so. Whoever needs more keeps its own timers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, Protocol, TypeAlias
+
+import trio
+
+from protocols.rulings import Ruling
+
+__all__ = [
+    "AddressBook",
+    "DialFailed",
+    "FrameReceived",
+    "GossipReceived",
+    "GossipRule",
+    "ListenFailed",
+    "Network",
+    "NetworkError",
+    "NetworkEvent",
+    "NetworkMismatch",
+    "PeerConnected",
+    "PeerDisconnected",
+    "PeerKey",
+    "PeerRefused",
+    "PeerStatus",
+]
+
+PeerKey: TypeAlias = bytes
+"""A peer's Ed25519 public key, 32 bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class PeerConnected:
+    """Frames can now be exchanged with ``peer``; ``address`` is where the connection leads."""
+
+    peer: PeerKey
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
+class PeerDisconnected:
+    """The connection ended; frames that were on their way are lost."""
+
+    peer: PeerKey
+
+
+@dataclass(frozen=True, slots=True)
+class FrameReceived:
+    """``peer`` sent us ``data`` on its direct stream."""
+
+    peer: PeerKey
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class GossipReceived:
+    """Gossip that our rule accepted, once. ``forwarder`` handed it to us, and need not be its author."""
+
+    topic: str
+    data: bytes
+    forwarder: PeerKey
+
+
+NetworkEvent: TypeAlias = PeerConnected | PeerDisconnected | FrameReceived | GossipReceived
+
+GossipRule: TypeAlias = Callable[[str, bytes, PeerKey], Ruling]
+"""Judges (topic, data, forwarder). Pure, synchronous, and done within a millisecond: the network waits.
+
+ACCEPT delivers and forwards the message. IGNORE does neither. REJECT also costs the forwarder its standing.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class PeerStatus:
+    """A connected peer as an operator sees it. ``points`` grow with faults and decay with time."""
+
+    key: PeerKey
+    address: str
+    direction: Literal["inbound", "outbound"]
+    rtt_ms: float | None
+    points: int
+    connected_since_ms: int
+
+
+class NetworkError(Exception):
+    """The network couldn't do what it was asked, for a reason outside our code."""
+
+
+class ListenFailed(NetworkError):
+    """An address to listen on is taken, malformed, or not ours."""
+
+
+class DialFailed(NetworkError):
+    """Nobody answered at that address, or somebody else did."""
+
+
+class NetworkMismatch(DialFailed):
+    """The peer answered but belongs to another network, or speaks no link protocol of ours."""
+
+
+class PeerRefused(DialFailed):
+    """We don't talk to this peer for now: its faults have used up its standing."""
+
+
+class AddressBook(Protocol):
+    """Addresses that outlive the process. Calls are short and synchronous."""
+
+    def load(self) -> list[str]:
+        """Every remembered address, best first, each ending in ``/p2p/<peer id>``."""
+        ...
+
+    def remember(self, address: str) -> None:
+        """A connection to this address worked."""
+        ...
+
+    def forget(self, address: str) -> None:
+        """This address failed for so long that it isn't worth keeping."""
+        ...
+
+
+class Network(Protocol):
+    """A running network. Its opener closes it; using it afterwards raises `NetworkError` or returns False."""
+
+    local_key: PeerKey
+    events: trio.MemoryReceiveChannel[NetworkEvent]
+    """Bounded. Its reader must always drain it: what arrives while it is full is dropped and logged."""
+
+    @property
+    def addresses(self) -> list[str]:
+        """Where others reach us: multiaddrs that end in ``/p2p/<our peer id>``."""
+        ...
+
+    async def publish(self, topic: str, data: bytes) -> None:
+        """Gossip ``data`` to everyone else on ``topic``, which we joined when the network opened.
+
+        Raises:
+            ValueError: an unknown topic, or more than GOSSIP_BYTES_MAX bytes.
+        """
+        ...
+
+    async def send(self, peer: PeerKey, frame: bytes) -> bool:
+        """Queue one frame for ``peer``. False: not connected, or its queue is full; nothing was sent.
+
+        Raises:
+            ValueError: the frame exceeds FRAME_BYTES_MAX less one byte.
+        """
+        ...
+
+    async def dial(self, address: str) -> PeerKey:
+        """Connect, or find the connection that is already there.
+
+        Raises:
+            DialFailed: nobody there, not who the address says, another network, or refused by us.
+        """
+        ...
+
+    def penalise(self, peer: PeerKey, points: int, reason: str) -> None:
+        """Count a fault. Enough of them end the connection, and the peer is refused for a while."""
+        ...
+
+    def peers(self) -> list[PeerStatus]:
+        """Who is connected."""
+        ...
+
+    async def close(self) -> None:
+        """End every connection and stop listening. Idempotent."""
+        ...
