@@ -1,0 +1,74 @@
+"""`p2p-node start`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from p2p_node.cli.options import datadir_option, passphrase, password_file_option
+
+__all__ = ["start"]
+
+
+@click.command(short_help="Run the node until Ctrl-C.")
+@datadir_option
+@password_file_option
+@click.option(
+    "--listen", multiple=True, metavar="MULTIADDR", help="Where peers reach us, e.g. /ip4/0.0.0.0/tcp/4150."
+)
+@click.option(
+    "--bootstrap", multiple=True, metavar="MULTIADDR", help="Peer to dial first, ending in /p2p/<peer id>."
+)
+@click.option("--network", metavar="NAME", help="Network to join.")
+@click.option("--devices", metavar="LIST", help="Torch devices to offer, by commas: auto, cpu, cuda:0, …")
+@click.option("--price", type=int, metavar="MICROS", help="Asked for one output unit, in micro-units.")
+@click.option("--api", metavar="HOST:PORT", help="Where the local API listens; off turns it off.")
+@click.option("--metrics", metavar="HOST:PORT", help="Where Prometheus reads metrics; off turns them off.")
+@click.option("--log-format", type=click.Choice(["console", "json"]), help="Form of the log on stderr.")
+@click.option("--mdns/--no-mdns", default=None, help="Find peers on the local network.")
+def start(
+    *,
+    datadir: Path | None,
+    password_file: Path | None,
+    listen: tuple[str, ...],
+    bootstrap: tuple[str, ...],
+    network: str | None,
+    devices: str | None,
+    price: int | None,
+    api: str | None,
+    metrics: str | None,
+    log_format: str | None,
+    mdns: bool | None,
+) -> None:
+    """Run the node until Ctrl-C or SIGTERM.
+
+    Flags win over config.toml in the data directory.
+    """
+    from p2p_node import keystore
+    from p2p_node.config import load_config
+    from p2p_node.datadir import DataDir
+    from p2p_node.package_names import refuse_foreign_packages
+
+    refuse_foreign_packages()
+    place = DataDir.open(datadir)
+    config = load_config(
+        place.config,
+        {
+            "listen": listen or None,
+            "bootstrap": bootstrap or None,
+            "network": network,
+            "devices": devices.split(",") if devices is not None else None,
+            "price_micros": price,
+            "api": api,
+            "metrics": metrics,
+            "log_format": log_format,
+            "mdns": mdns,
+        },
+    )
+    with place.lock():
+        secret = passphrase(password_file) if keystore.is_encrypted(place.keystore) else None
+        identity = keystore.load(place.keystore, secret)
+        from p2p_node import service
+
+        service.run(config, place, identity.seed)

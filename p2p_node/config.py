@@ -1,0 +1,128 @@
+"""What an operator chooses: `config.toml` in the data directory, overridden by flags.
+
+The file is closed: a key that is not a setting is refused with its line, since a misspelt
+``price_micros`` would otherwise sell work at the default price.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from p2p_node.errors import UserError
+from protocols import limits
+
+__all__ = ["ConfigError", "NodeConfig", "load_config"]
+
+_FILE_BYTES_MAX = 64 * 1024
+
+_Multiaddr = Annotated[str, Meta(pattern=r"^/(ip4|ip6|dns|dns4|dns6)/[^/]+/tcp/[0-9]{1,5}$", max_length=256)]
+_PeerMultiaddr = Annotated[
+    str, Meta(pattern=r"^/(ip4|ip6|dns|dns4|dns6)/[^/]+/tcp/[0-9]{1,5}/p2p/12D3Koo\w+$", max_length=320)
+]
+_HostPort = Annotated[str, Meta(pattern=r"^(\[[0-9a-fA-F:.]+\]|[^:/\s]+):[0-9]{1,5}$")]
+_Device = Annotated[str, Meta(pattern=r"^(auto|cpu|mps|(cuda|xpu)(:[0-9]+)?)$")]
+
+
+class ConfigError(UserError):
+    """A setting is unknown or breaks its rule."""
+
+
+class NodeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """All settings of one node."""
+
+    listen: tuple[_Multiaddr, ...] = ("/ip4/0.0.0.0/tcp/4150",)
+    """Where peers reach us; port 0 lets the system choose."""
+    bootstrap: tuple[_PeerMultiaddr, ...] = ()
+    """Peers to dial first, each with its /p2p/ id."""
+    network: Annotated[
+        str, Meta(pattern="^[a-z0-9][a-z0-9-]*$", max_length=limits.NETWORK_NAME_BYTES_MAX)
+    ] = "main"
+    """Peers of different networks don't hear each other."""
+    devices: Annotated[tuple[_Device, ...], Meta(min_length=1)] = ("auto",)
+    """Torch devices to offer: auto, cpu, cuda, cuda:0, …"""
+    price_micros: Annotated[int, Meta(ge=0, le=limits.PRICE_MICROS_MAX)] = 100
+    """What we ask for one output unit."""
+    api: _HostPort | None = "127.0.0.1:4151"
+    """Local HTTP API as host:port; port 0 lets the system choose; None turns it off."""
+    metrics: _HostPort | None = None
+    """Prometheus metrics as host:port; None turns them off."""
+    log_format: Literal["console", "json"] = "console"
+    mdns: bool = True
+    """Whether to find peers on the local network by multicast."""
+
+
+def load_config(path: Path, flags: Mapping[str, Any]) -> NodeConfig:
+    """Settings from ``flags``, else from the file at ``path`` if there is one, else the defaults.
+
+    Args:
+        path: a TOML file; it may be absent.
+        flags: settings by name; None means that the flag was not given.
+
+    Raises:
+        ConfigError: a setting is unknown or breaks its rule, or the file can't be read.
+    """
+    content, settings = _read(path)
+    _validated(settings, where=str(path), content=content)
+    given = _without_off({name: value for name, value in flags.items() if value is not None})
+    return _validated(settings | given, where="flag", content="")
+
+
+def _read(path: Path) -> tuple[str, dict[str, Any]]:
+    try:
+        with path.open("rb") as file:
+            raw = file.read(_FILE_BYTES_MAX + 1)
+    except FileNotFoundError:
+        return "", {}
+    except OSError as error:
+        raise ConfigError(f"can't read {path}: {error.strerror}") from error
+    if len(raw) > _FILE_BYTES_MAX:
+        raise ConfigError(f"{path} has more than {_FILE_BYTES_MAX} bytes")
+    try:
+        content = raw.decode("utf-8")
+        settings = tomllib.loads(content)
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{path} is not TOML: {error}") from None
+    return content, _without_off(settings)
+
+
+def _without_off(settings: dict[str, Any]) -> dict[str, Any]:
+    """``off`` is how a file or a flag says None for an address."""
+    return {
+        name: None if name in ("api", "metrics") and value == "off" else value
+        for name, value in settings.items()
+    }
+
+
+def _validated(settings: dict[str, Any], *, where: str, content: str) -> NodeConfig:
+    known = NodeConfig.__struct_fields__
+    for name in settings:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
+            raise ConfigError(f"{where}{_line(content, name)}: {name} is not a setting; {hint}")
+    for name, value in settings.items():
+        try:
+            # One at a time, so that the message names the one at fault.
+            msgspec.convert({name: value}, NodeConfig)
+        except msgspec.ValidationError as error:
+            raise ConfigError(
+                f"{where}{_line(content, name)}: {name}: {_rule(str(error), name)}, got {value!r}"
+            ) from None
+    return msgspec.convert(settings, NodeConfig)
+
+
+def _line(content: str, name: str) -> str:
+    match = re.search(rf"^[ \t]*\[*[ \t]*[\"']?{re.escape(name)}[\"']?[ \t]*[=.\]]", content, re.MULTILINE)
+    return f":{content.count(chr(10), 0, match.start()) + 1}" if match else ""
+
+
+def _rule(message: str, name: str) -> str:
+    return message.replace(f" - at `$.{name}`", "").replace(f"`$.{name}", f"`{name}")
