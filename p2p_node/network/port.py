@@ -10,7 +10,9 @@ a connection breaks are lost, and `PeerDisconnected` says so. Whoever needs more
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias
 
@@ -29,6 +31,7 @@ __all__ = [
     "NetworkError",
     "NetworkEvent",
     "NetworkMismatch",
+    "NetworkOpener",
     "PeerConnected",
     "PeerDisconnected",
     "PeerKey",
@@ -175,4 +178,25 @@ class Network(Protocol):
 
     async def close(self) -> None:
         """End every connection and stop listening. Idempotent."""
+        ...
+
+
+class NetworkOpener(Protocol):
+    """Opens a network for the length of an ``async with``; both implementations have one."""
+
+    def __call__(
+        self,
+        *,
+        seed: bytes,
+        listen: list[str],
+        topics: list[str],
+        rule: GossipRule,
+        network_name: str,
+        bootstrap: list[str],
+        address_book: AddressBook,
+        mdns: bool,
+        jitter: random.Random,
+        clock: Callable[[], int],
+    ) -> AbstractAsyncContextManager[Network]:
+        """See `p2p_node.network.libp2p.open_network` for the arguments."""
         ...

@@ -57,9 +57,9 @@ class Standings:
         return True
 
     def points(self, peer: PeerKey) -> int:
-        """Fault points now, rounded down."""
+        """Fault points now, rounded."""
         standing = self._standings.get(peer)
-        return 0 if standing is None else int(self._decayed(standing, self._clock()))
+        return 0 if standing is None else round(self._decayed(standing, self._clock()))
 
     def refused(self, peer: PeerKey) -> bool:
         """Whether the peer is on the graylist."""
