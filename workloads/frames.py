@@ -1,0 +1,205 @@
+"""What a node and its worker process say to each other: MessagePack values, one after another, on two pipes.
+
+The node's side of the pipe is trusted, the worker's isn't: it may be running a stranger's job, so what it says
+is read with bounds and by type. Importable without torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import msgpack
+import msgspec
+
+__all__ = [
+    "BUFFER_BYTES_MAX",
+    "Cancel",
+    "ChunkDone",
+    "Command",
+    "Event",
+    "Failed",
+    "Finished",
+    "FrameReader",
+    "Generate",
+    "Load",
+    "Loaded",
+    "MalformedFrame",
+    "ModelRef",
+    "Output",
+    "Ready",
+    "Recompute",
+    "Recomputed",
+    "Shutdown",
+    "encode_frame",
+]
+
+BUFFER_BYTES_MAX = 8 * 1024 * 1024
+"""Bytes of one unfinished frame."""
+
+
+class MalformedFrame(Exception):
+    """The other end of the pipe sent something that is not a frame, or too large a one."""
+
+
+class _Frame(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=True):
+    """A tagged, closed array."""
+
+
+class ModelRef(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """A model in one numerics profile.
+
+    Args:
+        path: the directory.
+        digest: what its files must hash to.
+        profile: ``exact14``, ``exact21`` or ``native``.
+        variant: how to cheat while generating, for hostile test peers; empty for honest.
+    """
+
+    path: str
+    digest: bytes
+    profile: str
+    variant: str = ""
+
+
+class Load(_Frame, frozen=True):
+    """Have the model ready before it is needed; answered by `Loaded` or `Failed`."""
+
+    run: int
+    model: ModelRef
+
+
+class Generate(_Frame, frozen=True):
+    """Run a job; answered by `Output` and `ChunkDone`, then `Finished` or `Failed`.
+
+    Args:
+        run: names this run in every answer.
+        model: loaded first if it isn't.
+        input: `workloads.lm.input.encode_input`.
+        prefix: verified output to go on from, whole chunks of it.
+    """
+
+    run: int
+    model: ModelRef
+    input: bytes
+    prefix: tuple[int, ...] = ()
+
+
+class Recompute(_Frame, frozen=True):
+    """Derive the digests of some chunks of a claimed output; answered by `Recomputed` or `Failed`."""
+
+    run: int
+    model: ModelRef
+    input: bytes
+    units: tuple[int, ...]
+    chunks: tuple[int, ...]
+
+
+class Cancel(_Frame, frozen=True):
+    """Stop a run, or drop it if it waits; a generation then ends in `Finished` with reason ``cancelled``."""
+
+    run: int
+
+
+class Shutdown(_Frame, frozen=True):
+    """Exit now."""
+
+
+class Ready(_Frame, frozen=True):
+    """The worker has imported torch and takes commands."""
+
+    pid: int
+    torch: str
+    start_ms: int
+
+
+class Loaded(_Frame, frozen=True):
+    """The model is in memory; ``load_ms`` is 0 if it was already."""
+
+    run: int
+    model: bytes
+    load_ms: int
+
+
+class Output(_Frame, frozen=True):
+    """New output units, the first of them at position ``first_unit``."""
+
+    run: int
+    first_unit: int
+    units: tuple[int, ...]
+
+
+class ChunkDone(_Frame, frozen=True):
+    """A chunk of the output is whole."""
+
+    run: int
+    chunk: int
+    digest: bytes
+
+
+class Finished(_Frame, frozen=True):
+    """A generation ended: ``length``, ``stop`` or ``cancelled``; ``units_total`` counts the prefix too."""
+
+    run: int
+    units_total: int
+    reason: str
+    cpu_us: int
+
+
+class Recomputed(_Frame, frozen=True):
+    """The digests that the chunks asked for should have."""
+
+    run: int
+    digests: tuple[tuple[int, bytes], ...]
+    cpu_us: int
+
+
+class Failed(_Frame, frozen=True):
+    """A run could not be done.
+
+    Args:
+        run: which.
+        reason: ``model-refused``, ``input-refused``, ``numerics-refused``, ``out-of-memory``, ``cancelled`` or
+            ``crashed``.
+        detail: the rule and the value.
+    """
+
+    run: int
+    reason: str
+    detail: str
+
+
+Command = Load | Generate | Recompute | Cancel | Shutdown
+Event = Ready | Loaded | Output | ChunkDone | Finished | Recomputed | Failed
+
+_encoder = msgspec.msgpack.Encoder()
+
+
+def encode_frame(frame: Command | Event) -> bytes:
+    """Bytes of one frame."""
+    return _encoder.encode(frame)
+
+
+class FrameReader:
+    """Splits a byte stream into frames of one direction.
+
+    Args:
+        kind: `Command` or `Event`.
+    """
+
+    def __init__(self, kind: Any) -> None:
+        self._kind = kind
+        self._unpacker = msgpack.Unpacker(max_buffer_size=BUFFER_BYTES_MAX, raw=False, use_list=True)
+
+    def feed(self, data: bytes) -> Iterator[Any]:
+        """Add bytes; yields the frames they complete.
+
+        Raises:
+            MalformedFrame: the bytes are no frame of this direction, or one frame exceeds the buffer.
+        """
+        try:
+            self._unpacker.feed(data)
+            for value in self._unpacker:
+                yield msgspec.convert(value, self._kind)
+        except (msgpack.UnpackException, msgspec.ValidationError, ValueError) as error:
+            raise MalformedFrame(f"{type(error).__name__}: {error}") from error

@@ -1,0 +1,1 @@
+"""A decoder of the Llama family: configuration, strict weights, native forward pass."""
