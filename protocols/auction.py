@@ -209,9 +209,7 @@ class Auction:
         self.state = AuctionState.DECIDED
         for bidder, message in self.bids.items():
             penalty, eta_ms = self._appraise(bidder, message.body)
-            self.candidates.append(
-                Candidate(bidder, message, message.body.price_micros, penalty, eta_ms)
-            )
+            self.candidates.append(Candidate(bidder, message, message.body.price_micros, penalty, eta_ms))
         # Arrival order differs between peers; the bid's id doesn't.
         self.candidates.sort(key=lambda candidate: (candidate.score_micros, candidate.basis.id))
         return []

@@ -78,7 +78,7 @@ def consider(
         return DeclineReason(reason, have=0, need=1, detail=f"doesn't run {offer.workload!r} with this model")
     offering = ability.offering
     if offer.profile not in offering.profiles:
-        return DeclineReason("profile", detail=f"{offer.profile!r} isn't among {', '.join(offering.profiles)}")
+        return DeclineReason("profile", detail=f"runs {', '.join(offering.profiles)}, not {offer.profile}")
     units = offer.input_units + offer.units_max
     if units > ability.context_units_max:
         return DeclineReason("context", have=ability.context_units_max, need=units)

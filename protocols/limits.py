@@ -126,3 +126,8 @@ HALF_OPEN_MAX = 64
 """Inbound connections whose handshake isn't done."""
 
 STREAMS_PER_CONNECTION_MAX = 32
+
+# --- Receipt ----------------------------------------------------------------------------------
+
+RECEIPT_BYTES_MAX = 64 * 1024 * 1024
+"""A whole job's evidence, read from a file. It is never sent to a peer."""

@@ -94,6 +94,11 @@ class Duty:
     def _answer_ms(self) -> int:
         return self.contract.terms.answer_within_ms
 
+    @property
+    def fee_micros(self) -> int:
+        """What the requester owes for this duty's chunks."""
+        return self.contract.terms.verifier_fee_micros * len(self._results)
+
     def handle(self, event: Event, now_ms: int) -> list[Effect]:
         """React to the requester, the executor's opening or our own recomputation.
 

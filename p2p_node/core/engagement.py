@@ -1,0 +1,207 @@
+"""The executor's side of one contract: run, stream, commit segment by segment, open, be paid.
+
+A segment is committed once it is full and the next unit (or the end) has come, because the last
+segment must say that it is the last.
+"""
+
+from __future__ import annotations
+
+import enum
+
+from p2p_node.core.surroundings import Surroundings
+from protocols.effects import CancelRun, Effect, Execute, Notify, Persist, Publish, Run, Send, SetTimer
+from protocols.envelope import Signed
+from protocols.errors import Rejected
+from protocols.events import (
+    Event,
+    Heard,
+    RunChunk,
+    RunFailed,
+    RunFinished,
+    RunOutput,
+    TimerFired,
+)
+from protocols.lane import PayeeLane
+from protocols.messages import (
+    Acceptance,
+    Award,
+    Cancel,
+    CommitmentNotice,
+    ExecutionFailed,
+    OpeningRequest,
+    Output,
+    Voucher,
+    VoucherReceipt,
+)
+from protocols.units import chunk_count
+from verification.evidence import Contract
+from verification.prover import Prover
+
+__all__ = ["Engagement", "EngagementState"]
+
+SETTLE_MS = 120_000
+"""After the last commitment, how long the executor stays ready to open and be paid."""
+
+
+class EngagementState(enum.Enum):
+    """Where an engagement stands."""
+
+    RUNNING = "running"
+    COMMITTED = "awaiting verification"
+    DONE = "done"
+
+
+class Engagement:
+    """Feed it events with `handle`; it is over when `state` is DONE."""
+
+    def __init__(
+        self,
+        node: Surroundings,
+        award: Signed[Award],
+        *,
+        input: bytes,
+        prefix: tuple[int, ...],
+        device: str,
+        eta_ms: int,
+    ) -> None:
+        self.award = award
+        self.state = EngagementState.RUNNING
+        self.acceptance: Signed[Acceptance] = node.sign(Acceptance(award.id, device, eta_ms))
+        self.contract = Contract(award, self.acceptance)
+        self.lane = PayeeLane(award.id, payer=award.signer, payee=award.body.executor)
+        self._node = node
+        self._input = input
+        self._prefix = prefix
+        self._units = list(prefix)
+        self._digests: dict[int, bytes] = {}
+        self._has_output_all = False
+        self._prover = Prover(
+            self.contract, secret=node.secret, network=node.network, crypto=node.crypto, sign=node.sign
+        )
+
+    @property
+    def run_key(self) -> tuple[str, bytes]:
+        """The key of the run in the worker."""
+        return ("execute", self.award.id)
+
+    def start(self, now_ms: int) -> list[Effect]:
+        """Accept and run."""
+        terms = self.award.body
+        self._node.route(self.award.id, self)
+        task = Execute(terms.workload, terms.model, terms.profile, self._input, self._prefix)
+        return [
+            Persist("contracts", self.award.id, self.acceptance.raw),
+            Notify(b"", "engaged", {"award": self.award.id, "requester": self.award.signer}),
+            Send(self.award.signer, self.acceptance, terms.accept_by_ms),
+            Run(self.run_key, task),
+            SetTimer(("engagement", self.award.id, "finish"), terms.finish_by_ms),
+        ]
+
+    def handle(self, event: Event, now_ms: int) -> list[Effect]:
+        """React to the worker, the requester or a timer.
+
+        Raises:
+            Rejected: the sender broke a rule.
+        """
+        match event:
+            case Heard(message) if isinstance(message.body, Voucher):
+                return self._hear_voucher(message, now_ms)
+            case Heard(message) if isinstance(message.body, OpeningRequest):
+                opening = self._prover.open(message)
+                return [Send(message.signer, opening, now_ms + self.award.body.answer_within_ms)]
+            case Heard(message) if isinstance(message.body, Cancel):
+                if message.signer != self.award.signer:
+                    raise Rejected("cancel isn't the requester's")
+                return self._stop(f"cancelled: {message.body.reason}")
+            case RunOutput(first_unit=first, units=units) if self.state is EngagementState.RUNNING:
+                return self._produce(first, units, now_ms)
+            case RunChunk(chunk=chunk, digest=digest) if self.state is EngagementState.RUNNING:
+                self._digests[chunk] = digest
+                return self._commit_ready(now_ms)
+            case RunFinished() if self.state is EngagementState.RUNNING:
+                self._has_output_all = True
+                return self._commit_ready(now_ms)
+            case RunFailed(reason=reason, detail=detail) if self.state is EngagementState.RUNNING:
+                return self._fail(reason, detail, now_ms)
+            case TimerFired((_, _, "finish")) if self.state is EngagementState.RUNNING:
+                return self._fail("deadline", "the contract's deadline passed", now_ms)
+            case TimerFired((_, _, "settle")):
+                return self._stop("no verdict came" if self.lane.best is None else "over")
+        return []
+
+    # --- Output and commitments ------------------------------------------------------------------
+
+    def _produce(self, first_unit: int, units: tuple[int, ...], now_ms: int) -> list[Effect]:
+        self._units[first_unit:] = units
+        output = self._node.sign(Output(self.award.id, first_unit, units))
+        sent: list[Effect] = [Send(self.award.signer, output, self.award.body.finish_by_ms)]
+        return sent + self._commit_ready(now_ms)
+
+    def _commit_ready(self, now_ms: int) -> list[Effect]:
+        effects: list[Effect] = []
+        terms = self.award.body
+        while self.state is EngagementState.RUNNING:
+            segment = len(self._prover.commitments)
+            first = terms.prefix_units // terms.chunk_units + segment * terms.segment_chunks
+            end_unit = (first + terms.segment_chunks) * terms.chunk_units
+            is_over = self._has_output_all and len(self._units) <= end_unit
+            if not is_over and len(self._units) <= end_unit:
+                break
+            units = self._units[: min(end_unit, len(self._units))]
+            chunks = range(first, chunk_count(len(units), terms.chunk_units))
+            if not chunks or any(chunk not in self._digests for chunk in chunks):
+                break
+            effects += self._commit(chunks, units, is_over, now_ms)
+        return effects
+
+    def _commit(self, chunks: range, units: list[int], is_final: bool, now_ms: int) -> list[Effect]:
+        terms = self.award.body
+        before = self._prover.commitments[-1].body.units_total if self._prover.commitments else None
+        commitment = self._prover.commit([self._digests[c] for c in chunks], units, final=is_final)
+        self._node.route(commitment.id, self)
+        self.lane.deliver((len(units) - (before or terms.prefix_units)) * terms.price_micros)
+        notice = CommitmentNotice(self.award.raw, self.acceptance.raw, commitment.raw)
+        effects: list[Effect] = [
+            Persist("contracts", commitment.id, commitment.raw),
+            Send(self.award.signer, commitment, terms.finish_by_ms),
+            Publish("jobs", self._node.sign(notice)),
+        ]
+        if is_final:
+            self.state = EngagementState.COMMITTED
+            effects.append(SetTimer(("engagement", self.award.id, "settle"), now_ms + SETTLE_MS))
+        return effects
+
+    # --- Payment and endings ---------------------------------------------------------------------
+
+    def _hear_voucher(self, message: Signed[Voucher], now_ms: int) -> list[Effect]:
+        is_news = self.lane.accept(message, now_ms)
+        receipt = self._node.sign(VoucherReceipt(message.id, message.body.settled_micros))
+        effects: list[Effect] = [Send(self.award.signer, receipt, now_ms + 60_000)]
+        if is_news:
+            effects.insert(0, Persist("vouchers", self.award.id + self.award.body.executor, message.raw))
+            effects.append(
+                Notify(
+                    b"",
+                    "earned",
+                    {
+                        "settled_micros": self.lane.settled_micros,
+                        "requester": self.award.signer,
+                        "award": self.award.id,
+                    },
+                )
+            )
+        if self.lane.settled_micros == self.lane.delivered_micros and self.state is EngagementState.COMMITTED:
+            self.state = EngagementState.DONE
+        return effects
+
+    def _fail(self, reason: str, detail: str, now_ms: int) -> list[Effect]:
+        message = self._node.sign(ExecutionFailed(self.award.id, reason[:64], detail[:250]))
+        return [*self._stop(f"failed: {reason}"), Send(self.award.signer, message, now_ms + 60_000)]
+
+    def _stop(self, why: str) -> list[Effect]:
+        was_running = self.state is EngagementState.RUNNING
+        if self.state is EngagementState.DONE:
+            return []
+        self.state = EngagementState.DONE
+        effects: list[Effect] = [Notify(b"", "disengaged", {"award": self.award.id, "why": why})]
+        return [CancelRun(self.run_key), *effects] if was_running else effects

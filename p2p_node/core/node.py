@@ -1,0 +1,447 @@
+"""`NodeCore`: one whole peer, without the world.
+
+It composes the machines of every role, routes each message to the one that it names, and turns
+their effects into what a runtime can perform. The same object runs in the simulator, on trio over a
+simulated network, and behind libp2p.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from p2p_node.core.engagement import Engagement, EngagementState
+from p2p_node.core.gossip import TOPIC_OF_KIND, GossipBook
+from p2p_node.core.outbox import Outbox, Transmit, ack_frame, split_frame
+from p2p_node.core.provider import Provider
+from p2p_node.core.registry import Registry
+from p2p_node.core.request import JobRequest
+from p2p_node.core.requester import Job
+from p2p_node.core.verifier import Verifier
+from protocols.auction import Candidate, score_micros
+from protocols.bidding import Ability
+from protocols.crypto import Crypto, KeyPair
+from protocols.effects import Effect, Penalise, Persist, Publish, Send, SetTimer
+from protocols.envelope import Signed, open_envelope, seal
+from protocols.errors import PeerFault
+from protocols.events import Event, Heard, RunEvent, TimerFired
+from protocols.limits import OPEN_JOBS_MAX
+from protocols.messages import (
+    Accelerator,
+    Advert,
+    Assignment,
+    AuctionClose,
+    Bid,
+    Body,
+    Closed,
+    FraudProof,
+    Member,
+    Offer,
+    Opening,
+    Proposal,
+    SyncSummary,
+    SyncWant,
+    Voucher,
+    Widening,
+)
+from protocols.rulings import Ruling
+from protocols.standing import Standings
+from verification.electorate import Electorate
+
+__all__ = ["Act", "Capability", "NodeCore"]
+
+B = TypeVar("B", bound=Body)
+Act = Effect | Transmit
+
+ADVERT_LIFETIME_MS = 180_000
+ADVERT_RENEW_MS = 60_000
+ADVERT_PACE_MS = 1_000
+"""At most one advert in this time, however many peers connect."""
+SYNC_MS = 5_000
+HOUSEKEEPING_MS = 10_000
+FINISHED_JOBS_MAX = 256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capability:
+    """What this machine was measured to do, and what its owner offers."""
+
+    abilities: tuple[Ability, ...] = ()
+    addresses: tuple[str, ...] = ()
+    software: str = "p2p-node"
+    slots_total: int = 1
+    cores: int = 1
+    ram_bytes: int = 0
+    gemm_fp32_mflops: int = 0
+    gemm_bf16_mflops: int = 0
+    memory_mib_per_s: int = 0
+    disk_mib_per_s: int = 0
+    accelerators: tuple[Accelerator, ...] = field(default_factory=tuple)
+
+
+class NodeCore:
+    """One peer. Feed it what happens, perform the acts it returns, in order."""
+
+    def __init__(
+        self,
+        *,
+        keys: KeyPair,
+        crypto: Crypto,
+        secret: bytes,
+        network: str,
+        capability: Capability,
+        jitter: random.Random,
+    ) -> None:
+        """A peer that knows nobody yet.
+
+        Args:
+            keys: its own key pair.
+            crypto: judges what others signed.
+            secret: 32 bytes from which salts and nonces are derived.
+            network: messages for any other network are refused.
+            capability: what it offers.
+            jitter: spreads periodic work; nothing of the protocol depends on it.
+        """
+        self.network = network
+        self.crypto = crypto
+        self.secret = secret
+        self.key = keys.public
+        self.capability = capability
+        self.standings = Standings()
+        self.registry = Registry()
+        self.outbox = Outbox()
+        self.jobs: OrderedDict[bytes, Job] = OrderedDict()
+        self.connected: set[bytes] = set()
+        self._keys = keys
+        self._jitter = jitter
+        self._gossip = GossipBook(
+            network=network, crypto=crypto, registry=self.registry, standings=self.standings
+        )
+        self._routes: dict[bytes, Any] = {}
+        self._direct_seen: OrderedDict[bytes, None] = OrderedDict()
+        self._advertised_ms = -ADVERT_PACE_MS
+        self.provider = Provider(
+            self,
+            self.registry,
+            own_key=self.key,
+            abilities=capability.abilities,
+            slots_total=capability.slots_total,
+        )
+        self.verifier = Verifier(self, keys=keys, abilities=capability.abilities)
+
+    # --- Surroundings of the machines ------------------------------------------------------------
+
+    def sign(self, body: B) -> Signed[B]:
+        """Seal a body with this peer's key."""
+        return seal(body, network=self.network, key=self._keys)
+
+    def appraise(self, peer: bytes, bid: Bid) -> tuple[int, int]:
+        """(penalty, corrected eta in ms) of a bid, with the ranking of the job it is for."""
+        return self._appraise(peer, bid.eta_ms, self._routes.get(bid.job_id))
+
+    def _appraise(self, peer: bytes, eta_ms: int, job: Job | None) -> tuple[int, int]:
+        standing = self.standings.of(peer)
+        # Delivered over declared time: promising less than one delivers doesn't win.
+        corrected = eta_ms * standing.latency_factor_ppm // 1_000_000
+        if job is None:
+            return 0, corrected
+        penalty = score_micros(
+            eta_ms=corrected, reputation_ppm=standing.reputation_ppm, ranking=job.request.ranking
+        )
+        return penalty, corrected
+
+    def posted_candidates(self, offer: Signed[Offer], now_ms: int) -> list[Candidate]:
+        """Peers whose standing ask fits an offer, best first."""
+        body, candidates = offer.body, []
+        able = self.registry.able(body.workload, body.model, body.profile, now_ms)
+        for peer, offering in able.items():
+            advert = self.registry.get(peer)
+            fits = (
+                advert is not None
+                and peer != self.key
+                and peer not in body.exclude
+                and offering.price_micros <= body.price_micros_max
+                and offering.rate_milli >= body.rate_milli_min
+                and self.standings.is_welcome(peer, now_ms)
+            )
+            if not fits or advert is None:
+                continue
+            eta_ms = 1_000_000 * body.units_max // max(1, offering.rate_milli)
+            penalty, eta_ms = self._appraise(peer, eta_ms, self._routes.get(offer.id))
+            # A connected peer saves a dial; a full one is tried last.
+            busy = 0 if advert.body.slots_free else 1_000
+            candidates.append(Candidate(peer, advert, offering.price_micros, penalty + busy, eta_ms))
+        candidates.sort(key=lambda c: (c.score_micros, c.peer not in self.connected, c.basis.id))
+        return candidates
+
+    def electorate(self, offer: Offer, executor: bytes, now_ms: int) -> Electorate | None:
+        """Everybody known who could verify an offer's job, but for the two parties."""
+        able = self.registry.able(offer.workload, offer.model, offer.profile, now_ms)
+        members = [
+            Member(key, 1)
+            for key in able
+            if key not in (self.key, executor) and self.standings.is_welcome(key, now_ms)
+        ]
+        return Electorate(members) if members else None
+
+    def route(self, identifier: bytes, owner: Any) -> None:
+        """Deliver messages that name ``identifier`` to ``owner``."""
+        self._routes[identifier] = owner
+
+    # --- Commands --------------------------------------------------------------------------------
+
+    def start(self, now_ms: int) -> list[Act]:
+        """Begin: advertise, and set the periodic timers."""
+        timers: list[Effect] = [
+            SetTimer(("sync",), now_ms + self._jitter.randint(0, SYNC_MS)),
+            SetTimer(("housekeeping",), now_ms + HOUSEKEEPING_MS),
+        ]
+        return self._act([*self._advertise(now_ms), *timers], now_ms)
+
+    def restore(
+        self, *, registry: list[bytes], convictions: list[bytes], outbox: dict[bytes, bytes], now_ms: int
+    ) -> list[Act]:
+        """Take back what the store kept over a restart; entries that no longer open are dropped."""
+        for raw in registry:
+            try:
+                self.registry.restore(
+                    open_envelope(raw, network=self.network, crypto=self.crypto, expect=Advert)
+                )
+            except PeerFault:
+                continue
+        for key in convictions:
+            self.standings.convict(key)
+        acts: list[Act] = []
+        for key, value in outbox.items():
+            acts += self.outbox.restore(key, value, now_ms)
+        return acts
+
+    def submit(self, request: JobRequest, *, nonce: bytes, now_ms: int) -> tuple[bytes, list[Act]]:
+        """Offer a job.
+
+        Args:
+            request: what is asked for.
+            nonce: fresh randomness that makes the job's id unique.
+            now_ms: the clock.
+
+        Returns:
+            The job's id, and acts.
+
+        Raises:
+            ValueError: too many jobs are open.
+        """
+        if sum(not job.is_final for job in self.jobs.values()) >= OPEN_JOBS_MAX:
+            raise ValueError(f"{OPEN_JOBS_MAX} jobs are open already")
+        job = Job(self, request, nonce=nonce, now_ms=now_ms)
+        self.jobs[job.id] = job
+        return job.id, self._act(job.start(now_ms), now_ms)
+
+    def cancel(self, job_id: bytes, now_ms: int) -> list[Act]:
+        """Cancel a job on the client's word."""
+        return self._act(self.jobs[job_id].cancel(now_ms), now_ms)
+
+    # --- Network events --------------------------------------------------------------------------
+
+    def peer_connected(self, peer: bytes, now_ms: int) -> list[Act]:
+        """A link is up: tell the peer what we have, and send what waits for it."""
+        self.connected.add(peer)
+        summary = Send(peer, self.sign(SyncSummary(self._gossip.recent_ids(now_ms))), now_ms + SYNC_MS)
+        return [*self._act([*self._advertise(now_ms), summary], now_ms), *self.outbox.flush(peer)]
+
+    def peer_disconnected(self, peer: bytes) -> list[Act]:
+        """A link is down; timers decide what that means for jobs."""
+        self.connected.discard(peer)
+        return []
+
+    def judge(self, topic: str, data: bytes, now_ms: int) -> tuple[Ruling, str]:
+        """Whether gossip may be forwarded. Quick, and changes nothing that matters."""
+        return self._gossip.judge(topic, data, now_ms)
+
+    def gossip_received(self, topic: str, data: bytes, forwarder: bytes, now_ms: int) -> list[Act]:
+        """Gossip that `judge` accepted."""
+        judged = self._gossip.take(topic, data, now_ms)
+        if judged is None:
+            return []
+        message = judged.message
+        try:
+            effects = self._hear_gossip(message, judged.opened, now_ms)
+        except PeerFault as fault:
+            effects = [Penalise(forwarder, fault.points, str(fault))]
+        return self._act(effects, now_ms)
+
+    def _hear_gossip(self, message: Signed[Any], opened: Any, now_ms: int) -> list[Effect]:
+        match message.body:
+            case Advert():
+                return self.registry.hear(message, now_ms)
+            case Offer():
+                return self.provider.hear_offer(message, now_ms)
+            case Widening():
+                return self.verifier.hear(message, now_ms)
+            case FraudProof():
+                return self.verifier.hear_accusation(message, opened)
+        contract, commitment = opened
+        return self.verifier.hear_commitment(contract, commitment, now_ms)
+
+    def frame_received(self, peer: bytes, frame: bytes, now_ms: int) -> list[Act]:
+        """A frame from a direct link, whose other end is ``peer``."""
+        try:
+            is_ack, rest = split_frame(frame)
+            if is_ack:
+                return self.outbox.acknowledged(peer, rest)
+            message: Signed[Any] = open_envelope(rest, network=self.network, crypto=self.crypto)
+        except PeerFault as fault:
+            return [Penalise(peer, fault.points, str(fault))]
+        ack = Transmit(peer, ack_frame(message.id))
+        if message.id in self._direct_seen:
+            return [ack]
+        self._direct_seen[message.id] = None
+        while len(self._direct_seen) > OPEN_JOBS_MAX * 4:
+            self._direct_seen.popitem(last=False)
+        try:
+            effects = self._hear_direct(peer, message, now_ms)
+        except PeerFault as fault:
+            effects = [Penalise(peer, fault.points, f"{message.body.KIND}: {fault}")]
+        return [ack, *self._act(effects, now_ms)]
+
+    def _hear_direct(self, peer: bytes, message: Signed[Any], now_ms: int) -> list[Effect]:
+        body = message.body
+        topic = TOPIC_OF_KIND.get(body.KIND)
+        if topic is not None:
+            ruling, why = self._gossip.judge(topic, message.raw, now_ms)
+            if ruling is Ruling.REJECT:
+                return [Penalise(peer, PeerFault.points, why)]
+            judged = self._gossip.take(topic, message.raw, now_ms)
+            return self._hear_gossip(judged.message, judged.opened, now_ms) if judged else []
+        match body:
+            case SyncSummary():
+                missing = self._gossip.missing(body.ids)
+                return [Send(peer, self.sign(SyncWant(missing)), now_ms + SYNC_MS)] if missing else []
+            case SyncWant():
+                return self._serve_gossip(peer, body)
+            case AuctionClose():
+                return self.provider.hear_close(message, now_ms)
+            case Closed():
+                return self.provider.hear_closed(message)
+            case Proposal():
+                return self.provider.hear_proposal(message, now_ms)
+            case Assignment():
+                return self.verifier.hear(message, now_ms)
+        for name in ("award_id", "commitment_id", "job_id", "voucher_id", "lane"):
+            owner = self._routes.get(getattr(body, name, b""))
+            if owner is not None:
+                return self._handle(owner, Heard(message), now_ms)
+        if isinstance(body, Voucher):
+            return self.verifier.hear_voucher(message, now_ms)
+        if isinstance(body, Opening):
+            return self.verifier.hear(message, now_ms)
+        return []  # About something that is over, or that we never knew.
+
+    def _serve_gossip(self, peer: bytes, want: SyncWant) -> list[Effect]:
+        served: list[Effect] = []
+        for identifier in want.ids:
+            raw = self._gossip.recent(identifier)
+            if raw is not None:
+                message: Signed[Any] = open_envelope(raw, network=self.network, crypto=self.crypto)
+                # Sent once: if it is lost, the next comparison finds it again.
+                served.append(Send(peer, message, 0))
+        return served
+
+    # --- Timers and runs -------------------------------------------------------------------------
+
+    def timer_fired(self, key: tuple[Any, ...], now_ms: int) -> list[Act]:
+        """A timer is due."""
+        match key:
+            case ("outbox", peer, identifier):
+                return self.outbox.retry(peer, identifier, now_ms)
+            case ("sync",):
+                return self._act(self._sync(now_ms), now_ms)
+            case ("advert",):
+                return self._act(self._advertise(now_ms), now_ms)
+            case ("housekeeping",):
+                return self._act(self._keep_house(now_ms), now_ms)
+            case ("duty", _):
+                return self._act(self.verifier.timer_fired(key, now_ms), now_ms)
+        owner = self.jobs.get(key[1]) or self._routes.get(key[1])
+        return self._act(self._handle(owner, TimerFired(key), now_ms) if owner else [], now_ms)
+
+    def run_event(self, event: RunEvent, now_ms: int) -> list[Act]:
+        """A worker reports."""
+        role, identifier = event.key[0], event.key[1]
+        if role in ("verify", "fraud"):
+            return self._act(self.verifier.run_event(event, now_ms), now_ms)
+        owner = self._routes.get(identifier)
+        return self._act(self._handle(owner, event, now_ms) if owner else [], now_ms)
+
+    def _handle(self, owner: Any, event: Event, now_ms: int) -> list[Effect]:
+        handle: Callable[[Event, int], list[Effect]] = owner.handle
+        return handle(event, now_ms)
+
+    def _advertise(self, now_ms: int) -> list[Effect]:
+        if now_ms - self._advertised_ms < ADVERT_PACE_MS:
+            return [SetTimer(("advert",), self._advertised_ms + ADVERT_PACE_MS)]
+        self._advertised_ms = now_ms
+        capability, capacity = self.capability, self.provider.capacity(now_ms)
+        advert = Advert(
+            sequence=now_ms,
+            sent_ms=now_ms,
+            expires_ms=now_ms + ADVERT_LIFETIME_MS,
+            addresses=capability.addresses,
+            software=capability.software,
+            slots_total=capacity.slots_total,
+            slots_free=capacity.slots_free,
+            cores=capability.cores,
+            ram_bytes=capability.ram_bytes,
+            gemm_fp32_mflops=capability.gemm_fp32_mflops,
+            gemm_bf16_mflops=capability.gemm_bf16_mflops,
+            memory_mib_per_s=capability.memory_mib_per_s,
+            disk_mib_per_s=capability.disk_mib_per_s,
+            accelerators=capability.accelerators,
+            offerings=tuple(ability.offering for ability in capability.abilities),
+        )
+        renew_ms = ADVERT_RENEW_MS + self._jitter.randint(0, ADVERT_RENEW_MS // 4)
+        return [Publish("peers", self.sign(advert)), SetTimer(("advert",), now_ms + renew_ms)]
+
+    def _sync(self, now_ms: int) -> list[Effect]:
+        again = SetTimer(("sync",), now_ms + SYNC_MS + self._jitter.randint(0, SYNC_MS))
+        ids = self._gossip.recent_ids(now_ms)
+        if not self.connected or not ids:
+            return [again]
+        neighbour = self._jitter.choice(sorted(self.connected))
+        return [Send(neighbour, self.sign(SyncSummary(ids)), now_ms + SYNC_MS), again]
+
+    def _keep_house(self, now_ms: int) -> list[Effect]:
+        finished = [job_id for job_id, job in self.jobs.items() if job.is_final]
+        for job_id in finished[: max(0, len(finished) - FINISHED_JOBS_MAX)]:
+            del self.jobs[job_id]
+        self._routes = {key: owner for key, owner in self._routes.items() if not _is_over(owner)}
+        self.verifier.forget(now_ms)
+        self.provider.capacity(now_ms)
+        return [*self.registry.expire(now_ms), SetTimer(("housekeeping",), now_ms + HOUSEKEEPING_MS)]
+
+    # --- Effects ---------------------------------------------------------------------------------
+
+    def _act(self, effects: list[Effect], now_ms: int) -> list[Act]:
+        """Effects as acts: sends go through the outbox, and what we publish we have heard."""
+        acts: list[Act] = []
+        for effect in effects:
+            match effect:
+                case Send():
+                    acts += self.outbox.send(effect, now_ms)
+                case Publish(topic, message):
+                    self._gossip.keep(topic, message, now_ms)
+                    if isinstance(message.body, FraudProof):
+                        acts += self.verifier.convict_own(message)
+                    acts.append(effect)
+                case _:
+                    acts.append(effect)
+        # Written down before anything is said.
+        return sorted(acts, key=lambda act: not isinstance(act, Persist))
+
+
+def _is_over(owner: Any) -> bool:
+    if isinstance(owner, Job):
+        return owner.is_final
+    return isinstance(owner, Engagement) and owner.state is EngagementState.DONE

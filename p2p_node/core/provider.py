@@ -1,0 +1,255 @@
+"""The provider's side: bids on offers, keeps reservations, and takes on awarded contracts.
+
+A bid reserves a slot first, so that a peer never promises what it can't hold. The reservation ends
+with the award, with word that somebody else won, or with the window.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from p2p_node.core.engagement import Engagement, EngagementState
+from p2p_node.core.registry import Registry
+from p2p_node.core.surroundings import Surroundings
+from protocols.auction import REVEAL_MS, bid_seal
+from protocols.bidding import Ability, BidPlan, Capacity, DeclineReason, consider
+from protocols.digest import tagged
+from protocols.effects import Effect, Notify, Send
+from protocols.envelope import Signed, open_envelope
+from protocols.errors import PeerFault, Rejected
+from protocols.limits import CLOCK_SKEW_MS, OPEN_JOBS_MAX
+from protocols.messages import (
+    AuctionClose,
+    Award,
+    Bid,
+    BidSeal,
+    Closed,
+    Decline,
+    Offer,
+    Proposal,
+    Refusal,
+)
+from protocols.units import input_digest, units_digest
+from verification.electorate import Electorate
+
+__all__ = ["Provider"]
+
+MISSING_SHARE_MAX_PPM = 500_000
+"""An electorate that leaves out more of the weight we see than this is refused."""
+
+
+@dataclass(slots=True)
+class _Reservation:
+    offer: Signed[Offer]
+    bid: Signed[Bid] | None
+    body: Bid
+    plan: BidPlan
+    until_ms: int
+
+
+class Provider:
+    """All offers and contracts of one peer as a worker."""
+
+    def __init__(
+        self,
+        node: Surroundings,
+        registry: Registry,
+        *,
+        own_key: bytes,
+        abilities: tuple[Ability, ...],
+        slots_total: int,
+    ) -> None:
+        self.abilities = abilities
+        self.slots_total = slots_total
+        self.is_paused = False
+        self.engagements: dict[bytes, Engagement] = {}
+        self._reservations: dict[bytes, _Reservation] = {}
+        self._node = node
+        self._registry = registry
+        self._own_key = own_key
+
+    # --- Capacity --------------------------------------------------------------------------------
+
+    def running(self) -> list[Engagement]:
+        """Contracts that hold a slot now."""
+        return [e for e in self.engagements.values() if e.state is EngagementState.RUNNING]
+
+    def capacity(self, now_ms: int) -> Capacity:
+        """What is free, with reservations counted as taken."""
+        for job_id in [j for j, r in self._reservations.items() if r.until_ms < now_ms]:
+            del self._reservations[job_id]
+        for award_id in [a for a, e in self.engagements.items() if e.state is EngagementState.DONE]:
+            del self.engagements[award_id]
+        taken = len(self.running()) + len(self._reservations)
+        return Capacity(max(0, self.slots_total - taken), self.slots_total, 0, self.is_paused)
+
+    # --- Offers ----------------------------------------------------------------------------------
+
+    def hear_offer(self, offer: Signed[Offer], now_ms: int) -> list[Effect]:
+        """Bid, or say why not."""
+        body = offer.body
+        if offer.signer == self._own_key or body.mode != "auction" or now_ms > body.bids_close_ms:
+            return []
+        if offer.id in self._reservations or len(self._reservations) >= OPEN_JOBS_MAX:
+            return []
+        if not self.abilities:
+            return []  # Serves nothing, so it is no news that it doesn't bid.
+        if not self._node.standings.is_welcome(offer.signer, now_ms):
+            return self._decline(offer, DeclineReason("standing", detail="the requester failed us before"))
+        plan = consider(body, own_key=self._own_key, abilities=self.abilities, capacity=self.capacity(now_ms))
+        if isinstance(plan, DeclineReason):
+            return self._decline(offer, plan)
+        nonce = tagged("p2p-node/bid-nonce/1", self._node.secret, offer.id)
+        bid = Bid(
+            job_id=offer.id,
+            nonce=nonce,
+            price_micros=plan.price_micros,
+            eta_ms=plan.eta_ms,
+            rate_milli=plan.rate_milli,
+            device=plan.device,
+            warm=plan.warm,
+            slots_free=self.capacity(now_ms).slots_free,
+        )
+        until_ms = body.bids_close_ms + 4 * REVEAL_MS
+        self._reservations[offer.id] = _Reservation(offer, None, bid, plan, until_ms)
+        seal = self._node.sign(BidSeal(offer.id, bid_seal(self._own_key, bid)))
+        return [
+            Notify(b"", "bid", {"job": offer.id, "price_micros": plan.price_micros, "eta_ms": plan.eta_ms}),
+            Send(offer.signer, seal, body.bids_close_ms),
+        ]
+
+    def _decline(self, offer: Signed[Offer], why: DeclineReason) -> list[Effect]:
+        message = self._node.sign(Decline(offer.id, why.reason, why.have, why.need, why.detail[:250]))
+        return [
+            Notify(b"", "declined", {"job": offer.id, "reason": why.reason, "detail": why.detail}),
+            Send(offer.signer, message, offer.body.bids_close_ms + REVEAL_MS),
+        ]
+
+    def hear_close(self, message: Signed[AuctionClose], now_ms: int) -> list[Effect]:
+        """Open our bid, if the requester counted it."""
+        reservation = self._reservations.get(message.body.job_id)
+        if reservation is None or message.signer != reservation.offer.signer:
+            return []
+        seal = bid_seal(self._own_key, reservation.body)
+        counted = any(entry.bidder == self._own_key and entry.seal == seal for entry in message.body.seals)
+        if not counted:
+            del self._reservations[message.body.job_id]
+            return [Notify(b"", "not-counted", {"job": message.body.job_id})]
+        if reservation.bid is None:
+            reservation.bid = self._node.sign(reservation.body)
+        return [Send(message.signer, reservation.bid, now_ms + REVEAL_MS)]
+
+    def hear_closed(self, message: Signed[Closed]) -> list[Effect]:
+        """Free the reservation: the job is decided."""
+        reservation = self._reservations.get(message.body.job_id)
+        if reservation is not None and message.signer == reservation.offer.signer:
+            del self._reservations[message.body.job_id]
+        return []
+
+    # --- Awards ----------------------------------------------------------------------------------
+
+    def hear_proposal(self, message: Signed[Proposal], now_ms: int) -> list[Effect]:
+        """Take the contract, or refuse it with a reason.
+
+        Raises:
+            PeerFault: a part isn't signed by the requester or isn't for us.
+        """
+        network, crypto = self._node.network, self._node.crypto
+        award = open_envelope(message.body.award, network=network, crypto=crypto, expect=Award)
+        offer = open_envelope(message.body.offer, network=network, crypto=crypto, expect=Offer)
+        if award.signer != message.signer or offer.signer != message.signer:
+            raise Rejected("proposal carries somebody else's award or offer")
+        if award.body.executor != self._own_key:
+            raise Rejected("proposal's award names another executor")
+        if award.id in self.engagements:
+            return []
+        reservation = self._reservations.get(offer.id)
+        try:
+            ability, eta_ms = self._check_terms(award, offer, message.body, reservation, now_ms)
+        except _Refused as refused:
+            refusal = self._node.sign(Refusal(award.id, refused.reason, str(refused)[:250]))
+            return [
+                Notify(b"", "refused", {"award": award.id, "reason": refused.reason}),
+                Send(message.signer, refusal, now_ms + 30_000),
+            ]
+        self._reservations.pop(offer.id, None)
+        engagement = Engagement(
+            self._node,
+            award,
+            input=message.body.input,
+            prefix=message.body.prefix,
+            device=ability.device,
+            eta_ms=eta_ms,
+        )
+        self.engagements[award.id] = engagement
+        return engagement.start(now_ms)
+
+    def _check_terms(
+        self,
+        award: Signed[Award],
+        offer: Signed[Offer],
+        proposal: Proposal,
+        reservation: _Reservation | None,
+        now_ms: int,
+    ) -> tuple[Ability, int]:
+        terms = award.body
+        if not self._node.standings.is_welcome(award.signer, now_ms):
+            raise _Refused("standing", "the requester failed us before")
+        if terms.accept_by_ms + CLOCK_SKEW_MS < now_ms or terms.finish_by_ms < now_ms:
+            raise _Refused("expired", f"finish_by_ms={terms.finish_by_ms} has passed")
+        same = ("workload", "model", "profile", "input_digest", "units_max")
+        if terms.job_id != offer.id or any(
+            getattr(terms, field) != getattr(offer.body, field) for field in same
+        ):
+            raise _Refused("terms", "award and offer differ")
+        if input_digest(proposal.input) != terms.input_digest:
+            raise _Refused("input", "input doesn't match its digest")
+        if units_digest(proposal.prefix) != terms.prefix_digest or len(proposal.prefix) != terms.prefix_units:
+            raise _Refused("prefix", "prefix doesn't match its digest")
+        if terms.prefix_units % terms.chunk_units or terms.prefix_units >= terms.units_max:
+            raise _Refused("prefix", f"prefix_units={terms.prefix_units} isn't a whole number of chunks")
+        if reservation is not None:
+            plan: BidPlan | DeclineReason = reservation.plan
+            if reservation.bid is None or terms.basis != reservation.bid.id:
+                raise _Refused("basis", "award isn't based on our bid")
+        else:
+            plan = consider(
+                offer.body, own_key=self._own_key, abilities=self.abilities, capacity=self.capacity(now_ms)
+            )
+        if isinstance(plan, DeclineReason):
+            raise _Refused(plan.reason, plan.detail or f"have {plan.have}, need {plan.need}")
+        if terms.price_micros < plan.price_micros:
+            raise _Refused("price", f"price_micros={terms.price_micros} is below our {plan.price_micros}")
+        self._check_electorate(award, proposal, now_ms)
+        ability = next(
+            a
+            for a in self.abilities
+            if (a.offering.workload, a.offering.model) == (terms.workload, terms.model)
+        )
+        return ability, plan.eta_ms
+
+    def _check_electorate(self, award: Signed[Award], proposal: Proposal, now_ms: int) -> None:
+        terms = award.body
+        try:
+            electorate = Electorate(proposal.electorate)
+        except ValueError as error:
+            raise _Refused("electorate", str(error)) from error
+        pinned = (electorate.root, electorate.total_weight, electorate.count)
+        if pinned != (terms.electorate_root, terms.electorate_weight, terms.electorate_count):
+            raise _Refused("electorate", "members don't match the root in the terms")
+        known = {
+            key: 1
+            for key in self._registry.able(terms.workload, terms.model, terms.profile, now_ms)
+            if key not in (self._own_key, award.signer) and self._node.standings.is_welcome(key, now_ms)
+        }
+        missing = electorate.missing_share(known)
+        if missing > MISSING_SHARE_MAX_PPM:
+            raise _Refused("electorate", f"leaves out {missing} ppm of the weight that we know")
+
+
+class _Refused(PeerFault):
+    points = 0
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason

@@ -1,0 +1,94 @@
+"""What this peer knows of the others: their newest adverts, bounded and expiring.
+
+An advert counts from the moment it is heard until it expires; a higher sequence replaces a lower
+one, so a replayed old advert changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from protocols.effects import Effect, Persist
+from protocols.envelope import Signed
+from protocols.errors import Rejected
+from protocols.limits import ADVERT_LIFETIME_MS_MAX, CLOCK_SKEW_MS, REGISTRY_PEERS_MAX
+from protocols.messages import Advert, Offering
+
+__all__ = ["Registry", "check_advert"]
+
+
+def check_advert(message: Signed[Advert], now_ms: int) -> bool:
+    """Whether an advert is current.
+
+    Returns:
+        False for one that has expired: late, not wrong.
+
+    Raises:
+        Rejected: its times contradict each other or the clock.
+    """
+    advert = message.body
+    lifetime = advert.expires_ms - advert.sent_ms
+    if not 0 < lifetime <= ADVERT_LIFETIME_MS_MAX:
+        raise Rejected(f"advert lifetime of {lifetime} ms must be in (0, {ADVERT_LIFETIME_MS_MAX}]")
+    if advert.sent_ms > now_ms + CLOCK_SKEW_MS:
+        raise Rejected(f"advert sent_ms={advert.sent_ms} is in the future")
+    return advert.expires_ms > now_ms
+
+
+class Registry:
+    """Adverts by peer key."""
+
+    def __init__(self) -> None:
+        self._adverts: dict[bytes, Signed[Advert]] = {}
+
+    def __len__(self) -> int:
+        return len(self._adverts)
+
+    def is_news(self, message: Signed[Advert]) -> bool:
+        """Whether an advert is newer than what is known of its signer."""
+        known = self._adverts.get(message.signer)
+        return known is None or message.body.sequence > known.body.sequence
+
+    def hear(self, message: Signed[Advert], now_ms: int) -> list[Effect]:
+        """Keep an advert that `check_advert` accepts and that is news."""
+        if not self.is_news(message):
+            return []
+        effects: list[Effect] = []
+        if message.signer not in self._adverts and len(self._adverts) >= REGISTRY_PEERS_MAX:
+            effects += self.expire(now_ms)
+            if len(self._adverts) >= REGISTRY_PEERS_MAX:
+                return effects  # Whoever came first stays: a flood of new keys can't push peers out.
+        self._adverts[message.signer] = message
+        return [*effects, Persist("registry", message.signer, message.raw)]
+
+    def restore(self, message: Signed[Advert]) -> None:
+        """Take back an advert from the store."""
+        if self.is_news(message):
+            self._adverts[message.signer] = message
+
+    def expire(self, now_ms: int) -> list[Effect]:
+        """Forget expired adverts."""
+        gone = [key for key, message in self._adverts.items() if message.body.expires_ms <= now_ms]
+        for key in gone:
+            del self._adverts[key]
+        return [Persist("registry", key, None) for key in gone]
+
+    def get(self, key: bytes) -> Signed[Advert] | None:
+        """The newest advert of a peer."""
+        return self._adverts.get(key)
+
+    def current(self, now_ms: int) -> Iterator[Signed[Advert]]:
+        """Adverts that haven't expired, in the order of their keys."""
+        for key in sorted(self._adverts):
+            message = self._adverts[key]
+            if message.body.expires_ms > now_ms:
+                yield message
+
+    def able(self, workload: str, model: bytes, profile: str, now_ms: int) -> dict[bytes, Offering]:
+        """Peers that advertise this model and profile, with their offering."""
+        return {
+            message.signer: offering
+            for message in self.current(now_ms)
+            for offering in message.body.offerings
+            if (offering.workload, offering.model) == (workload, model) and profile in offering.profiles
+        }

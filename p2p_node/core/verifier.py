@@ -1,0 +1,196 @@
+"""All verification that one peer does for others: duties, accusations, and the fees it is owed."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+from p2p_node.core.surroundings import Surroundings
+from protocols.bidding import Ability
+from protocols.crypto import KeyPair
+from protocols.effects import Effect, Notify, Persist, Run, Send
+from protocols.envelope import Signed
+from protocols.errors import Rejected
+from protocols.events import Heard, RunEvent, RunRecomputed, TimerFired
+from protocols.lane import PayeeLane
+from protocols.limits import DUTIES_MAX
+from protocols.messages import (
+    Assignment,
+    Commitment,
+    FraudProof,
+    Opening,
+    Voucher,
+    VoucherReceipt,
+    Widening,
+)
+from verification.duty import Duty, DutyState, draw_level, draw_proof
+from verification.evidence import Contract
+from verification.fraud import Accusation, open_proof
+from verification.sortition import alpha
+
+__all__ = ["Verifier"]
+
+ACCUSATIONS_MAX = 16
+"""Recomputations for fraud proofs in hand; more are left to others."""
+
+
+class Verifier:
+    """One peer as a verifier."""
+
+    def __init__(self, node: Surroundings, *, keys: KeyPair, abilities: tuple[Ability, ...]) -> None:
+        self.abilities = abilities
+        self.duties: OrderedDict[bytes, Duty] = OrderedDict()
+        self._node = node
+        self._keys = keys
+        self._accusations: dict[bytes, tuple[Signed[FraudProof], Accusation]] = {}
+        self._lanes: OrderedDict[bytes, PayeeLane] = OrderedDict()
+
+    def _is_able(self, contract: Contract) -> bool:
+        terms = contract.terms
+        return any(
+            (a.offering.workload, a.offering.model) == (terms.workload, terms.model)
+            and terms.profile in a.offering.profiles
+            for a in self.abilities
+        )
+
+    # --- Duties ----------------------------------------------------------------------------------
+
+    def hear_commitment(
+        self, contract: Contract, commitment: Signed[Commitment], now_ms: int
+    ) -> list[Effect]:
+        """Draw: did our VRF make us a verifier of this commitment?"""
+        own = self._keys.public
+        if own in (contract.requester, contract.executor) or commitment.id in self.duties:
+            return []
+        if not self._is_able(contract) or not self._node.standings.is_welcome(contract.requester, now_ms):
+            return []
+        if contract.terms.sent_ms > now_ms + contract.terms.answer_within_ms:
+            return []
+        proof = draw_proof(self._keys, self._node.network, commitment.id)
+        beta = self._node.crypto.vrf_output(own, alpha(self._node.network, commitment.id), proof)
+        level = None if beta is None else draw_level(beta, contract)
+        if level is None or len(self.duties) >= DUTIES_MAX:
+            return []
+        duty = Duty(
+            contract,
+            commitment,
+            level=level,
+            proof=proof,
+            keys=self._keys,
+            secret=self._node.secret,
+            network=self._node.network,
+            crypto=self._node.crypto,
+            sign=self._node.sign,
+        )
+        self.duties[commitment.id] = duty
+        return duty.start(now_ms)
+
+    def hear(self, message: Signed[Assignment | Opening | Widening], now_ms: int) -> list[Effect]:
+        """A message about a duty; about any other commitment it concerns somebody else."""
+        duty = self.duties.get(message.body.commitment_id)
+        if duty is None:
+            return []
+        effects = duty.handle(Heard(message), now_ms)
+        if duty.state is DutyState.DONE and isinstance(message.body, Opening):
+            self._expect_fee(duty)
+        return effects
+
+    def timer_fired(self, key: tuple[str, bytes], now_ms: int) -> list[Effect]:
+        """A duty expired."""
+        duty = self.duties.get(key[1])
+        return duty.handle(TimerFired(key), now_ms) if duty else []
+
+    def run_event(self, event: RunEvent, now_ms: int) -> list[Effect]:
+        """A recomputation ended, for a duty or for an accusation."""
+        role, identifier = event.key[0], event.key[1]
+        if role == "fraud":
+            return self._settle_accusation(identifier, event, now_ms)
+        duty = self.duties.get(identifier)
+        return duty.handle(event, now_ms) if duty else []
+
+    def forget(self, now_ms: int) -> None:
+        """Drop duties that are over."""
+        for identifier in [i for i, duty in self.duties.items() if duty.state is DutyState.DONE]:
+            del self.duties[identifier]
+
+    # --- Fees ------------------------------------------------------------------------------------
+
+    def _expect_fee(self, duty: Duty) -> None:
+        award = duty.contract.award
+        lane = self._lanes.get(award.id)
+        if lane is None:
+            lane = self._lanes[award.id] = PayeeLane(award.id, payer=award.signer, payee=self._keys.public)
+            while len(self._lanes) > 4 * DUTIES_MAX:
+                self._lanes.popitem(last=False)
+        lane.deliver(duty.fee_micros)
+
+    def hear_voucher(self, message: Signed[Voucher], now_ms: int) -> list[Effect]:
+        """A requester pays for a verdict.
+
+        Raises:
+            Rejected: for work we didn't do, or more than it is worth.
+        """
+        lane = self._lanes.get(message.body.lane)
+        if lane is None:
+            raise Rejected("voucher is for a lane we don't know")
+        is_news = lane.accept(message, now_ms)
+        receipt = self._node.sign(VoucherReceipt(message.id, message.body.settled_micros))
+        effects: list[Effect] = [Send(message.signer, receipt, now_ms + 60_000)]
+        if is_news:
+            effects = [
+                Persist("vouchers", message.body.lane + self._keys.public, message.raw),
+                Notify(
+                    b"",
+                    "earned",
+                    {
+                        "settled_micros": lane.settled_micros,
+                        "requester": message.signer,
+                        "award": message.body.lane,
+                    },
+                ),
+                *effects,
+            ]
+        return effects
+
+    # --- Accusations -----------------------------------------------------------------------------
+
+    def hear_accusation(self, message: Signed[FraudProof], accusation: Accusation) -> list[Effect]:
+        """Recompute an accused chunk ourselves; nobody is convicted on anybody's word."""
+        if accusation.accused == self._keys.public or not self._is_able(accusation.contract):
+            return []
+        if len(self._accusations) >= ACCUSATIONS_MAX:
+            return []
+        self._accusations[message.id] = (message, accusation)
+        return [Run(("fraud", message.id), accusation.task)]
+
+    def _settle_accusation(self, identifier: bytes, event: RunEvent, now_ms: int) -> list[Effect]:
+        held = self._accusations.get(identifier)
+        if held is None:
+            return []
+        message, accusation = held
+        del self._accusations[identifier]
+        if not isinstance(event, RunRecomputed):
+            return []
+        recomputed = dict(event.digests).get(accusation.chunk)
+        if recomputed is None:
+            return []
+        if accusation.is_guilty(recomputed):
+            return self._convict(message, accusation)
+        # The accusation itself is the proof against the accuser.
+        self._node.standings.record_failure(message.signer, now_ms)
+        return [Notify(b"", "false-accusation", {"accuser": message.signer, "accused": accusation.accused})]
+
+    def _convict(self, message: Signed[FraudProof], accusation: Accusation) -> list[Effect]:
+        self._node.standings.convict(accusation.accused)
+        return [
+            Persist("convictions", accusation.accused, message.raw),
+            Notify(
+                b"",
+                "convicted",
+                {"peer": accusation.accused, "role": accusation.role, "chunk": accusation.chunk},
+            ),
+        ]
+
+    def convict_own(self, message: Signed[FraudProof]) -> list[Effect]:
+        """Remember a conviction of our own, whose chunk we recomputed before we accused."""
+        accusation = open_proof(message.body, network=self._node.network, crypto=self._node.crypto)
+        return self._convict(message, accusation)
