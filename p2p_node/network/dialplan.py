@@ -85,6 +85,14 @@ class DialPlan:
             return
         self._candidates[address] = _Candidate(peer, due_ms=0, lasting=lasting)
 
+    def consider(self, address: str) -> bool:
+        """Like `add`, for addresses from strangers: False if it can't be dialled."""
+        try:
+            self.add(address)
+        except BadAddress:
+            return False
+        return True
+
     def next(self, count: int, connected: Collection[PeerKey], now_ms: int) -> list[str]:
         """Up to ``count`` due addresses of distinct unconnected peers, drawn at random."""
         due = [

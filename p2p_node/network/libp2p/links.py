@@ -11,6 +11,8 @@ bounded queue, and each write has a deadline. Pings every five seconds find a pe
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, Literal, Protocol
 
 import structlog
@@ -136,24 +138,36 @@ class Link:
     async def run(self) -> None:
         """Greet, then write and watch until something ends it."""
         with self._scope:
-            try:
-                with trio.move_on_after(HANDSHAKE_S) as handshake:
-                    self._outbound = await self._owner.open_stream(self._first)
-                    await self._outbound.write(control_frame(self._owner.hello()))
-                    await self._greeted.wait()
-                if handshake.cancelled_caught:
-                    raise DialFailed(f"no hello within {HANDSHAKE_S:g} s")
-                await self._owner.link_up(self)
-                self.up.set()
-                self._settled.set()
+            if await self._ends_quietly(self._greet_each_other):
                 async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self._write_forever)
-                    nursery.start_soon(self._watch_forever)
-            except DialFailed as error:
-                self.end(error)
-            except Exception as error:
-                # libp2p raises a dozen unrelated types for "the stream is gone".
-                self.end(DialFailed(f"link broke: {_brief(error)}"))
+                    nursery.start_soon(self._ends_quietly, self._write_forever)
+                    nursery.start_soon(self._ends_quietly, self._watch_forever)
+
+    async def _ends_quietly(self, step: Callable[[], Awaitable[None]]) -> bool:
+        """Run one task of the link; if it fails, end the link. Its error must not meet a cancellation in a
+        nursery: the group of both would pass through whoever catches either.
+        """
+        try:
+            await step()
+        except DialFailed as error:
+            self.end(error)
+        except Exception as error:
+            # libp2p raises a dozen unrelated types for "the stream is gone".
+            self.end(DialFailed(f"link broke: {_brief(error)}"))
+        else:
+            return True
+        return False
+
+    async def _greet_each_other(self) -> None:
+        with trio.move_on_after(HANDSHAKE_S) as handshake:
+            self._outbound = await self._owner.open_stream(self._first)
+            await self._outbound.write(control_frame(self._owner.hello()))
+            await self._greeted.wait()
+        if handshake.cancelled_caught:
+            raise DialFailed(f"no hello within {HANDSHAKE_S:g} s")
+        await self._owner.link_up(self)
+        self.up.set()
+        self._settled.set()
 
     async def close_streams(self) -> None:
         """Reset both halves and, if the peer has come back on another connection, close the old ones."""
@@ -180,6 +194,9 @@ class Link:
         connection = getattr(stream, "swarm_conn", None)
         if connection is not None:
             self._connections.add(connection)
+        await self._ends_quietly(partial(self._read_forever, stream))
+
+    async def _read_forever(self, stream: INetStream) -> None:
         splitter = FrameSplitter()
         try:
             while not self._scope.cancel_called:
@@ -189,14 +206,10 @@ class Link:
                 self._heard_at = trio.current_time()
                 for lead, payload in splitter.feed(data):
                     await self._take(lead, payload)
-            self.end(DialFailed("peer closed its half"))
         except PeerFault as error:
             self._owner.fault(self.key, max(error.points, 1), f"link: {error}")
-            self.end(DialFailed(str(error)))
-        except DialFailed as error:
-            self.end(error)
-        except Exception as error:
-            self.end(DialFailed(f"link broke: {_brief(error)}"))
+            raise DialFailed(str(error)) from error
+        raise DialFailed("peer closed its half")
 
     async def _take(self, lead: int, payload: bytes) -> None:
         if lead != CONTROL:

@@ -21,6 +21,7 @@ from multiaddr.multiaddr import Multiaddr
 
 from p2p_node.network.dialplan import BadAddress, DialPlan, peer_of
 from p2p_node.network.frames import Hello, application_frame
+from p2p_node.network.interfaces import reachable_addresses
 from p2p_node.network.libp2p.gossip import GuardedPubsub, new_gossipsub
 from p2p_node.network.libp2p.host import STREAM_OPEN_S
 from p2p_node.network.libp2p.keys import key_of, peer_id_of
@@ -136,7 +137,7 @@ class Libp2pNetwork:
     @property
     def addresses(self) -> list[str]:
         """Our multiaddrs, each ending in our peer id."""
-        return [str(address) for address in self._host.get_addrs()]
+        return reachable_addresses([str(address) for address in self._host.get_addrs()])
 
     async def publish(self, topic: str, data: bytes) -> None:
         """See `Network.publish`."""
@@ -362,10 +363,8 @@ class Libp2pNetwork:
     def link_peers(self, link: Link, addresses: list[str]) -> None:
         """Candidates from another peer's mouth: worth a try, no more."""
         for address in addresses:
-            try:
-                self._plan.add(address)
-            except BadAddress as error:
-                self.penalise(link.key, 1, f"peer exchange: {error}")
+            if not self._plan.consider(address):
+                self.penalise(link.key, 1, f"peer exchange: {address[:80]!r} can't be dialled")
 
     # --- What gossip asks ----------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 
 import structlog
 import trio
@@ -97,18 +98,17 @@ async def open_network(
                 if missing:
                     raise ListenFailed(f"can't listen on {', '.join(missing)}")
                 await network.pubsub.join()
-                nursery.start_soon(_upkeep, network, plan, address_book, jitter, clock)
+                nursery.start_soon(
+                    partial(
+                        keep_connected, network, plan, address_book=address_book, jitter=jitter, clock=clock
+                    )
+                )
+                if mdns:
+                    # Imported only where it is wanted: zeroconf costs start-up time.
+                    from p2p_node.network.libp2p.mdns import advertise_and_browse
+
+                    nursery.start_soon(advertise_and_browse, network.addresses, plan.consider)
                 yield network
             finally:
                 await network.close()
         nursery.cancel_scope.cancel()
-
-
-async def _upkeep(
-    network: Libp2pNetwork,
-    plan: DialPlan,
-    address_book: AddressBook,
-    jitter: random.Random,
-    clock: Callable[[], int],
-) -> None:
-    await keep_connected(network, plan, address_book=address_book, jitter=jitter, clock=clock)
