@@ -37,7 +37,7 @@ from verification.evidence import (
     check_widening,
 )
 from verification.fraud import Accusation, open_proof
-from verification.receipt_report import Claim, Reader, reading, require
+from verification.receipt_report import Claim, Reader, ReceiptError, reading, require
 from verification.round import Verdict
 
 __all__ = ["SegmentEvidence", "VerifierEvidence", "claims_of", "owed_to", "read_segment"]
@@ -114,7 +114,9 @@ def read_segment(
     verifiers: list[VerifierEvidence] = []
     for index, entry in enumerate(record.verifiers):
         at = f"{step}, verifier {index}"
-        verifier = _read_verifier(entry, contract, commitment, level, opened, reader, at)
+        verifier = _read_verifier(
+            entry, contract, commitment, level=level, opened=opened, reader=reader, step=at
+        )
         require(all(v.peer != verifier.peer for v in verifiers), at, "the same peer verifies twice")
         verifiers.append(verifier)
     accusation = _read_fraud(record, contract, reader, f"{step}: fraud proof")
@@ -150,6 +152,7 @@ def _read_verifier(
     record: VerifierRecord,
     contract: Contract,
     commitment: Signed[Commitment],
+    *,
     level: int,
     opened: Mapping[int, bytes] | None,
     reader: Reader,
@@ -179,8 +182,7 @@ def _read_verifier(
     with reading(f"{step}: reveal"):
         results = check_reveal(commitment, blind, reveal)
     if opened is None:
-        require(False, f"{step}: reveal", "it is revealed although the executor opened nothing")
-        raise AssertionError
+        raise ReceiptError(f"{step}: reveal", "it is revealed although the executor opened nothing")
     differing = tuple(chunk for chunk, digest in results.items() if digest != opened.get(chunk))
     return VerifierEvidence(claim.signer, widening, chunks, True, results, differing)
 
