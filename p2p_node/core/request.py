@@ -65,7 +65,7 @@ class JobRequest:
     execution_ms: int = 300_000
     total_ms: int = 600_000
     attempts_max: int = 4
-    rebids: int = 3
+    rebids: int = 8
     ram_bytes_min: int = 0
     rate_milli_min: int = 0
     exclude: tuple[bytes, ...] = ()

@@ -22,8 +22,10 @@ from protocols.units import input_digest
 
 __all__ = ["Job"]
 
-REBID_MS = 2_000
-"""Pause before an offer that nobody took is made again."""
+REBID_MS = 1_000
+"""Pause before an offer that nobody took is made again; doubles each time, up to REBID_MS_MAX."""
+
+REBID_MS_MAX = 15_000
 
 ACKNOWLEDGE_MS = 2_000
 """How long the receipt waits for payees to confirm their vouchers."""
@@ -207,12 +209,13 @@ class Job:
         return price_to_pay(self._candidates, index, price_max=self.request.price_micros_max)
 
     def _offer_again_or_give_up(self, now_ms: int) -> list[Effect]:
-        in_time = now_ms + REBID_MS < self.created_ms + self.request.queue_ms or bool(self.attempts)
+        pause_ms = min(REBID_MS << (len(self._offers) - 1), REBID_MS_MAX)
+        in_time = now_ms + pause_ms < self.created_ms + self.request.queue_ms or bool(self.attempts)
         if len(self._offers) <= min(self.request.rebids, ATTEMPTS_MAX - 1) and in_time:
             self.state = JobState.BIDDING
             return [
                 Notify(self.id, "no-bids-yet", {"offers": len(self._offers)}),
-                SetTimer(("job", self.id, "rebid"), now_ms + REBID_MS),
+                SetTimer(("job", self.id, "rebid"), now_ms + pause_ms),
             ]
         return self._give_up(now_ms)
 

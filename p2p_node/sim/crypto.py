@@ -1,0 +1,43 @@
+"""Fast stand-ins for Ed25519 and ECVRF, with the same contract, for simulated worlds.
+
+A signature is a keyed hash whose key the whole simulation can derive from the public key. Nobody in
+a simulation forges, so this is enough, and fifty times faster; tests hold it to the same rules as
+the real pair.
+"""
+
+from __future__ import annotations
+
+from protocols.digest import tagged
+
+__all__ = ["SimCrypto", "SimKeys"]
+
+
+class SimKeys:
+    """One simulated peer's key pair."""
+
+    def __init__(self, seed: bytes) -> None:
+        self.public = tagged("p2p-node/sim-public/1", seed)
+
+    def sign(self, message: bytes) -> bytes:
+        """A 64-byte keyed hash."""
+        return tagged("p2p-node/sim-signature/1", self.public, message) * 2
+
+    def vrf_prove(self, alpha: bytes) -> bytes:
+        """80 bytes, the same for the same key and ``alpha``."""
+        return (tagged("p2p-node/sim-vrf/1", self.public, alpha) * 3)[:80]
+
+
+class SimCrypto:
+    """Judges what `SimKeys` made."""
+
+    def verify(self, key: bytes, message: bytes, signature: bytes) -> bool:
+        """Whether the keyed hash is the one for this key and message."""
+        return signature == tagged("p2p-node/sim-signature/1", key, message) * 2
+
+    def vrf_output(self, key: bytes, alpha: bytes, proof: bytes) -> bytes | None:
+        """64 bytes spread by hashing the proof, or None if it isn't this key's."""
+        if proof != (tagged("p2p-node/sim-vrf/1", key, alpha) * 3)[:80]:
+            return None
+        return tagged("p2p-node/sim-vrf-output/1", proof, b"0") + tagged(
+            "p2p-node/sim-vrf-output/1", proof, b"1"
+        )

@@ -1,0 +1,295 @@
+"""The heap simulator: many `NodeCore`s, one clock, one seeded source of bad luck.
+
+Every delivery, timer and run is an event in a heap, ordered by time and then by number, so the same
+seed gives the same trace. Direct frames and gossip may be delayed, lost, doubled or cut off by a
+partition; what honest peers say must still never be rejected by honest peers.
+"""
+
+from __future__ import annotations
+
+import heapq
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from p2p_node.core.node import Act, Capability, NodeCore
+from p2p_node.core.outbox import Transmit, split_frame
+from p2p_node.core.request import JobRequest
+from p2p_node.sim.crypto import SimCrypto, SimKeys
+from p2p_node.sim.workload import SimTask, chunk_digest, derive_unit, recompute
+from protocols.digest import tagged
+from protocols.effects import CancelRun, Execute, Notify, Penalise, Persist, Publish, Recompute, Run, SetTimer
+from protocols.envelope import open_envelope
+from protocols.errors import PeerFault
+from protocols.events import RunChunk, RunEvent, RunFinished, RunOutput, RunRecomputed
+from protocols.limits import LM_CHUNK_UNITS
+from protocols.messages import OpeningRequest
+from protocols.rulings import Ruling
+
+__all__ = ["CHEATS", "Conditions", "Peer", "World"]
+
+CHEATS = ("wrong-result", "withheld-opening", "false-verdict", "silent-verifier", "dead-executor")
+START_MS = 1_700_000_000_000
+NETWORK = "sim"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conditions:
+    """How bad the network is."""
+
+    latency_ms: tuple[int, int] = (5, 80)
+    loss: float = 0.0
+    duplication: float = 0.0
+    gossip_loss: float = 0.0
+    partitions: tuple[tuple[int, int, int], ...] = ()
+    """(from ms, to ms, group size): the first peers are cut off from the rest meanwhile."""
+
+
+@dataclass(slots=True)
+class Peer:
+    """One simulated machine: a core, its timers, its runs, and whether it cheats."""
+
+    index: int
+    core: NodeCore
+    cheat: str = ""
+    timers: dict[tuple[Any, ...], int] = field(default_factory=dict)
+    runs: set[tuple[Any, ...]] = field(default_factory=set)
+    store: dict[tuple[str, bytes], bytes] = field(default_factory=dict)
+    penalties: list[tuple[bytes, int, str]] = field(default_factory=list)
+
+
+class World:
+    """Peers, a clock and a heap of events."""
+
+    def __init__(
+        self,
+        *,
+        seed: int,
+        capabilities: list[Capability],
+        conditions: Conditions | None = None,
+        cheats: dict[int, str] | None = None,
+        neighbours: int = 6,
+        work: SimTask | None = None,
+    ) -> None:
+        """Make a world and start its peers.
+
+        Args:
+            seed: everything random follows from it.
+            capabilities: one for each peer.
+            conditions: how bad the network is.
+            cheats: what some peers do wrong, by index.
+            neighbours: how many peers each one is connected to, for anti-entropy.
+            work: how long simulated work takes.
+        """
+        self.now_ms = START_MS
+        self.conditions = conditions or Conditions()
+        self.work = work or SimTask()
+        self.luck = random.Random(seed)  # noqa: S311 - the point is that it repeats
+        self.peers: list[Peer] = []
+        self.by_key: dict[bytes, Peer] = {}
+        self.notes: list[tuple[int, int, Notify]] = []
+        self.on_step: Callable[[Peer], None] = lambda peer: None
+        self.events_total = 0
+        self.frames_total = 0
+        self.trace = tagged("p2p-node/sim-trace/1", seed.to_bytes(8, "little", signed=True))
+        self._heap: list[tuple[int, int, Callable[[], None]]] = []
+        self._number = 0
+        crypto = SimCrypto()
+        for index, capability in enumerate(capabilities):
+            name = index.to_bytes(4, "little")
+            keys = SimKeys(tagged("p2p-node/sim-seed/1", seed.to_bytes(8, "little", signed=True), name))
+            core = NodeCore(
+                keys=keys,
+                crypto=crypto,
+                secret=tagged("p2p-node/sim-secret/1", keys.public),
+                network=NETWORK,
+                capability=capability,
+                jitter=random.Random(seed * 1_000_003 + index),  # noqa: S311
+            )
+            peer = Peer(index, core, (cheats or {}).get(index, ""))
+            self.peers.append(peer)
+            self.by_key[core.key] = peer
+        for peer in self.peers:
+            self.at(self.luck.randint(0, 200), lambda peer=peer: self._start(peer, neighbours))
+
+    # --- Driving ---------------------------------------------------------------------------------
+
+    def at(self, after_ms: int, action: Callable[[], None]) -> None:
+        """Do ``action`` ``after_ms`` from now."""
+        self._number += 1
+        heapq.heappush(self._heap, (self.now_ms + max(0, after_ms), self._number, action))
+
+    def submit(self, peer: Peer, request: JobRequest) -> bytes:
+        """Have a peer offer a job now; returns the job's id."""
+        nonce = self.luck.randbytes(16)
+        job_id, acts = peer.core.submit(request, nonce=nonce, now_ms=self.now_ms)
+        self._perform(peer, acts)
+        return job_id
+
+    def run(self, *, until_ms: int, stop: Callable[[], bool] = lambda: False) -> None:
+        """Go on until ``until_ms`` after the start, or until ``stop`` says so."""
+        while self._heap and self._heap[0][0] <= START_MS + until_ms and not stop():
+            self.now_ms, number, action = heapq.heappop(self._heap)
+            self.events_total += 1
+            self.trace = tagged("p2p-node/sim-trace/1", self.trace, f"{self.now_ms}:{number}".encode())
+            action()
+
+    def crash(self, peer: Peer) -> None:
+        """A peer vanishes: nothing reaches it or leaves it any more."""
+        peer.cheat = "dead"
+        peer.timers.clear()
+        peer.runs.clear()
+
+    def _start(self, peer: Peer, neighbours: int) -> None:
+        self._perform(peer, peer.core.start(self.now_ms))
+        others = [other for other in self.peers if other is not peer]
+        for other in self.luck.sample(others, min(neighbours, len(others))):
+            self._perform(peer, peer.core.peer_connected(other.core.key, self.now_ms))
+            self._perform(other, other.core.peer_connected(peer.core.key, self.now_ms))
+
+    # --- Performing acts -------------------------------------------------------------------------
+
+    def _perform(self, peer: Peer, acts: list[Act]) -> None:
+        for act in acts:
+            match act:
+                case Transmit(to, frame):
+                    self._transmit(peer, to, frame)
+                case Publish(topic, message):
+                    self._publish(peer, topic, message.raw)
+                case SetTimer(key, at_ms):
+                    self._set_timer(peer, key, at_ms)
+                case Run(key, task):
+                    self._run(peer, key, task)
+                case CancelRun(key):
+                    peer.runs.discard(key)
+                case Persist(table, key, value):
+                    if value is None:
+                        peer.store.pop((table, key), None)
+                    else:
+                        peer.store[(table, key)] = value
+                case Penalise(offender, points, reason):
+                    peer.penalties.append((offender, points, reason))
+                case Notify():
+                    self.notes.append((self.now_ms, peer.index, act))
+        if peer.cheat != "dead":
+            self.on_step(peer)
+
+    def _set_timer(self, peer: Peer, key: tuple[Any, ...], at_ms: int) -> None:
+        peer.timers[key] = at_ms
+
+        def fire() -> None:
+            if peer.timers.get(key) == at_ms:
+                del peer.timers[key]
+                self._perform(peer, peer.core.timer_fired(key, self.now_ms))
+
+        self.at(at_ms - self.now_ms, fire)
+
+    # --- Network ---------------------------------------------------------------------------------
+
+    def _is_cut(self, one: Peer, other: Peer) -> bool:
+        elapsed = self.now_ms - START_MS
+        return any(
+            start <= elapsed < end and (one.index < size) != (other.index < size)
+            for start, end, size in self.conditions.partitions
+        )
+
+    def _copies(self, loss: float) -> int:
+        if self.luck.random() < loss:
+            return 0
+        return 2 if self.luck.random() < self.conditions.duplication else 1
+
+    def _transmit(self, sender: Peer, to: bytes, frame: bytes) -> None:
+        receiver = self.by_key.get(to)
+        if receiver is None or sender.cheat == "dead" or self._is_cut(sender, receiver):
+            return
+        for _ in range(self._copies(self.conditions.loss)):
+            self.frames_total += 1
+            self.at(
+                self.luck.randint(*self.conditions.latency_ms),
+                lambda: self._deliver_frame(receiver, sender, frame),
+            )
+
+    def _deliver_frame(self, receiver: Peer, sender: Peer, frame: bytes) -> None:
+        if receiver.cheat == "dead" or self._is_cut(sender, receiver):
+            return
+        if receiver.cheat == "withheld-opening" and _is_opening_request(frame):
+            return
+        self._perform(receiver, receiver.core.frame_received(sender.core.key, frame, self.now_ms))
+
+    def _publish(self, sender: Peer, topic: str, data: bytes) -> None:
+        if sender.cheat == "dead":
+            return
+        low, high = self.conditions.latency_ms
+        for receiver in self.peers:
+            if receiver is sender or self._is_cut(sender, receiver):
+                continue
+            for _ in range(self._copies(self.conditions.gossip_loss)):
+                # A flood takes a few hops.
+                hops = self.luck.randint(1, 3)
+                self.at(
+                    self.luck.randint(low, high) * hops,
+                    lambda receiver=receiver: self._deliver_gossip(receiver, sender, topic, data),
+                )
+
+    def _deliver_gossip(self, receiver: Peer, sender: Peer, topic: str, data: bytes) -> None:
+        if receiver.cheat == "dead" or self._is_cut(sender, receiver):
+            return
+        ruling, why = receiver.core.judge(topic, data, self.now_ms)
+        if ruling is Ruling.ACCEPT:
+            acts = receiver.core.gossip_received(topic, data, sender.core.key, self.now_ms)
+            self._perform(receiver, acts)
+        elif ruling is Ruling.REJECT:
+            receiver.penalties.append((sender.core.key, 10, why))
+
+    # --- Work ------------------------------------------------------------------------------------
+
+    def _run(self, peer: Peer, key: tuple[Any, ...], task: Execute | Recompute) -> None:
+        peer.runs.add(key)
+        if isinstance(task, Recompute):
+            if peer.cheat == "silent-verifier" and key[0] == "verify":
+                return
+            lies = peer.cheat == "false-verdict" and key[0] == "verify"
+            digests = recompute(task, chunk_units=LM_CHUNK_UNITS, variant=b"lie" if lies else b"")
+            self.at(self.work.recompute_ms, lambda: self._report(peer, RunRecomputed(key, digests, 1_000)))
+            return
+        if peer.cheat == "dead-executor":
+            return
+        self._execute(peer, key, task)
+
+    def _execute(self, peer: Peer, key: tuple[Any, ...], task: Execute) -> None:
+        units_max = self._units_max(peer, key)
+        units = [*task.prefix, *(derive_unit(task.input, i) for i in range(len(task.prefix), units_max))]
+        variant = b"cheap" if peer.cheat == "wrong-result" else b""
+        delay = 0
+        for first in range(len(task.prefix), units_max, LM_CHUNK_UNITS):
+            end = min(units_max, first + LM_CHUNK_UNITS)
+            delay += (end - first) * self.work.unit_ms
+            output = RunOutput(key, first, tuple(units[first:end]))
+            chunk = first // LM_CHUNK_UNITS
+            digest = chunk_digest(task, units[:end], chunk, chunk_units=LM_CHUNK_UNITS, variant=variant)
+            done = RunChunk(key, chunk, digest)
+            self.at(delay, lambda output=output: self._report(peer, output))
+            self.at(delay, lambda done=done: self._report(peer, done))
+        self.at(delay, lambda: self._report(peer, RunFinished(key, units_max, 1_000)))
+
+    @staticmethod
+    def _units_max(peer: Peer, key: tuple[Any, ...]) -> int:
+        return peer.core.provider.engagements[key[1]].award.body.units_max
+
+    def _report(self, peer: Peer, event: RunEvent) -> None:
+        if event.key in peer.runs and peer.cheat != "dead":
+            if isinstance(event, RunFinished | RunRecomputed):
+                peer.runs.discard(event.key)
+            self._perform(peer, peer.core.run_event(event, self.now_ms))
+
+
+def _is_opening_request(frame: bytes) -> bool:
+    try:
+        is_ack, raw = split_frame(frame)
+        if is_ack:
+            return False
+        message = open_envelope(raw, network=NETWORK, crypto=SimCrypto())
+    except PeerFault:
+        return False
+    return isinstance(message.body, OpeningRequest)
