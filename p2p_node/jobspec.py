@@ -19,10 +19,10 @@ from p2p_node.yamltree import (
     Field,
     choice,
     duration_ms,
-    find,
     identifier,
     integer,
     integer_or,
+    line_of,
     listing,
     mapping,
     milli,
@@ -198,9 +198,14 @@ def _check_together(spec: JobSpec, root: yaml.Node) -> None:
     if auction.mode == "auction":
         bounds.append(("auction.window", auction.window_ms, "timeouts.queue", timeouts.queue_ms))
     for inner, inner_ms, outer, outer_ms in bounds:
-        if inner_ms > outer_ms:
-            line = find(root, inner).start_mark.line + 1
+        if inner_ms <= outer_ms:
+            continue
+        # Blame what the client wrote, not a default.
+        if line := line_of(root, inner):
             raise Fault(line, inner, f"must be at most {outer} ({outer_ms}ms)", f"{inner_ms}ms")
+        raise Fault(
+            line_of(root, outer) or 1, outer, f"must be at least {inner} ({inner_ms}ms)", f"{outer_ms}ms"
+        )
 
 
 def _peer(node: yaml.Node, path: str) -> bytes:

@@ -81,7 +81,6 @@ class Store:
         except BaseException:
             connection.close()
             raise
-        path.chmod(0o600)
         return store
 
     def __enter__(self) -> Store:

@@ -25,10 +25,10 @@ __all__ = [
     "Reader",
     "choice",
     "duration_ms",
-    "find",
     "identifier",
     "integer",
     "integer_or",
+    "line_of",
     "listing",
     "mapping",
     "milli",
@@ -111,17 +111,15 @@ def parse(document: bytes) -> yaml.Node:
     return root
 
 
-def find(root: yaml.Node, field: str) -> yaml.Node:
-    """The node at a dotted path, or the nearest one above it that is there."""
+def line_of(root: yaml.Node, field: str) -> int | None:
+    """The line of the value at a dotted path, from 1, or None if the document doesn't give it."""
     node = root
     for name in field.split("."):
-        if not isinstance(node, yaml.MappingNode):
-            return node
         inner = [value for key, value in node.value if key.value == name]
         if not inner:
-            return node
+            return None
         node = inner[0]
-    return node
+    return node.start_mark.line + 1
 
 
 def mapping(make: Callable[..., _T], fields: Mapping[str, Field]) -> Reader[_T]:

@@ -14,7 +14,7 @@ from p2p_node.errors import UserError
 
 __all__ = ["PASSPHRASE_ENVIRONMENT", "datadir_option", "output_option", "passphrase", "password_file_option"]
 
-PASSPHRASE_ENVIRONMENT = "P2P_NODE_PASSPHRASE"
+PASSPHRASE_ENVIRONMENT = "P2P_NODE_PASSPHRASE"  # noqa: S105 - a name, not a secret
 _PASSPHRASE_BYTES_MAX = 4_096
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -75,6 +75,6 @@ def passphrase(password_file: Path | None, *, confirm: bool = False) -> str:
         return os.environ[PASSPHRASE_ENVIRONMENT]
     if not sys.stdin.isatty():
         raise UserError(
-            f"no passphrase: give --password-file or {PASSPHRASE_ENVIRONMENT}, as there is no terminal to ask on"
+            f"no passphrase, and no terminal to ask on: give --password-file or {PASSPHRASE_ENVIRONMENT}"
         )
     return str(click.prompt("Passphrase", hide_input=True, confirmation_prompt=confirm, err=True))
