@@ -1,7 +1,7 @@
 """What a node and its worker process say to each other: MessagePack values, one after another, on two pipes.
 
-The node's side of the pipe is trusted, the worker's isn't: it may be running a stranger's job, so what it says
-is read with bounds and by type. Importable without torch.
+The node's side of the pipe is trusted, the worker's isn't: it may be running a stranger's job, so what it
+says is read with bounds and by type. Importable without torch.
 """
 
 from __future__ import annotations
@@ -159,8 +159,8 @@ class Failed(_Frame, frozen=True):
 
     Args:
         run: which.
-        reason: ``model-refused``, ``input-refused``, ``numerics-refused``, ``out-of-memory``, ``cancelled`` or
-            ``crashed``.
+        reason: ``model-refused``, ``input-refused``, ``numerics-refused``, ``out-of-memory``, ``cancelled``,
+            ``crashed``, or from the supervisor ``worker-died``.
         detail: the rule and the value.
     """
 
@@ -189,7 +189,9 @@ class FrameReader:
 
     def __init__(self, kind: Any) -> None:
         self._kind = kind
-        self._unpacker = msgpack.Unpacker(max_buffer_size=BUFFER_BYTES_MAX, raw=False, use_list=True)
+        self._unpacker = msgpack.Unpacker(  # type: ignore[attr-defined, no-untyped-call]
+            max_buffer_size=BUFFER_BYTES_MAX, raw=False, use_list=True
+        )
 
     def feed(self, data: bytes) -> Iterator[Any]:
         """Add bytes; yields the frames they complete.
@@ -198,7 +200,7 @@ class FrameReader:
             MalformedFrame: the bytes are no frame of this direction, or one frame exceeds the buffer.
         """
         try:
-            self._unpacker.feed(data)
+            self._unpacker.feed(data)  # type: ignore[no-untyped-call]
             for value in self._unpacker:
                 yield msgspec.convert(value, self._kind)
         except (msgpack.UnpackException, msgspec.ValidationError, ValueError) as error:

@@ -24,22 +24,17 @@ _DESCRIPTORS_CLOSED_TO = 4096
 def protect_pipes() -> tuple[int, int]:
     """Take the command and event pipes off descriptors 0 and 1 and close everything else that was inherited.
 
-    A library that prints then writes to stderr instead of into the frames, and one that reads stdin sees its end.
+    A library that prints then writes to stderr instead of into the frames; one that reads stdin sees its end.
 
     Returns:
         Descriptors to read commands from and to write events to.
     """
+    os.closerange(3, _DESCRIPTORS_CLOSED_TO)
     commands, events = os.dup(0), os.dup(1)
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     os.dup2(2, 1)
-    keep = {0, 1, 2, commands, events}
-    for descriptor in range(3, _DESCRIPTORS_CLOSED_TO):
-        if descriptor not in keep:
-            try:
-                os.close(descriptor)
-            except OSError:
-                continue
+    os.close(null)
     return commands, events
 
 

@@ -1,8 +1,8 @@
 """The process that runs models: ``python -m workloads.worker``.
 
 It reads commands (`workloads.frames`) on a thread, so that a run can be cancelled and a vanished node noticed
-in the middle of it, and does one run at a time on the main thread, first come, first served. Models stay loaded
-between runs. Nothing a run does ends the process; what ends it is the node.
+in the middle of it, and does one run at a time on the main thread, first come, first served. Models stay
+loaded between runs. Nothing a run does ends the process; what ends it is the node.
 """
 
 from __future__ import annotations
@@ -247,7 +247,7 @@ def main() -> None:
     import workloads.lm.generate  # noqa: F401
 
     torch.set_num_threads(arguments.threads)
-    outbox.send(Ready(os.getpid(), torch.__version__, round((time.monotonic() - started) * 1000)))
+    outbox.send(Ready(os.getpid(), str(torch.__version__), round((time.monotonic() - started) * 1000)))
     _serve(inbox, outbox, _Models(arguments.models_max))
 
 

@@ -56,7 +56,7 @@ def rotate_inplace(heads: Float64, cosines: Float64, sines: Float64) -> None:
     halves += turned
 
 
-def attend(
+def attend(  # noqa: PLR0917
     mixed: Float64,
     cache: LayerCache,
     start: int,

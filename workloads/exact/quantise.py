@@ -78,7 +78,7 @@ def rounders(x: Float64, bits: int) -> Float64:
 
 
 def quantise(x: Float64, bits: int) -> Float64:
-    """Round each row of ``x`` (..., inner) to ``bits`` magnitude bits of its own scale; returns a new array."""
+    """Round each row of ``x`` (..., inner) to ``bits`` magnitude bits of its own scale, as a new array."""
     constants = rounders(x, bits)
     rounded = x + constants
     rounded -= constants

@@ -1,4 +1,6 @@
-"""The same decoder in exact arithmetic: one set of bits for decode, prefill, any batch, thread count and machine.
+"""The same decoder in exact arithmetic: one set of bits, however and wherever it is run.
+
+Decode, prefill, any split, batch, thread count and machine agree.
 
 The profile, so that another implementation can be written:
 

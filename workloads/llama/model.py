@@ -91,7 +91,7 @@ class _Layer:
         self._attention_norm = weights[prefix + "input_layernorm.weight"]
         self._mlp_norm = weights[prefix + "post_attention_layernorm.weight"]
 
-    def attend(
+    def attend(  # noqa: PLR0917
         self,
         hidden: Tensor,
         cosines: Tensor,
@@ -104,9 +104,8 @@ class _Layer:
         batch, count, _ = hidden.shape
         normed = F.rms_norm(hidden, (c.hidden_size,), self._attention_norm, c.rms_norm_eps)
         mixed = F.linear(normed, self._query_key_value).view(batch, count, -1, c.head_dim).transpose(1, 2)
-        query, key, value = mixed.split(
-            (c.num_attention_heads, c.num_key_value_heads, c.num_key_value_heads), dim=1
-        )
+        queries, keys = c.num_attention_heads, c.num_key_value_heads
+        query, key, value = torch.split(mixed, [queries, keys, keys], dim=1)
         query, key = _rotate(query, cosines, sines), _rotate(key, cosines, sines)
         if cache is not None:
             stop = cache.length + count

@@ -1,8 +1,8 @@
 """Running ``lm.generate``: streaming tokens with a digest for every 32 of them, and deriving those again.
 
-A chunk's digest covers its tokens and the final hidden state each was drawn from. Whoever recomputes a chunk
-runs one prefill over prompt and claimed output and draws every token of it anew. So a cheap model shows in the
-hidden states, and tokens of a cheap model under honest hidden states show in the draw.
+A chunk's digest covers its tokens and the final hidden state each was drawn from. Whoever recomputes a
+chunk runs one prefill over prompt and claimed output and draws every token of it anew. So a cheap model shows
+in the hidden states, and tokens of a cheap model under honest hidden states show in the draw.
 """
 
 from __future__ import annotations
@@ -29,7 +29,12 @@ __all__ = ["LmExecutor", "Outcome"]
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a generation ended: output tokens in all, prefix included, and ``length``, ``stop`` or ``cancelled``."""
+    """How a generation ended.
+
+    Args:
+        units_total: output tokens, the prefix included.
+        reason: ``length``, ``stop`` or ``cancelled``.
+    """
 
     units_total: int
     reason: str
@@ -80,8 +85,8 @@ class LmExecutor:
 
         Args:
             job: what to generate.
-            prefix: output tokens that exist already, whole chunks of them; the output goes on after them as if
-                it had never stopped.
+            prefix: output tokens that exist already, whole chunks of them; the output goes on after them as
+                if it had never stopped.
             on_units: called with the position of the first new token and the new tokens.
             on_chunk: called with a chunk's number and digest once its last token is out.
             should_stop: asked before every token.

@@ -62,7 +62,8 @@ class LmInput(Wire, frozen=True, array_like=True, forbid_unknown_fields=True):
         total = len(self.prompt) + self.max_tokens
         if total > positions:
             raise InputRefused(
-                f"prompt of {len(self.prompt)} and max_tokens={self.max_tokens} need {total} positions of {positions}"
+                f"prompt of {len(self.prompt)} and max_tokens={self.max_tokens} need {total} positions, "
+                f"more than {positions}"
             )
 
 

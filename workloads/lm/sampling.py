@@ -1,8 +1,8 @@
 """Choosing tokens so that anybody with the logits can choose them again.
 
-The noise of an output position is a hash of the job's seed and that position, so there is no generator whose
-state could be lost or chosen. Probabilities are rounded to integers, and the draw is integer arithmetic: equal
-logits give equal tokens on every machine.
+The noise of an output position is a hash of the job's seed and that position, so there is no generator
+whose state could be lost or chosen. Probabilities are rounded to integers, and the draw is integer
+arithmetic: equal logits give equal tokens on every machine.
 """
 
 from __future__ import annotations
