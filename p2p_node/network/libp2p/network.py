@@ -286,7 +286,14 @@ class Libp2pNetwork:
                 await self._disconnect(peer_id_of(link.key))
         log.info("link ended", peer=short_id(link.key), reason=str(link.failure or "closed"))
         if link.up.is_set():
-            await self._events.send(PeerDisconnected(link.key))
+            await self._announce(PeerDisconnected(link.key))
+
+    async def _announce(self, event: NetworkEvent) -> None:
+        # Who is there is never dropped: a runtime that doesn't know can't recover.
+        try:
+            await self._events.send(event)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            log.debug("event after the end", kind=type(event).__name__)
 
     async def _disconnect(self, remote: ID) -> None:
         with last_words(CLOSE_S):
@@ -347,18 +354,15 @@ class Libp2pNetwork:
         others = [other.address for other in self._links.values() if other is not link and other.up.is_set()]
         link.send_peers([address for address in others if address][:PEER_EXCHANGE_ADDRESSES_MAX])
         log.info("link up", peer=short_id(link.key), address=link.address, direction=link.direction)
-        await self._events.send(PeerConnected(link.key, link.address))
+        await self._announce(PeerConnected(link.key, link.address))
 
     async def link_frame(self, link: Link, payload: bytes) -> None:
         """Hand an application frame to the runtime."""
         event = FrameReceived(link.key, payload)
-        try:
-            self._events.send_nowait(event)
-        except trio.WouldBlock:
-            with trio.move_on_after(EVENT_WAIT_S) as waiting:
-                await self._events.send(event)
-            if waiting.cancelled_caught:
-                log.error("frame dropped: events aren't drained", peer=short_id(link.key))
+        with trio.move_on_after(EVENT_WAIT_S) as waiting:
+            await self._announce(event)
+        if waiting.cancelled_caught:
+            log.error("frame dropped: events aren't drained", peer=short_id(link.key))
 
     def link_peers(self, link: Link, addresses: list[str]) -> None:
         """Candidates from another peer's mouth: worth a try, no more."""
@@ -403,8 +407,10 @@ class Libp2pNetwork:
             return
         try:
             self._events.send_nowait(GossipReceived(topic, data, key))
-        except (trio.WouldBlock, trio.BrokenResourceError, trio.ClosedResourceError):
+        except trio.WouldBlock:
             log.error("gossip dropped: events aren't drained", topic=topic)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            log.debug("gossip after the end", topic=topic)
 
     def fault(self, peer: Any, points: int, reason: str) -> None:
         """Charge a peer, named by key or libp2p id."""
