@@ -35,12 +35,15 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("venv")
     venv.create(home, with_pip=False, symlinks=True)
     site = Path(sysconfig.get_path("purelib", vars={"base": str(home)}))
-    subprocess.run(
-        [sys.executable, "-m", "pip", "--python", str(home / "bin" / "python"), "install"]
-        + ["--no-deps", "--no-index", "--quiet", "--disable-pip-version-check", str(wheel)],
-        check=True,
-        capture_output=True,
-    )
+    pip = [
+        sys.executable,
+        "-m",
+        "pip",
+        "--disable-pip-version-check",
+        "--python",
+        str(home / "bin" / "python"),
+    ]
+    subprocess.run([*pip, "install", "--no-deps", "--no-index", str(wheel)], check=True, capture_output=True)
     before = {entry.name for entry in site.iterdir()}
     assert before == PACKAGES | {DIST_INFO}
     # A plain path line adds the directory without running its own .pth files, so neither
