@@ -28,7 +28,6 @@ EXAMPLE = Path(__file__).parents[2] / "examples" / "verse.yaml"
 def no_passphrase_around(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("P2P_NODE_PASSPHRASE", raising=False)
     monkeypatch.delenv("P2P_NODE_DATADIR", raising=False)
-    monkeypatch.setattr(keystore, "SCRYPT_LOG2_N", 4)
 
 
 def call(*arguments: str, code: int = 0, text: str = "") -> Result:
