@@ -22,13 +22,22 @@ from libp2p.peer.id import ID
 from libp2p.pubsub.gossipsub import GossipSub
 from libp2p.pubsub.pb import rpc_pb2
 from libp2p.pubsub.rpc_queue import RpcQueue
+from libp2p.stream_muxer.yamux.yamux import YamuxStream
 from multiaddr.multiaddr import Multiaddr
 
 from p2p_node.network.libp2p.admission import Admission
 from p2p_node.network.shielding import last_words
 from protocols.limits import SEEN_MESSAGES_MAX, STREAMS_PER_CONNECTION_MAX
 
-__all__ = ["MendedGossipSub", "MendedHost", "MendedSwarm", "RecentlySeen", "RoomyRpcQueue", "install"]
+__all__ = [
+    "MendedGossipSub",
+    "MendedHost",
+    "MendedSwarm",
+    "RecentlySeen",
+    "RoomyRpcQueue",
+    "WindowOverrun",
+    "install",
+]
 
 log = structlog.get_logger(__name__)
 
@@ -53,6 +62,23 @@ def install() -> None:
     pubsub_module.RpcQueue = RoomyRpcQueue  # type: ignore[attr-defined, assignment]
     # Fault: every dial waits 250 ms for a rival transport that we don't have.
     swarm_module._HAPPY_EYEBALLS_DELAY = _HAPPY_EYEBALLS_DELAY_S
+    # Fault: a peer that ignores its window fills our memory; upstream logs it and keeps the bytes.
+    YamuxStream.recv_window = property(_remaining_window, _set_remaining_window)  # type: ignore[assignment]
+
+
+class WindowOverrun(trio.TooSlowError):
+    """A peer sent more than its window. Of all exceptions, Yamux ends a connection only for this one's base."""
+
+
+def _remaining_window(stream: YamuxStream) -> int:
+    remaining: int = stream.__dict__["_remaining_window"]
+    return remaining
+
+
+def _set_remaining_window(stream: YamuxStream, remaining: int) -> None:
+    if remaining < 0:
+        raise WindowOverrun(f"peer overran its window on stream {stream.stream_id} by {-remaining} bytes")
+    stream.__dict__["_remaining_window"] = remaining
 
 
 class RecentlySeen:

@@ -1,0 +1,79 @@
+"""The fast path changes how often, never what."""
+
+from __future__ import annotations
+
+import random
+
+import trio
+import trio.testing
+from libp2p.io.trio import TrioTCPStream
+
+from p2p_node.network.libp2p import speed
+from p2p_node.network.port import FrameReceived
+from tests.network.hosts import join, network, next_event
+
+
+class TwoSided:
+    """A memory stream with the one method that libp2p asks of a socket."""
+
+    def __init__(self, chunks: list[bytes]) -> None:
+        self._chunks = chunks
+
+    async def receive_some(self, size: int | None = None) -> bytes:
+        await trio.lowlevel.checkpoint()
+        return self._chunks.pop(0) if self._chunks else b""
+
+
+async def test_buffered_reads_return_the_same_bytes() -> None:
+    speed.install()
+    rng = random.Random(4)
+    whole = rng.randbytes(50_000)
+    cuts = sorted(rng.sample(range(1, len(whole)), 40))
+    chunks = [whole[start:end] for start, end in zip([0, *cuts], [*cuts, len(whole)], strict=True)]
+    stream = TrioTCPStream(TwoSided(chunks))  # type: ignore[arg-type]
+    read = bytearray()
+    while piece := await stream.read(rng.choice([1, 2, 100, 5_000, None])):
+        read += piece
+    assert bytes(read) == whole
+    assert await stream.read(0) == b""
+
+
+async def test_credit_returned_is_what_was_read_and_one_growth() -> None:
+    speed.install()
+    sent: list[int] = []
+
+    class Stream:
+        _pending_recv_release = 0
+        target_recv_window = recv_window = speed.DEFAULT_WINDOW_SIZE
+
+        async def send_window_update(self, increment: int) -> None:
+            sent.append(increment)
+
+    stream = Stream()
+    rng = random.Random(5)
+    total = 0
+    for _ in range(5_000):
+        size = rng.randrange(1, 60_000)
+        total += size
+        await speed._update_window_seldom(stream, bytes_read=size)  # type: ignore[arg-type]
+    growth = speed.WINDOW_BYTES - speed.DEFAULT_WINDOW_SIZE
+    assert sum(sent) == total + growth - stream._pending_recv_release
+    assert 0 <= stream._pending_recv_release < speed.WINDOW_BYTES // 4
+    assert len(sent) < 5_000 / 10
+
+
+async def test_a_long_transfer_arrives_whole() -> None:
+    rng = random.Random(6)
+    frames = [rng.randbytes(rng.choice([10, 1_000, 65_519, 65_536, 300_000, 1_000_000])) for _ in range(60)]
+    async with network(1) as one, network(2) as two:
+        await join(one, two)
+        async with trio.open_nursery() as nursery:
+
+            async def send() -> None:
+                for frame in frames:
+                    while not await one.send(two.local_key, frame):  # noqa: ASYNC110
+                        await trio.sleep(0.01)
+
+            nursery.start_soon(send)
+            for frame in frames:
+                assert (await next_event(two, FrameReceived)).data == frame
