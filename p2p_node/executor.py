@@ -1,0 +1,105 @@
+"""Runs the core's tasks in supervised worker processes, and translates their frames into events.
+
+Executions and recomputations have workers of their own: a verifier must answer while its machine is
+busy with a long job, or it would seem to be silent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from p2p_node.workers import WorkerPool
+from protocols.effects import Execute, Recompute
+from protocols.events import RunChunk, RunEvent, RunFailed, RunFinished, RunOutput, RunRecomputed
+from workloads import frames
+
+__all__ = ["ModelPlace", "WorkerExecutor"]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelPlace:
+    """Where a model lies on this machine."""
+
+    name: str
+    path: Path
+    digest: bytes
+
+
+class WorkerExecutor:
+    """An executor over pools of worker processes."""
+
+    def __init__(
+        self,
+        working: WorkerPool,
+        checking: WorkerPool,
+        models: Mapping[bytes, ModelPlace],
+        *,
+        cheat: str = "",
+    ) -> None:
+        """Run the models in ``models``, by digest.
+
+        Args:
+            working: workers for executions.
+            checking: workers for recomputations.
+            models: what can be run.
+            cheat: how executions (never recomputations) deviate, for hostile test peers.
+        """
+        self._working = working
+        self._checking = checking
+        self._models = models
+        self._cheat = cheat
+        self._runs: dict[tuple[Any, ...], tuple[WorkerPool, int]] = {}
+
+    def start(
+        self, key: tuple[Any, ...], task: Execute | Recompute, report: Callable[[RunEvent], None]
+    ) -> None:
+        """Queue a task; see `p2p_node.runtime.Executor`."""
+        place = self._models.get(task.model)
+        if place is None:
+            report(RunFailed(key, "model", "this peer doesn't have the model"))
+            return
+        work: frames.Generate | frames.Recompute
+        if isinstance(task, Execute):
+            pool = self._working
+            model = frames.ModelRef(str(place.path), task.model, task.profile, self._cheat)
+            work = frames.Generate(0, model, task.input, task.prefix)
+        else:
+            pool = self._checking
+            model = frames.ModelRef(str(place.path), task.model, task.profile)
+            work = frames.Recompute(0, model, task.input, task.units, task.chunks)
+
+        def on_event(event: frames.Event) -> None:
+            if key not in self._runs:
+                return  # Cancelled.
+            translated = _translate(key, event)
+            if isinstance(translated, RunFinished | RunRecomputed | RunFailed):
+                del self._runs[key]
+            if translated is not None:
+                report(translated)
+
+        self._runs[key] = (pool, pool.start_run(work, on_event))
+
+    def cancel(self, key: tuple[Any, ...]) -> None:
+        """Stop a task."""
+        started = self._runs.pop(key, None)
+        if started is not None:
+            pool, number = started
+            pool.cancel(number)
+
+
+def _translate(key: tuple[Any, ...], event: frames.Event) -> RunEvent | None:
+    match event:
+        case frames.Output(_, first_unit, units):
+            return RunOutput(key, first_unit, units)
+        case frames.ChunkDone(_, chunk, digest):
+            return RunChunk(key, chunk, digest)
+        case frames.Finished(_, units_total, _, cpu_us):
+            return RunFinished(key, units_total, cpu_us)
+        case frames.Recomputed(_, digests, cpu_us):
+            return RunRecomputed(key, digests, cpu_us)
+        case frames.Failed(_, reason, detail):
+            return RunFailed(key, reason, detail)
+    return None

@@ -1,0 +1,361 @@
+"""Jobs as a client sees them: from a job file to the protocol's request, and what has happened since.
+
+The core speaks in units and digests; here they become text and events that a terminal can show.
+Summaries survive a restart; a job that was open then has ended, and says so.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import trio
+
+from p2p_node.core.request import FINAL_STATES, JobRequest, JobState
+from p2p_node.errors import UserError
+from p2p_node.executor import ModelPlace
+from p2p_node.jobspec import JobSpec
+from p2p_node.runtime import Runtime
+from p2p_node.store import Store
+from protocols.effects import Notify, Persist
+from protocols.identity import peer_id
+from protocols.limits import SEGMENT_CHUNKS_MAX
+from workloads.errors import WorkloadRefused
+from workloads.lm.input import LmInput, encode_input
+from workloads.lm.tokenizer import TextTokenizer
+
+__all__ = ["JobBook", "JobRecord", "build_request"]
+
+RECORDS_MAX = 1_000
+EVENTS_PER_JOB_MAX = 20_000
+SUBSCRIBER_EVENTS_MAX = 20_000
+_PEER_FIELDS = frozenset({"peer", "requester", "executor", "accused", "accuser"})
+
+
+@dataclass(slots=True)
+class JobRecord:
+    """One job's story so far."""
+
+    id: bytes
+    name: str
+    created_ms: int
+    spec: dict[str, Any]
+    state: str = JobState.BIDDING.value
+    reason: str = ""
+    units: list[int] = field(default_factory=list)
+    text: str = ""
+    finished_ms: int = 0
+    events: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def is_final(self) -> bool:
+        """Whether nothing more will happen."""
+        return JobState(self.state) in FINAL_STATES
+
+    def summary(self) -> dict[str, Any]:
+        """What a list shows."""
+        return {
+            "id": self.id.hex(),
+            "name": self.name,
+            "state": self.state,
+            "reason": self.reason,
+            "created_ms": self.created_ms,
+            "finished_ms": self.finished_ms,
+            "units": len(self.units),
+            "text": self.text,
+            "spec": self.spec,
+        }
+
+
+def build_request(
+    spec: JobSpec, models: Mapping[str, ModelPlace], tokenizers: Mapping[str, TextTokenizer]
+) -> JobRequest:
+    """The protocol's request for a job file.
+
+    Args:
+        spec: a valid job file.
+        models: local models by name.
+        tokenizers: their tokenizers by name.
+
+    Raises:
+        UserError: a model nobody here knows, or a prompt that the workload refuses.
+    """
+    task = spec.task
+    place = models.get(task.model)
+    if place is None:
+        raise UserError(f"task.model: {task.model!r} isn't known here; known: {', '.join(sorted(models))}")
+    prompt = tokenizers[task.model].encode(task.prompt)
+    try:
+        data = encode_input(
+            LmInput(
+                prompt=prompt,
+                max_tokens=task.max_tokens,
+                seed=task.seed,
+                temperature_milli=task.temperature_milli,
+                top_k=task.top_k,
+            )
+        )
+    except WorkloadRefused as error:
+        raise UserError(f"task: {error}") from error
+    return JobRequest(
+        name=spec.name,
+        workload=task.workload,
+        model=place.digest,
+        profile=spec.verify.profile,
+        input=data,
+        input_units=len(prompt),
+        units_max=task.max_tokens,
+        mode=spec.auction.mode,
+        window_ms=spec.auction.window_ms,
+        price_micros_max=spec.auction.price_micros_max,
+        expected_verifiers_milli=spec.verify.verifiers * 1_000,
+        samples=spec.verify.chunks or SEGMENT_CHUNKS_MAX,
+        answer_ms=spec.verify.reveal_ms,
+        queue_ms=spec.timeouts.queue_ms,
+        execution_ms=spec.timeouts.execution_ms,
+        total_ms=spec.timeouts.total_ms,
+        attempts_max=spec.retry.retries + 1,
+        rebids=spec.auction.rebids,
+        ram_bytes_min=spec.resources.ram_bytes_min,
+        rate_milli_min=spec.resources.rate_milli_min,
+        exclude=spec.placement.exclude,
+    )
+
+
+class JobBook:
+    """All jobs that this node was asked for."""
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        store: Store,
+        models: Mapping[str, ModelPlace],
+        *,
+        clock: Callable[[], int],
+    ) -> None:
+        self._runtime = runtime
+        self._store = store
+        self._models = models
+        self._clock = clock
+        self._tokenizers = {name: TextTokenizer(place.path) for name, place in models.items()}
+        self._records: OrderedDict[bytes, JobRecord] = OrderedDict()
+        self._subscribers: dict[bytes, list[trio.MemorySendChannel[dict[str, Any]]]] = {}
+        self._restore()
+
+    # --- Commands --------------------------------------------------------------------------------
+
+    def submit(self, spec: JobSpec, described: dict[str, Any]) -> JobRecord:
+        """Offer a job.
+
+        Args:
+            spec: a valid job file.
+            described: the same, as plain data for display.
+
+        Raises:
+            UserError: the job can't be asked for from here.
+        """
+        request = build_request(spec, self._models, self._tokenizers)
+        now_ms = self._clock()
+        # Notes of the first acts come before the id is known to us.
+        early: list[Notify] = []
+        self._early = early
+        try:
+            job_id = self._runtime.submit(request, nonce=secrets.token_bytes(16))
+        except ValueError as error:
+            raise UserError(str(error)) from error
+        finally:
+            self._early = None
+        record = JobRecord(job_id, spec.name, now_ms, described)
+        self._records[job_id] = record
+        while len(self._records) > RECORDS_MAX:
+            oldest = next((key for key, r in self._records.items() if r.is_final), None)
+            if oldest is None:
+                break
+            del self._records[oldest]
+        self._keep(record)
+        for note in early:
+            self.on_notify(note, now_ms)
+        return record
+
+    _early: list[Notify] | None = None
+
+    def cancel(self, record: JobRecord) -> None:
+        """Cancel an open job; a job that is over stays as it is."""
+        if record.id in self._runtime.core.jobs:
+            self._runtime.cancel(record.id)
+
+    # --- Views -----------------------------------------------------------------------------------
+
+    def find(self, prefix: str) -> JobRecord:
+        """The job whose hexadecimal id begins with ``prefix``.
+
+        Raises:
+            UserError: none, or several.
+        """
+        found = [record for record in self._records.values() if record.id.hex().startswith(prefix.lower())]
+        if not prefix or len(found) != 1:
+            raise UserError(f"{len(found)} jobs have an id that begins with {prefix!r}")
+        return found[0]
+
+    def records(self) -> Iterator[JobRecord]:
+        """All jobs, oldest first."""
+        return iter(self._records.values())
+
+    def receipt(self, record: JobRecord) -> bytes | None:
+        """The signed receipt of a job that is over."""
+        return self._store.get("receipts", record.id)
+
+    def explain(self, record: JobRecord) -> list[dict[str, Any]]:
+        """Why peers didn't bid: reasons added up, each with the smallest change that would have helped."""
+        job = self._runtime.core.jobs.get(record.id)
+        groups: dict[str, dict[str, Any]] = {}
+        for message in job.declines() if job else []:
+            body = message.body
+            group = groups.setdefault(
+                body.reason, {"reason": body.reason, "peers": set(), "need": None, "details": set()}
+            )
+            group["peers"].add(peer_id(message.signer))
+            if body.detail:
+                group["details"].add(body.detail)
+            # The smallest change that helps: the lowest ask, or the peer that has most.
+            nearest = -body.need if body.reason == "price" else body.have
+            if body.need and (group["need"] is None or nearest > group["nearest"]):
+                group.update(need=body.need, have=body.have, nearest=nearest)
+        return [
+            {
+                "reason": reason,
+                "count": len(group["peers"]),
+                "peers": sorted(group["peers"]),
+                "change": _change(reason, group.get("have"), group["need"]),
+                "details": sorted(group["details"]),
+            }
+            for reason, group in sorted(groups.items())
+        ]
+
+    def subscribe(self, record: JobRecord) -> trio.MemoryReceiveChannel[dict[str, Any]]:
+        """Every event of a job, from its first; the channel ends after the last one."""
+        sender, receiver = trio.open_memory_channel[dict[str, Any]](SUBSCRIBER_EVENTS_MAX)
+        for event in record.events:
+            sender.send_nowait(event)
+        if record.is_final:
+            sender.close()
+        else:
+            self._subscribers.setdefault(record.id, []).append(sender)
+        return receiver
+
+    # --- What happens ----------------------------------------------------------------------------
+
+    def on_notify(self, note: Notify, now_ms: int) -> None:
+        """Book an event of a job; others aren't ours."""
+        if self._early is not None:
+            self._early.append(note)
+            return
+        record = self._records.get(note.subject)
+        if record is None:
+            return
+        details = dict(note.details)
+        match note.event:
+            case "awarded":
+                # What an earlier attempt streamed beyond the last verified unit doesn't count.
+                del record.units[details["resumes_at"] :]
+            case "output":
+                record.units.extend(details.pop("units"))
+                before = record.text
+                record.text = self._decode(record)
+                is_longer = record.text.startswith(before)
+                details["text"] = record.text[len(before) :] if is_longer else record.text
+                details["units_total"] = len(record.units)
+            case "finished":
+                self._finish(record, now_ms)
+        job = self._runtime.core.jobs.get(record.id)
+        if job is not None and not record.is_final:
+            record.state = job.state.value
+        if note.event == "awarded":
+            record.text = self._decode(record)
+            details["text"] = record.text
+        event = {"at_ms": now_ms, "event": note.event, **_plain(details)}
+        if len(record.events) < EVENTS_PER_JOB_MAX:
+            record.events.append(event)
+        for sender in self._subscribers.get(record.id, []):
+            try:
+                sender.send_nowait(event)
+            except (trio.WouldBlock, trio.BrokenResourceError):
+                continue  # A reader that is gone or stuck; the history stays.
+        if note.event == "finished":
+            for sender in self._subscribers.pop(record.id, []):
+                sender.close()
+
+    def _finish(self, record: JobRecord, now_ms: int) -> None:
+        job = self._runtime.core.jobs[record.id]
+        record.state, record.reason, record.finished_ms = job.state.value, job.reason, now_ms
+        record.units = list(job.units)
+        record.text = self._decode(record)
+        self._keep(record)
+
+    def _decode(self, record: JobRecord) -> str:
+        model = record.spec["task"]["model"]
+        tokenizer = self._tokenizers.get(model)
+        return tokenizer.decode(record.units) if tokenizer else ""
+
+    # --- Keeping ---------------------------------------------------------------------------------
+
+    def _keep(self, record: JobRecord) -> None:
+        value = json.dumps({**record.summary(), "units": record.units}).encode()
+        self._store.apply([Persist("jobs", record.id, value)])
+
+    def _restore(self) -> None:
+        rows = [(key, json.loads(value)) for key, value in self._store.load("jobs").items()]
+        for key, row in sorted(rows, key=lambda pair: pair[1]["created_ms"])[-RECORDS_MAX:]:
+            record = JobRecord(
+                key,
+                row["name"],
+                row["created_ms"],
+                row["spec"],
+                row["state"],
+                row["reason"],
+                row["units"],
+                row["text"],
+                row["finished_ms"],
+            )
+            self._records[key] = record
+            if not record.is_final:
+                record.state = JobState.TASK_FAILED.value
+                record.reason = "the node stopped before the job ended"
+                record.finished_ms = self._clock()
+                self._keep(record)
+
+
+def _change(reason: str, have: int | None, need: int | None) -> str:
+    match reason:
+        case "price":
+            return f"raise auction.max_price from {have} to {need}"
+        case "ram":
+            return f"lower resources.ram from {need} to {have} bytes"
+        case "rate":
+            return f"lower resources.min_rate from {need} to {have}"
+        case "context":
+            return f"shorten prompt and max_tokens together from {need} to {have} tokens"
+        case "busy":
+            return "wait, or raise timeouts.queue: every slot was taken"
+        case "model" | "workload":
+            return "name a model that peers offer (see: p2p-node peers)"
+        case "profile":
+            return "choose another verify.profile"
+        case "excluded":
+            return "drop the peer from placement.exclude"
+    return ""
+
+
+def _plain(value: Any, name: str = "") -> Any:
+    match value:
+        case bytes():
+            return peer_id(value) if name in _PEER_FIELDS and value else value.hex()
+        case dict():
+            return {key: _plain(item, key) for key, item in value.items()}
+        case list() | tuple():
+            return [_plain(item) for item in value]
+    return value

@@ -1,0 +1,283 @@
+"""Performs what a `NodeCore` asks for, on trio.
+
+One task at a time touches the core. Acts of one event are performed in order: what must not be
+forgotten is written in one transaction before anything is sent. Time, network, store and executor
+are given, so the same runtime runs for real and under a mock clock.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+import structlog
+import trio
+
+from p2p_node.core.gossip import TOPICS
+from p2p_node.core.node import Act, NodeCore
+from p2p_node.core.outbox import Transmit
+from p2p_node.core.request import JobRequest
+from p2p_node.network.port import (
+    FrameReceived,
+    GossipReceived,
+    Network,
+    NetworkError,
+    NetworkEvent,
+    PeerConnected,
+    PeerDisconnected,
+)
+from protocols.effects import (
+    CancelRun,
+    Execute,
+    Notify,
+    Penalise,
+    Persist,
+    Publish,
+    Recompute,
+    Run,
+    SetTimer,
+)
+from protocols.events import RunEvent
+from protocols.identity import short_id
+from protocols.rulings import Ruling
+
+if TYPE_CHECKING:
+    # libp2p brings stubs that hide trio's own types, and these that go with them.
+    from trio_typing import TaskStatus
+
+__all__ = ["Executor", "Keeper", "Runtime", "topic_name", "topic_names"]
+
+log = structlog.get_logger(__name__)
+
+OUTGOING_MAX = 4_096
+DIAL_TIMEOUT_S = 10
+DIALS_MAX = 16
+
+
+class Executor(Protocol):
+    """Runs tasks in workers."""
+
+    def start(
+        self, key: tuple[Any, ...], task: Execute | Recompute, report: Callable[[RunEvent], None]
+    ) -> None:
+        """Start a task; its events go to ``report``, the last of them an ending."""
+        ...
+
+    def cancel(self, key: tuple[Any, ...]) -> None:
+        """Stop a task; nothing more is reported."""
+        ...
+
+
+class Keeper(Protocol):
+    """Keeps what must survive a crash."""
+
+    def apply(self, changes: Sequence[Persist]) -> None:
+        """Write all changes in one transaction."""
+        ...
+
+
+def topic_name(network: str, topic: str) -> str:
+    """A topic's name on the wire: it carries the network and a version."""
+    return f"/p2p-node/{network}/{topic}/1"
+
+
+def topic_names(network: str) -> list[str]:
+    """Every gossip topic of a network."""
+    return [topic_name(network, topic) for topic in TOPICS]
+
+
+class Runtime:
+    """One running peer."""
+
+    def __init__(
+        self,
+        core: NodeCore,
+        *,
+        executor: Executor,
+        keeper: Keeper,
+        clock: Callable[[], int],
+        on_notify: Callable[[Notify, int], None] = lambda note, now_ms: None,
+    ) -> None:
+        """Prepare a peer; `run` starts it.
+
+        Args:
+            core: decides.
+            executor: computes.
+            keeper: remembers.
+            clock: milliseconds since the epoch.
+            on_notify: told of everything that happens, for logs and clients.
+        """
+        self.core = core
+        self.clock = clock
+        self.frames_dropped = 0
+        self._executor = executor
+        self._keeper = keeper
+        self._on_notify = on_notify
+        self._network: Network | None = None
+        self._timers: dict[tuple[Any, ...], int] = {}
+        self._due: list[tuple[int, int, tuple[Any, ...]]] = []
+        self._numbers = itertools.count()
+        self._timer_wake = trio.Event()
+        self._outgoing_in, self._outgoing_out = trio.open_memory_channel[Publish | Transmit](OUTGOING_MAX)
+        self._nursery: trio.Nursery | None = None
+        self._dialling: dict[bytes, list[bytes]] = {}
+        self._prefix_topic = {topic_name(core.network, topic): topic for topic in TOPICS}
+
+    # --- What the outside calls ------------------------------------------------------------------
+
+    def rule(self, topic: str, data: bytes, forwarder: bytes) -> Ruling:
+        """The gossip rule to open the network with."""
+        name = self._prefix_topic.get(topic)
+        if name is None:
+            return Ruling.IGNORE
+        ruling, why = self.core.judge(name, data, self.clock())
+        if ruling is Ruling.REJECT:
+            log.warning("gossip rejected", forwarder=short_id(forwarder), why=why)
+        return ruling
+
+    def submit(self, request: JobRequest, *, nonce: bytes) -> bytes:
+        """Offer a job; returns its id.
+
+        Raises:
+            ValueError: too many jobs are open.
+        """
+        job_id, acts = self.core.submit(request, nonce=nonce, now_ms=self.clock())
+        self.perform(acts)
+        return job_id
+
+    def cancel(self, job_id: bytes) -> None:
+        """Cancel a job.
+
+        Raises:
+            KeyError: no such job.
+        """
+        self.perform(self.core.cancel(job_id, self.clock()))
+
+    async def run(
+        self, network: Network, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Run until cancelled."""
+        self._network = network
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            nursery.start_soon(self._send_outgoing, network)
+            nursery.start_soon(self._fire_timers)
+            self.perform(self.core.start(self.clock()))
+            task_status.started()
+            async for event in network.events:
+                self.perform(self._hear(event))
+                # Many events may wait; sending and timers get their turn between them.
+                await trio.lowlevel.checkpoint()
+
+    def _hear(self, event: NetworkEvent) -> list[Act]:
+        now_ms = self.clock()
+        match event:
+            case FrameReceived(peer, data):
+                return self.core.frame_received(peer, data, now_ms)
+            case GossipReceived(topic, data, forwarder):
+                return self.core.gossip_received(self._prefix_topic[topic], data, forwarder, now_ms)
+            case PeerConnected(peer, _):
+                log.info("peer connected", peer=short_id(peer))
+                return self.core.peer_connected(peer, now_ms)
+            case PeerDisconnected(peer):
+                log.info("peer disconnected", peer=short_id(peer))
+                return self.core.peer_disconnected(peer)
+
+    # --- Performing acts -------------------------------------------------------------------------
+
+    def perform(self, acts: list[Act]) -> None:
+        """Perform the acts of one event, in order."""
+        changes = [act for act in acts if isinstance(act, Persist)]
+        if changes:
+            self._keeper.apply(changes)
+        for act in acts:
+            match act:
+                case Publish() | Transmit():
+                    self._queue(act)
+                case SetTimer(key, at_ms):
+                    self._set_timer(key, at_ms)
+                case Run(key, task):
+                    self._executor.start(key, task, self._report)
+                case CancelRun(key):
+                    self._executor.cancel(key)
+                case Penalise(peer, points, reason):
+                    log.warning("peer penalised", peer=short_id(peer), points=points, why=reason)
+                    if self._network is not None and points:
+                        self._network.penalise(peer, points, reason)
+                case Notify():
+                    self._on_notify(act, self.clock())
+
+    def _report(self, event: RunEvent) -> None:
+        self.perform(self.core.run_event(event, self.clock()))
+
+    # --- Timers ----------------------------------------------------------------------------------
+
+    def _set_timer(self, key: tuple[Any, ...], at_ms: int) -> None:
+        self._timers[key] = at_ms
+        is_earliest = not self._due or at_ms < self._due[0][0]
+        heapq.heappush(self._due, (at_ms, next(self._numbers), key))
+        if is_earliest:
+            self._timer_wake.set()
+
+    async def _fire_timers(self) -> None:
+        while True:
+            self._timer_wake = trio.Event()
+            now_ms = self.clock()
+            while self._due and self._due[0][0] <= now_ms:
+                at_ms, _, key = heapq.heappop(self._due)
+                if self._timers.get(key) == at_ms:
+                    del self._timers[key]
+                    self.perform(self.core.timer_fired(key, now_ms))
+            wait_s = (self._due[0][0] - self.clock()) / 1_000 if self._due else 3_600
+            with trio.move_on_after(max(0, wait_s)):
+                await self._timer_wake.wait()
+
+    # --- Sending ---------------------------------------------------------------------------------
+
+    def _queue(self, act: Publish | Transmit) -> None:
+        try:
+            self._outgoing_in.send_nowait(act)
+        except trio.WouldBlock:
+            # The outbox sends again what mattered.
+            self.frames_dropped += 1
+
+    async def _send_outgoing(self, network: Network) -> None:
+        async for act in self._outgoing_out:
+            try:
+                if isinstance(act, Publish):
+                    await network.publish(topic_name(self.core.network, act.topic), act.message.raw)
+                elif not await network.send(act.peer, act.frame):
+                    self._dial_and_send(network, act)
+            except NetworkError as error:
+                log.warning("sending failed", why=str(error))
+
+    def _dial_and_send(self, network: Network, act: Transmit) -> None:
+        waiting = self._dialling.get(act.peer)
+        if waiting is not None:
+            if len(waiting) < OUTGOING_MAX // DIALS_MAX:
+                waiting.append(act.frame)
+            return
+        advert = self.core.registry.get(act.peer)
+        if advert is None or len(self._dialling) >= DIALS_MAX or self._nursery is None:
+            return
+        if act.peer in self.core.connected:
+            return  # Its queue is full; the outbox tries again.
+        self._dialling[act.peer] = [act.frame]
+        self._nursery.start_soon(self._dial, network, act.peer, advert.body.addresses)
+
+    async def _dial(self, network: Network, peer: bytes, addresses: tuple[str, ...]) -> None:
+        try:
+            for address in addresses:
+                with trio.move_on_after(DIAL_TIMEOUT_S):
+                    try:
+                        await network.dial(address)
+                    except NetworkError as error:
+                        log.info("dial failed", peer=short_id(peer), address=address, why=str(error))
+                        continue
+                    for frame in self._dialling[peer]:
+                        await network.send(peer, frame)
+                    return
+        finally:
+            del self._dialling[peer]

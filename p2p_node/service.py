@@ -1,0 +1,386 @@
+"""`p2p-node start`: everything one node runs, put together, until it is told to stop."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import structlog
+import trio
+
+from p2p_node.config import NodeConfig
+from p2p_node.core.keyring import Keyring, RealCrypto
+from p2p_node.core.node import Capability, NodeCore
+from p2p_node.datadir import DataDir
+from p2p_node.errors import UserError
+from p2p_node.executor import ModelPlace, WorkerExecutor
+from p2p_node.hostile import hostile_core, worker_variant
+from p2p_node.jobs import JobBook
+from p2p_node.logs import configure_logging
+from p2p_node.network.port import Network, NetworkError
+from p2p_node.runtime import Runtime, topic_names
+from p2p_node.store import Store
+from p2p_node.workers import WorkerPool
+from protocols.bidding import Ability
+from protocols.digest import tagged
+from protocols.effects import Notify, Persist
+from protocols.identity import peer_id, short_id
+from protocols.messages import Accelerator, Offering
+from workloads import frames
+from workloads.lm.input import LmInput, encode_input
+from workloads.lm.manifest import builtin_models, load_manifest
+
+__all__ = ["Node", "Options", "run"]
+
+log = structlog.get_logger(__name__)
+
+EXACT_PROFILES = ("exact14", "exact21")
+DRAIN_S = 3
+"""Time to close after Ctrl-C; the rest of the promised 5 s is the system's."""
+
+CALIBRATION_UNITS = 24
+ADDRESS_BOOK_MAX = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What tests and local swarms set beyond an operator's configuration."""
+
+    cheat: str = ""
+    """How this node deceives, for hostile test peers."""
+
+
+@dataclass(slots=True)
+class Node:
+    """A running node, as its API sees it."""
+
+    config: NodeConfig
+    place: DataDir
+    core: NodeCore
+    runtime: Runtime
+    network: Network
+    store: Store
+    book: JobBook
+    models: dict[str, ModelPlace]
+    measured: dict[str, Any]
+    started_ms: int
+    earned: dict[bytes, int]
+    """Micro-units settled to us, by award."""
+
+
+def run(config: NodeConfig, place: DataDir, seed: bytes, options: Options | None = None) -> None:
+    """Run a node until SIGINT or SIGTERM.
+
+    Args:
+        config: the operator's choices.
+        place: a data directory whose lock we hold.
+        seed: Ed25519 seed of the node's identity.
+        options: for test peers.
+
+    Raises:
+        UserError: something the operator must mend, e.g. a port that is taken.
+    """
+    configure_logging(config.log_format)
+    try:
+        trio.run(_main, config, place, seed, options or Options())
+    except BaseExceptionGroup as group:
+        fault = _operators_fault(group)
+        if fault is None:
+            raise
+        raise UserError(str(fault)) from group
+
+
+def wall_clock_ms() -> int:
+    """Milliseconds since the epoch."""
+    return time.time_ns() // 1_000_000
+
+
+async def _main(config: NodeConfig, place: DataDir, seed: bytes, options: Options) -> None:
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_stop_on_signal, signals, nursery.cancel_scope)
+            await _serve(config, place, seed, options)
+
+
+def _operators_fault(group: BaseExceptionGroup[BaseException]) -> Exception | None:
+    """The first leaf that the operator can mend, if nothing else went wrong."""
+    theirs, others = group.split((UserError, NetworkError))
+    if theirs is None or others is not None:
+        return None
+    error: BaseException = theirs
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error if isinstance(error, Exception) else None
+
+
+async def _stop_on_signal(signals: Any, scope: trio.CancelScope) -> None:
+    async for number in signals:
+        log.info("stopping", signal=signal.Signals(number).name)
+        scope.cancel()
+        return
+
+
+async def _serve(config: NodeConfig, place: DataDir, seed: bytes, options: Options) -> None:
+    started_ms = wall_clock_ms()
+    store = Store.open(place.store)
+    with _closing(store):
+        models = {
+            name: ModelPlace(name, path, load_manifest(path).digest)
+            for name, path in builtin_models().items()
+        }
+        working = WorkerPool(1, on_death=lambda why: log.warning("worker died", why=why))
+        checking = WorkerPool(1, on_death=lambda why: log.warning("worker died", why=why))
+        async with trio.open_nursery() as nursery:
+            measured: dict[str, Any] = {}
+            async with trio.open_nursery() as starting:
+                starting.start_soon(_measure, place.path, measured)
+                # The pools belong to the outer nursery: they outlive the start.
+                starting.start_soon(nursery.start, working.run)
+            rates = {name: await _calibrate(working, model) for name, model in models.items()}
+            nursery.start_soon(checking.run)
+            places = {model.digest: model for model in models.values()}
+            executor = WorkerExecutor(working, checking, places, cheat=worker_variant(options.cheat))
+            core = _make_core(
+                config, seed, models=models, rates=rates, measured=measured, cheat=options.cheat
+            )
+            node_notes = _NodeNotes()
+            runtime = Runtime(
+                core, executor=executor, keeper=store, clock=wall_clock_ms, on_notify=node_notes
+            )
+            async with AsyncExitStack() as stack:
+                network = await stack.enter_async_context(_network(config, seed, runtime, store))
+                core.capability = _with_addresses(core.capability, network.addresses)
+                book = JobBook(runtime, store, models, clock=wall_clock_ms)
+                node_notes.book = book
+                node = Node(
+                    config,
+                    place,
+                    core,
+                    runtime,
+                    network,
+                    store,
+                    book,
+                    models,
+                    measured,
+                    started_ms,
+                    node_notes.earned,
+                )
+                _restore(node)
+                await nursery.start(runtime.run, network)
+                await _serve_http(node, nursery)
+                log.info(
+                    "node is up",
+                    peer=peer_id(core.key),
+                    addresses=network.addresses,
+                    took_ms=wall_clock_ms() - started_ms,
+                )
+                try:
+                    await trio.sleep_forever()
+                finally:
+                    core.provider.is_paused = True
+                    with trio.CancelScope(shield=True), trio.move_on_after(DRAIN_S):
+                        await network.close()
+
+
+async def _serve_http(node: Node, nursery: trio.Nursery) -> None:
+    if node.config.api is None and node.config.metrics is None:
+        return
+    # Imported late: a node without an API doesn't pay for one.
+    from p2p_node import api
+
+    if node.config.api is not None:
+        await nursery.start(api.serve, node, node.config.api)
+    if node.config.metrics is not None:
+        await nursery.start(api.serve_metrics, node, node.config.metrics)
+
+
+class _NodeNotes:
+    """Logs what happens to the node, and passes what happens to jobs on to the book."""
+
+    def __init__(self) -> None:
+        self.book: JobBook | None = None
+        self.earned: dict[bytes, int] = {}
+
+    def __call__(self, note: Notify, now_ms: int) -> None:
+        if note.subject:
+            if self.book is not None:
+                self.book.on_notify(note, now_ms)
+            return
+        if note.event == "earned":
+            self.earned[note.details["award"]] = note.details["settled_micros"]
+        shown = {
+            name: short_id(value)
+            if name in ("peer", "requester", "accused", "accuser")
+            else value.hex()[:16]
+            if isinstance(value, bytes)
+            else value
+            for name, value in note.details.items()
+        }
+        log.info(note.event, **shown)
+
+
+# --- Parts -----------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _closing(store: Store) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        store.close()
+
+
+async def _measure(place: Path, result: dict[str, Any]) -> None:
+    command = [sys.executable, "-I", "-m", "workloads.measure", "--disk", str(place)]
+    done = await trio.run_process(command, capture_stdout=True, capture_stderr=True, check=False)
+    if done.returncode != 0:
+        tail = done.stderr.decode(errors="replace").strip().splitlines()[-1:]
+        raise UserError(f"measuring this machine failed: {' '.join(tail)}")
+    result.update(json.loads(done.stdout))
+
+
+async def _calibrate(pool: WorkerPool, model: ModelPlace) -> int:
+    """The model's measured rate on this machine, in output units per 1,000 seconds."""
+    reference = frames.ModelRef(str(model.path), model.digest, "exact14")
+    task = LmInput(prompt=(1, 2, 3, 4), max_tokens=CALIBRATION_UNITS, seed=0, temperature_milli=1_000)
+    finished = trio.Event()
+    cpu_us = 0
+    failure = ""
+
+    def on_event(event: frames.Event) -> None:
+        nonlocal cpu_us, failure
+        if isinstance(event, frames.Finished):
+            cpu_us = event.cpu_us
+        elif isinstance(event, frames.Failed):
+            failure = f"{event.reason}: {event.detail}"
+        if isinstance(event, frames.Finished | frames.Failed | frames.Loaded):
+            finished.set()
+
+    for work in (frames.Load(0, reference), frames.Generate(0, reference, encode_input(task))):
+        finished = trio.Event()
+        pool.start_run(work, on_event)
+        await finished.wait()
+        if failure:
+            raise UserError(f"model {model.name!r} doesn't run on this machine: {failure}")
+    return CALIBRATION_UNITS * 1_000_000_000 // max(1, cpu_us)
+
+
+def _make_core(
+    config: NodeConfig,
+    seed: bytes,
+    *,
+    models: dict[str, ModelPlace],
+    rates: dict[str, int],
+    measured: dict[str, Any],
+    cheat: str,
+) -> NodeCore:
+    from workloads.llama.config import load_config
+
+    abilities = tuple(
+        Ability(
+            Offering("lm.generate", model.digest, EXACT_PROFILES, config.price_micros, rates[name], True),
+            "cpu",
+            load_config(model.path).max_position_embeddings,
+            measured["memory_bytes"],
+        )
+        for name, model in models.items()
+    )
+    capability = Capability(
+        abilities=abilities,
+        software=f"p2p-node torch {measured['torch']}",
+        slots_total=1,
+        cores=measured["cores"],
+        ram_bytes=measured["memory_bytes"],
+        gemm_fp32_mflops=measured["gemm_fp32_mflops"],
+        gemm_bf16_mflops=measured["gemm_bf16_mflops"],
+        memory_mib_per_s=measured["memory_mib_s"],
+        disk_mib_per_s=measured["disk_mib_s"],
+        accelerators=tuple(
+            Accelerator(device["device"], device["name"], device["memory_bytes"])
+            for device in measured["accelerators"]
+        ),
+    )
+    make = hostile_core(cheat)
+    return make(
+        keys=Keyring(seed),
+        crypto=RealCrypto(),
+        secret=tagged("p2p-node/node-secret/1", seed),
+        network=config.network,
+        capability=capability,
+        # Only spreads periodic work: seeded by the identity so that peers differ.
+        jitter=random.Random(seed),  # noqa: S311
+    )
+
+
+def _with_addresses(capability: Capability, addresses: list[str]) -> Capability:
+    from dataclasses import replace
+
+    return replace(capability, addresses=tuple(addresses[:8]))
+
+
+class _Addresses:
+    """The persistent address book, bounded, newest first."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._known = dict.fromkeys(
+            key.decode() for key, _ in sorted(store.load("addresses").items(), key=lambda row: row[1])
+        )
+
+    def load(self) -> list[str]:
+        return list(reversed(self._known))
+
+    def remember(self, address: str) -> None:
+        self._known.pop(address, None)
+        self._known[address] = None
+        stamp = wall_clock_ms().to_bytes(8, "big")
+        changes = [Persist("addresses", address.encode(), stamp)]
+        while len(self._known) > ADDRESS_BOOK_MAX:
+            oldest = next(iter(self._known))
+            del self._known[oldest]
+            changes.append(Persist("addresses", oldest.encode(), None))
+        self._store.apply(changes)
+
+    def forget(self, address: str) -> None:
+        if self._known.pop(address, "absent") != "absent":
+            self._store.apply([Persist("addresses", address.encode(), None)])
+
+
+def _network(config: NodeConfig, seed: bytes, runtime: Runtime, store: Store) -> Any:
+    # Imported late: libp2p takes over a second.
+    from p2p_node.network.libp2p import open_network
+
+    return open_network(
+        seed=seed,
+        listen=list(config.listen),
+        topics=topic_names(config.network),
+        rule=runtime.rule,
+        network_name=config.network,
+        bootstrap=list(config.bootstrap),
+        address_book=_Addresses(store),
+        mdns=config.mdns,
+        jitter=random.Random(seed),  # noqa: S311
+        clock=wall_clock_ms,
+    )
+
+
+def _restore(node: Node) -> None:
+    from p2p_node.records import earnings
+
+    store = node.store
+    node.earned.update(earnings(store, node.core))
+    acts = node.core.restore(
+        registry=list(store.load("registry").values()),
+        convictions=list(store.load("convictions")),
+        outbox=store.load("outbox"),
+        now_ms=wall_clock_ms(),
+    )
+    node.runtime.perform(acts)
