@@ -3,7 +3,7 @@
     bible -f gen1:1-rev22:21 > kjv.txt          # Debian packages bible-kjv, bible-kjv-text; public domain
     python scripts/train_kjv.py --text kjv.txt --out workloads/models/kjv-2m
 
-The held-out text is the last 3% (from Hebrews 2 on). The reported loss is measured on the saved float16
+The held-out text is the last 3% (from Hebrews 11 on). The reported loss is measured on the saved float16
 weights over a fixed set of windows that tile the held-out tokens.
 """
 
@@ -124,10 +124,11 @@ def save(out: Path, weights: dict[str, Tensor]) -> None:
     half = {name: tensor.detach().to(torch.float16).contiguous() for name, tensor in weights.items()}
     partial = out / "model.safetensors.partial"
     save_file(half, partial, metadata={"format": "pt"})
+    partial.chmod(0o644)
     partial.replace(out / "model.safetensors")
 
 
-def write_card(out: Path, *, loss: float, windows: int, steps: int, seconds: float, parameters: int) -> None:
+def write_card(out: Path, *, loss: float, windows: int, steps: int, minutes: float, parameters: int) -> None:
     (out / "README.md").write_text(
         f"""---
 license: apache-2.0
@@ -140,15 +141,15 @@ A Llama-family decoder of {parameters:,} parameters (hidden 192, 5 layers, 6 que
 SwiGLU 512, tied embeddings, context {CONTEXT} in training) that writes in the manner of the King James Bible.
 It is small enough to ship with the package and to verify on any machine; it knows nothing else.
 
-| | |
-|---|---|
-| Data | King James Bible, public domain, as printed by Debian's `bible-kjv` (`bible -f gen1:1-rev22:21`), verse references removed, one verse a line |
-| Tokenizer | byte-level BPE, {VOCABULARY} tokens, trained on the same text; no special tokens |
-| Held out | the last {HELD_OUT:.0%} of the tokens |
-| Validation loss | **{loss:.4f} nats per token**, float16 weights as saved, {windows} windows of {CONTEXT} tokens that tile the held-out text |
-| Training | {steps} steps of {BATCH} x {CONTEXT} tokens, AdamW, float32, one CPU thread, {seconds / 60:.0f} minutes |
-| Command | `python scripts/train_kjv.py --steps {steps} --out workloads/models/kjv-2m` |
-| Licence | weights Apache-2.0; the text is in the public domain (Crown letters patent govern printing in the UK) |
+- Data: King James Bible, public domain (in the UK under Crown letters patent), as printed by Debian's
+  `bible-kjv` (`bible -f gen1:1-rev22:21`), verse references removed, one verse a line.
+- Tokenizer: byte-level BPE, {VOCABULARY} tokens, trained on the same text; no special tokens.
+- Held out: the last {HELD_OUT:.0%} of the tokens.
+- Validation loss: **{loss:.4f} nats per token**, float16 weights as saved, over {windows} windows of
+  {CONTEXT} tokens that tile the held-out text.
+- Training: {steps} steps of {BATCH} x {CONTEXT} tokens, AdamW, float32, one CPU thread, {minutes:.0f} minutes.
+- Command: `python scripts/train_kjv.py --steps {steps} --out workloads/models/kjv-2m`
+- Licence: weights Apache-2.0.
 """,
         encoding="utf-8",
     )
@@ -215,7 +216,7 @@ def main() -> None:
         loss=final,
         windows=windows,
         steps=arguments.steps,
-        seconds=time.monotonic() - started,
+        minutes=(time.monotonic() - started) / 60,
         parameters=parameters,
     )
     print(f"saved float16 weights: {final:.4f} nats per token over {windows} windows", flush=True)

@@ -245,8 +245,13 @@ def main() -> None:
     import torch
 
     import workloads.lm.generate  # noqa: F401
+    from workloads.llama.selfcheck import check_arithmetic
 
     torch.set_num_threads(arguments.threads)
+    try:
+        check_arithmetic()
+    except NumericsRefused as error:
+        sys.exit(f"worker: {error}")
     outbox.send(Ready(os.getpid(), str(torch.__version__), round((time.monotonic() - started) * 1000)))
     _serve(inbox, outbox, _Models(arguments.models_max))
 
