@@ -229,8 +229,7 @@ class WorkerPool:
         self._next_run = 1
         self._runs: dict[int, _Run] = {}
         self._waiting: deque[_Run] = deque()
-        self._arrival = trio.Event()
-        self._ready = 0
+        self._idle = trio.lowlevel.ParkingLot()
 
     @property
     def slots(self) -> int:
@@ -263,7 +262,7 @@ class WorkerPool:
         run = _Run(msgspec.structs.replace(work, run=number), on_event)
         self._runs[number] = run
         self._waiting.append(run)
-        self._arrival.set()
+        self._idle.unpark()
         return number
 
     def cancel(self, number: int) -> None:
@@ -313,8 +312,7 @@ class WorkerPool:
 
     async def _do_next(self, worker: Worker) -> None:
         while not self._waiting:
-            self._arrival = trio.Event()
-            await self._arrival.wait()
+            await self._idle.park()
         run = self._waiting.popleft()
         run.worker = worker
         worker.submit(run.work)

@@ -147,7 +147,8 @@ It is small enough to ship with the package and to verify on any machine; it kno
 - Held out: the last {HELD_OUT:.0%} of the tokens.
 - Validation loss: **{loss:.4f} nats per token**, float16 weights as saved, over {windows} windows of
   {CONTEXT} tokens that tile the held-out text.
-- Training: {steps} steps of {BATCH} x {CONTEXT} tokens, AdamW, float32, one CPU thread, {minutes:.0f} minutes.
+- Training: {steps} steps of {BATCH} x {CONTEXT} tokens, AdamW, float32, one CPU thread,
+  {minutes:.0f} minutes.
 - Command: `python scripts/train_kjv.py --steps {steps} --out workloads/models/kjv-2m`
 - Licence: weights Apache-2.0.
 """,
