@@ -162,7 +162,12 @@ class Job:
         effects = auction.handle(event, now_ms)
         is_current = auction is self.auctions[-1] and self.state is JobState.BIDDING
         if auction.state is AuctionState.DECIDED and not was_decided and is_current:
-            self._candidates = auction.candidates
+            # Who cheated or failed us may bid, but neither wins nor sets the price.
+            self._candidates = [
+                candidate
+                for candidate in auction.candidates
+                if self._node.standings.is_welcome(candidate.peer, now_ms)
+            ]
             self._next_candidate = 0
             effects += self._award_next(now_ms)
         return effects
