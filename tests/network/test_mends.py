@@ -15,6 +15,7 @@ import trio
 from libp2p.abc import INetStream
 from libp2p.custom_types import TProtocol
 from libp2p.host.basic_host import BasicHost
+from libp2p.network.auto_connector import AutoConnector
 from libp2p.network.stream.exceptions import StreamError
 from libp2p.network.swarm import Swarm
 from libp2p.peer.id import ID
@@ -31,6 +32,7 @@ from p2p_node.network.libp2p.mends import (
     MendedGossipSub,
     MendedHost,
     MendedSwarm,
+    NeverAutoConnect,
     RecentlySeen,
     RoomyRpcQueue,
 )
@@ -200,6 +202,19 @@ def test_a_failed_peer_is_dialled_again_soon() -> None:
 def test_no_dial_waits_for_a_rival_transport() -> None:
     mends.install()
     assert swarm_module._HAPPY_EYEBALLS_DELAY < 0.05
+
+
+@pytest.mark.parametrize(("connector", "dials"), [(NeverAutoConnect, 0), (AutoConnector, 1)])
+async def test_only_we_choose_whom_to_dial(connector: type[AutoConnector], dials: int) -> None:
+    async with raw_host(1) as (one, _), raw_host(2) as (_, swarm):
+        swarm.peerstore.add_addrs(
+            one.get_id(), [Multiaddr(str(one.get_addrs()[0]).rsplit("/p2p/", 1)[0])], 60
+        )
+        assert isinstance(swarm.auto_connector, NeverAutoConnect)
+        auto = connector(swarm)
+        await auto.start()
+        await auto.maybe_connect()
+        assert len(swarm.get_connections()) == dials
 
 
 async def test_nobody_is_asked_to_identify() -> None:

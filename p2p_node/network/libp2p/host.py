@@ -63,7 +63,6 @@ def build_host(seed: bytes) -> tuple[MendedHost, MendedSwarm]:
         ConnectionConfig(
             max_connections=CONNECTIONS_MAX,
             max_connections_per_peer=CONNECTIONS_PER_PEER_MAX,
-            # Below the low watermark upstream dials peers of its own choice.
             min_connections=0,
             low_watermark=0,
             high_watermark=CONNECTIONS_MAX,

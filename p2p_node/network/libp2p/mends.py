@@ -15,6 +15,7 @@ import trio
 from libp2p.abc import IMuxedConn, INetStream, IRawConnection
 from libp2p.host.basic_host import BasicHost
 from libp2p.io.abc import ReadWriteCloser
+from libp2p.network.auto_connector import AutoConnector
 from libp2p.network.connection.swarm_connection import SwarmConn
 from libp2p.network.exceptions import SwarmException
 from libp2p.network.swarm import Swarm
@@ -33,6 +34,7 @@ __all__ = [
     "MendedGossipSub",
     "MendedHost",
     "MendedSwarm",
+    "NeverAutoConnect",
     "RecentlySeen",
     "RoomyRpcQueue",
     "WindowOverrun",
@@ -67,7 +69,7 @@ def install() -> None:
 
 
 class WindowOverrun(trio.TooSlowError):
-    """A peer sent more than its window. Of all exceptions, Yamux ends a connection only for this one's base."""
+    """A peer sent more than its window. Yamux ends a connection only for exceptions of this base."""
 
 
 def _remaining_window(stream: YamuxStream) -> int:
@@ -192,12 +194,27 @@ async def _reset(stream: INetStream) -> None:
             log.debug("reset failed", error=repr(error))
 
 
+class NeverAutoConnect(AutoConnector):
+    """Dials nobody.
+
+    Fault: upstream dials every peer it has an address of until half of its limits are used, whatever its
+    low watermark says; a fully connected swarm of strangers' choosing.
+    """
+
+    async def run_background_task(self, nursery: trio.Nursery) -> None:
+        """No background."""
+
+    async def maybe_connect(self) -> None:
+        """Never."""
+
+
 class MendedSwarm(Swarm):
     """A swarm whose doors open again after they close, and can't be held shut by half-open connections."""
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
         self.admission = Admission()
+        self.auto_connector = NeverAutoConnect(self)
         # Fault: a peer whose dial failed once can't be dialled for 60 s.
         self._negative_peer_cache = swarm_module._NegativePeerCache(ttl=_FAILED_PEER_TTL_S)
 
