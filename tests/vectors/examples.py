@@ -1,0 +1,175 @@
+"""One example of every message, with real signatures and true digests where they are cheap to have."""
+
+from __future__ import annotations
+
+from protocols import messages as m
+from protocols.auction import bid_seal
+from protocols.digest import tagged
+from protocols.envelope import Signed, seal
+from protocols.units import input_digest, units_digest
+from tests.support.keys import keyring
+from verification import merkle
+from verification.commitment import blind_digest, chunk_leaf
+from verification.electorate import Electorate
+from verification.sortition import alpha
+
+__all__ = ["NETWORK", "examples"]
+
+NETWORK = "vectors"
+REQUESTER, EXECUTOR, VERIFIER = 0, 1, 2
+_T = 1_700_000_000_000
+
+
+def _digest(name: str) -> bytes:
+    return tagged("p2p-node/vector/1", name.encode())
+
+
+def examples() -> dict[str, tuple[int, Signed[m.Body]]]:
+    """(number of the signing test key, message) by kind, in the order of a job's life."""
+    made: dict[str, tuple[int, Signed[m.Body]]] = {}
+
+    def sign(number: int, body: m.Body) -> Signed[m.Body]:
+        signed = seal(body, network=NETWORK, key=keyring(number))
+        made[body.KIND] = (number, signed)
+        return signed
+
+    model, prompt, units = _digest("model"), b"In the beginning", (7, 300, 70_000, 2**32 - 1)
+    salt, digest, nonce = _digest("salt"), _digest("chunk"), _digest("nonce")
+    executor, verifier = keyring(EXECUTOR).public, keyring(VERIFIER).public
+    offering = m.Offering("lm.generate", model, ("exact14", "exact21"), 100, 45_000, True)
+    advert = m.Advert(
+        sequence=_T,
+        sent_ms=_T,
+        expires_ms=_T + 180_000,
+        addresses=("/ip4/127.0.0.1/tcp/4001",),
+        software="p2p-node 0.1.0",
+        slots_total=2,
+        slots_free=1,
+        cores=8,
+        ram_bytes=2**34,
+        gemm_fp32_mflops=90_000,
+        gemm_bf16_mflops=180_000,
+        memory_mib_per_s=9_000,
+        disk_mib_per_s=500,
+        accelerators=(m.Accelerator("cuda:0", "a graphics card", 2**33),),
+        offerings=(offering,),
+    )
+    sign(EXECUTOR, advert)
+    offer = sign(
+        REQUESTER,
+        m.Offer(
+            nonce=bytes(range(16)),
+            mode="auction",
+            workload="lm.generate",
+            model=model,
+            profile="exact14",
+            input_digest=input_digest(prompt),
+            input_units=3,
+            units_max=64,
+            price_micros_max=500,
+            ram_bytes_min=2**29,
+            rate_milli_min=1_000,
+            exclude=(_digest("excluded peer"),),
+            sent_ms=_T,
+            bids_close_ms=_T + 2_000,
+            expires_ms=_T + 630_000,
+        ),
+    )
+    bid_body = m.Bid(offer.id, nonce, 120, 4_000, 45_000, "cpu", True, 0)
+    seal_of_bid = bid_seal(executor, bid_body)
+    sign(EXECUTOR, m.BidSeal(offer.id, seal_of_bid))
+    close = sign(REQUESTER, m.AuctionClose(offer.id, (m.Sealed(executor, seal_of_bid),), _T + 2_000))
+    bid = sign(EXECUTOR, bid_body)
+    sign(VERIFIER, m.Decline(offer.id, "ram", 2**28, 2**29, "half of what it takes"))
+    members = (m.Member(verifier, 1), m.Member(keyring(3).public, 3))
+    electorate = Electorate(members)
+    award = sign(
+        REQUESTER,
+        m.Award(
+            job_id=offer.id,
+            attempt=0,
+            executor=executor,
+            basis=bid.id,
+            workload="lm.generate",
+            model=model,
+            profile="exact14",
+            input_digest=input_digest(prompt),
+            units_max=64,
+            stop_unit=-1,
+            chunk_units=32,
+            segment_chunks=4,
+            prefix_units=0,
+            prefix_digest=units_digest(()),
+            price_micros=120,
+            verifier_fee_micros=10,
+            expected_verifiers_milli=2_000,
+            samples=1,
+            electorate_root=electorate.root,
+            electorate_weight=electorate.total_weight,
+            electorate_count=electorate.count,
+            electorate_weight_max=3,
+            sent_ms=_T + 3_000,
+            accept_by_ms=_T + 8_000,
+            finish_by_ms=_T + 300_000,
+            answer_within_ms=30_000,
+        ),
+    )
+    sign(REQUESTER, m.Proposal(award.raw, offer.raw, prompt, (), electorate.members))
+    acceptance = sign(EXECUTOR, m.Acceptance(award.id, "cpu", 4_000))
+    sign(EXECUTOR, m.Refusal(award.id, "busy", "2 slots, none free"))
+    sign(REQUESTER, m.Cancel(award.id, "fraud"))
+    sign(REQUESTER, m.Closed(offer.id, executor))
+    sign(EXECUTOR, m.Output(award.id, 0, units))
+    sign(EXECUTOR, m.ExecutionFailed(award.id, "memory", "the worker needed more than it had"))
+
+    leaf = chunk_leaf(executor=executor, job_id=award.id, segment=0, chunk=0, salt=salt, digest=digest)
+    commitment = sign(
+        EXECUTOR,
+        m.Commitment(award.id, 0, b"", 0, 1, merkle.root([leaf]), len(units), units_digest(units), True),
+    )
+    sign(EXECUTOR, m.CommitmentNotice(award.raw, acceptance.raw, commitment.raw))
+    widening = sign(REQUESTER, m.Widening(commitment.id, 1))
+    proof = keyring(VERIFIER).vrf_prove(alpha(NETWORK, commitment.id))
+    claim = sign(VERIFIER, m.DrawClaim(commitment.id, 1, proof))
+    membership = electorate.prove(verifier)
+    sign(REQUESTER, m.Assignment(commitment.id, claim.id, membership, prompt, units))
+    root = merkle.root([leaf])
+    hidden = blind_digest(verifier=verifier, root=root, chunk=0, digest=digest, nonce=nonce)
+    blind = sign(VERIFIER, m.BlindVerdict(commitment.id, claim.id, ((0, hidden),)))
+    draw = m.DrawEvidence(claim.raw, membership, blind.raw)
+    sign(REQUESTER, m.OpeningRequest(commitment.id, (widening.raw,), (draw,)))
+    opening = sign(EXECUTOR, m.Opening(commitment.id, (m.ChunkOpening(0, salt, digest, ()),)))
+    reveal = sign(VERIFIER, m.Reveal(commitment.id, blind.id, nonce, ((0, digest),)))
+    fraud = sign(
+        REQUESTER,
+        m.FraudProof(award.raw, acceptance.raw, commitment.raw, opening.raw, 0, prompt, units),
+    )
+    voucher = sign(REQUESTER, m.Voucher(award.id, executor, 1, 480, 0, _T + 86_400_000, commitment.id))
+    receipt_of_voucher = sign(EXECUTOR, m.VoucherReceipt(voucher.id, 480))
+    sign(VERIFIER, m.SyncSummary((offer.id, commitment.id)))
+    sign(REQUESTER, m.SyncWant((commitment.id,)))
+    verifier_record = m.VerifierRecord(claim.raw, membership, blind.raw, reveal.raw, b"", b"")
+    segment = m.SegmentRecord(
+        commitment.raw,
+        (widening.raw,),
+        opening.raw,
+        (verifier_record,),
+        "fraud",
+        fraud.raw,
+        voucher.raw,
+        receipt_of_voucher.raw,
+    )
+    sign(
+        REQUESTER,
+        m.ReceiptBody(
+            offers=(offer.raw,),
+            closes=(close.raw,),
+            bids=(bid.raw,),
+            attempts=(m.AttemptRecord(award.raw, acceptance.raw, bid.raw, "fraud", (segment,)),),
+            input=prompt,
+            units=units,
+            state="verification_failed",
+            finished_ms=_T + 10_000,
+        ),
+    )
+    return made
