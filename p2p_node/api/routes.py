@@ -1,0 +1,243 @@
+"""The API's routes: who may call them, what they take, and how they refuse.
+
+Every refusal is JSON: ``{"error": {"rule", "value", "message"}}``, and for a job file also its line
+and field.
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+from collections.abc import AsyncIterator
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import structlog
+import trio
+from starlette.applications import Starlette
+from starlette.background import BackgroundTask
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from p2p_node import receipts
+from p2p_node.api import views
+from p2p_node.errors import UserError
+from p2p_node.jobs import JobRecord
+from p2p_node.jobspec import JobSpecError, parse_job_spec
+from p2p_node.yamltree import DOCUMENT_BYTES_MAX
+
+if TYPE_CHECKING:
+    from p2p_node.service import Node
+
+__all__ = ["KEEP_ALIVE_S", "make_app"]
+
+log = structlog.get_logger(__name__)
+
+KEEP_ALIVE_S = 15
+"""A stream with nothing to say sends a comment this often, so that a reader that is gone is noticed."""
+
+JSON_HEADERS = {"cache-control": "no-store"}
+
+
+class _Refusal(Exception):
+    """An answer that isn't what was asked for."""
+
+    def __init__(self, status: int, rule: str, value: str = "", **more: Any) -> None:
+        super().__init__(rule)
+        self.status = status
+        message = more.pop("message", f"{rule}, got {value!r}" if value else rule)
+        self.error = {"rule": rule, "value": value, "message": message, **more}
+
+
+def make_app(node: Node, token: str) -> Starlette:
+    """The API of ``node`` for callers who know ``token``."""
+    routes = _Routes(node)
+    job = "/v1/jobs/{prefix}"
+    return Starlette(
+        routes=[
+            Route("/v1/status", routes.status, methods=["GET"]),
+            Route("/v1/peers", routes.peers, methods=["GET"]),
+            Route("/v1/jobs", routes.list_jobs, methods=["GET"]),
+            Route("/v1/jobs", routes.submit_job, methods=["POST"]),
+            Route(job, routes.show_job, methods=["GET"]),
+            Route(job, routes.cancel_job, methods=["DELETE"]),
+            Route(f"{job}/events", routes.job_events, methods=["GET"]),
+            Route(f"{job}/receipt", routes.job_receipt, methods=["GET"]),
+            Route(f"{job}/explain", routes.explain_job, methods=["GET"]),
+            Route("/v1/shutdown", routes.shut_down, methods=["POST"]),
+        ],
+        middleware=[Middleware(_TokenRequired, token=token)],
+        exception_handlers={
+            _Refusal: _answer_refusal,
+            HTTPException: _answer_http_exception,
+            Exception: _answer_bug,
+        },
+    )
+
+
+class _Routes:
+    def __init__(self, node: Node) -> None:
+        self._node = node
+
+    # --- The node --------------------------------------------------------------------------------
+
+    async def status(self, request: Request) -> Response:
+        return _json(views.status(self._node))
+
+    async def peers(self, request: Request) -> Response:
+        return _json(views.peer_rows(self._node))
+
+    async def shut_down(self, request: Request) -> Response:
+        async def stop() -> None:
+            self._node.stop()
+
+        # Once the answer is on its way: stopping closes this connection too.
+        return JSONResponse({"stopping": True}, background=BackgroundTask(stop))
+
+    # --- Jobs ------------------------------------------------------------------------------------
+
+    async def list_jobs(self, request: Request) -> Response:
+        return _json([self._summary(record) for record in self._node.book.records()])
+
+    async def submit_job(self, request: Request) -> Response:
+        document = await _body(request, DOCUMENT_BYTES_MAX)
+        try:
+            spec = parse_job_spec(document)
+            record = self._node.book.submit(spec, views.described_spec(spec))
+        except JobSpecError as error:
+            raise _Refusal(
+                400, error.rule, error.value, message=str(error), line=error.line, field=error.field
+            ) from error
+        except UserError as error:
+            raise _Refusal(400, str(error)) from error
+        return _json({"id": record.id.hex(), "state": record.state, "name": record.name}, status=201)
+
+    async def show_job(self, request: Request) -> Response:
+        return _json(self._summary(self._find(request)))
+
+    async def cancel_job(self, request: Request) -> Response:
+        record = self._find(request)
+        self._node.book.cancel(record)
+        return _json(self._summary(record))
+
+    async def explain_job(self, request: Request) -> Response:
+        record = self._find(request)
+        return _json(
+            {
+                "id": record.id.hex(),
+                "name": record.name,
+                "state": record.state,
+                "reason": record.reason,
+                "declines": self._node.book.explain(record),
+            }
+        )
+
+    async def job_receipt(self, request: Request) -> Response:
+        record = self._find(request)
+        raw = self._node.book.receipt(record)
+        if raw is None:
+            raise _Refusal(404, "a job has a receipt once it is over", record.state)
+        core = self._node.core
+        render = partial(receipts.render, raw, network=core.network, crypto=core.crypto)
+        # Checking every signature takes a while; other requests and peers shouldn't wait.
+        content = await trio.to_thread.run_sync(render)
+        return Response(content, media_type="application/json", headers=JSON_HEADERS)
+
+    async def job_events(self, request: Request) -> Response:
+        record = self._find(request)
+        return StreamingResponse(
+            self._events(record), media_type="text/event-stream", headers={"cache-control": "no-store"}
+        )
+
+    async def _events(self, record: JobRecord) -> AsyncIterator[str]:
+        with self._node.book.subscribe(record) as events:
+            while True:
+                event: dict[str, Any] | None = None
+                with trio.move_on_after(KEEP_ALIVE_S):
+                    try:
+                        event = await events.receive()
+                    except trio.EndOfChannel:
+                        return
+                # JSON has no line breaks outside of strings, where they are escaped.
+                yield ": still here\n\n" if event is None else f"data: {json.dumps(event)}\n\n"
+
+    def _find(self, request: Request) -> JobRecord:
+        prefix = request.path_params["prefix"]
+        try:
+            return self._node.book.find(prefix)
+        except UserError as error:
+            raise _Refusal(
+                404, "an id must begin the id of exactly one job", prefix[:80], message=str(error)[:200]
+            ) from error
+
+    def _summary(self, record: JobRecord) -> dict[str, Any]:
+        has_receipt = record.is_final and self._node.book.receipt(record) is not None
+        return record.summary() | {"receipt_available": has_receipt}
+
+
+# --- Requests and answers ------------------------------------------------------------------------
+
+
+class _TokenRequired:
+    """Lets nothing through without the token: not even whether a route exists."""
+
+    def __init__(self, app: ASGIApp, token: str) -> None:
+        self._app = app
+        self._expected = f"Bearer {token}".encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008})
+            return
+        given = b"".join(value for name, value in scope["headers"] if name == b"authorization")
+        if hmac.compare_digest(given, self._expected):
+            await self._app(scope, receive, send)
+            return
+        refusal = _Refusal(401, "the header authorization must be 'Bearer <token>', with api.json's token")
+        response = _json({"error": refusal.error}, status=401, headers={"www-authenticate": "Bearer"})
+        await response(scope, receive, send)
+
+
+async def _body(request: Request, bytes_max: int) -> bytes:
+    """The request's body.
+
+    Raises:
+        _Refusal: it is larger than ``bytes_max``, whatever its headers say.
+    """
+    body = b""
+    try:
+        async for part in request.stream():
+            body += part
+            if len(body) > bytes_max:
+                raise _Refusal(413, f"a body must have at most {bytes_max} bytes", f"{len(body)} or more")
+    except ClientDisconnect:
+        raise _Refusal(400, "a body must be complete") from None
+    return body
+
+
+def _json(value: Any, *, status: int = 200, headers: dict[str, str] | None = None) -> JSONResponse:
+    return JSONResponse(value, status_code=status, headers=JSON_HEADERS | (headers or {}))
+
+
+async def _answer_refusal(request: Request, error: Exception) -> Response:
+    assert isinstance(error, _Refusal)  # noqa: S101 - starlette's table of handlers says so
+    return _json({"error": error.error}, status=error.status)
+
+
+async def _answer_http_exception(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)  # noqa: S101 - starlette's table of handlers says so
+    rule = {404: "a path must name a route", 405: "a method must fit its route"}.get(
+        error.status_code, error.detail
+    )
+    refusal = _Refusal(error.status_code, rule, f"{request.method} {request.url.path}"[:200])
+    return _json({"error": refusal.error}, status=error.status_code, headers=dict(error.headers or {}))
+
+
+async def _answer_bug(request: Request, error: Exception) -> Response:
+    log.error("api failed", method=request.method, path=request.url.path, exc_info=error)
+    refusal = _Refusal(500, "the node failed to answer; its log says why")
+    return _json({"error": refusal.error}, status=500)

@@ -1,0 +1,100 @@
+"""Serves the API on loopback, and says where in ``api.json``.
+
+Whoever may read that file may command the node: it holds a random token that every request must
+carry, and only its owner may read it. Other addresses than loopback are refused, since the token
+would cross the network in the clear.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import structlog
+import trio
+
+from p2p_node.api.routes import make_app
+from p2p_node.api.serving import listening, run_app, url_of
+from p2p_node.errors import UserError
+
+if TYPE_CHECKING:
+    # libp2p brings stubs that hide trio's own types, and these that go with them.
+    from trio_typing import TaskStatus
+
+    from p2p_node.service import Node
+
+__all__ = ["host_and_port", "serve"]
+
+log = structlog.get_logger(__name__)
+
+PORT_MAX = 65_535
+
+
+async def serve(
+    node: Node, address: str, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED
+) -> None:
+    """Serve a node's API until cancelled; started once ``api.json`` is in place.
+
+    Args:
+        node: what is asked and commanded.
+        address: ``host:port`` on loopback; port 0 lets the system choose.
+        task_status: told when requests are answered.
+
+    Raises:
+        UserError: the address isn't loopback, or is taken.
+    """
+    host, port = host_and_port(address, flag="--api")
+    if not _is_loopback(host):
+        raise UserError(f"--api {address} must be a loopback address, such as 127.0.0.1:{port}")
+    token = secrets.token_urlsafe(32)
+    with listening(host, port, flag="--api") as sock:
+        url = url_of(sock)
+        with _announced(node.place.api, {"url": url, "token": token, "pid": os.getpid()}):
+            log.info("api is up", url=url)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(run_app, make_app(node, token), sock)
+                task_status.started()
+
+
+def host_and_port(address: str, *, flag: str) -> tuple[str, int]:
+    """The parts of ``host:port``, or of ``[host]:port`` for IPv6.
+
+    Raises:
+        UserError: it has another form, or the port is too large.
+    """
+    host, _, port = address.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not host or not (port.isascii() and port.isdecimal()) or int(port) > PORT_MAX:
+        raise UserError(f"{flag} {address!r} must be host:port with a port of at most {PORT_MAX}")
+    return host, int(port)
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+@contextlib.contextmanager
+def _announced(path: Path, content: dict[str, object]) -> Iterator[None]:
+    """A file that is there, whole, as long as the block runs, for its owner only."""
+    unfinished = path.with_name(path.name + ".part")
+    unfinished.unlink(missing_ok=True)
+    # Never readable by others, not even for a moment.
+    descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        json.dump(content, file)
+    unfinished.replace(path)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)

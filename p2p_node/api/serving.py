@@ -1,0 +1,103 @@
+"""An ASGI application on one TCP socket, on hypercorn's trio worker, that ends when it is told to."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import trio
+from hypercorn.config import Config
+from hypercorn.trio.tcp_server import TCPServer
+from hypercorn.trio.worker_context import WorkerContext
+from hypercorn.typing import ConnectionState, LifespanState
+from hypercorn.utils import wrap_app
+
+from p2p_node.errors import UserError
+
+__all__ = ["listening", "run_app", "url_of"]
+
+BACKLOG = 64
+HEADER_BYTES_MAX = 16 * 1024
+KEEP_ALIVE_S = 30
+
+
+@contextlib.contextmanager
+def listening(host: str, port: int, *, flag: str) -> Iterator[socket.socket]:
+    """A socket that listens on ``host`` and ``port``; port 0 lets the system choose.
+
+    Args:
+        host: a name or an address.
+        port: in [0, 65535].
+        flag: what to blame if it can't be had.
+
+    Raises:
+        UserError: the address is taken or isn't ours.
+    """
+    try:
+        family, *_, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        sock = socket.socket(family, socket.SOCK_STREAM)
+    except (OSError, OverflowError) as error:
+        raise UserError(f"{flag} {host}:{port} isn't an address of this machine: {error}") from error
+    with sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            sock.bind(place)
+            sock.listen(BACKLOG)
+        except OSError as error:
+            raise UserError(
+                f"{flag} {host}:{port} can't be listened on: {error.strerror}; choose another port, or 0"
+            ) from error
+        sock.setblocking(False)
+        yield sock
+
+
+def url_of(sock: socket.socket) -> str:
+    """The URL under which a listening socket is reached."""
+    host, port = sock.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+async def run_app(app: Any, sock: socket.socket) -> None:
+    """Serve an ASGI application on a listening socket until cancelled."""
+    config = Config()
+    config.accesslog = None
+    config.include_server_header = False
+    config.keep_alive_timeout = KEEP_ALIVE_S
+    config.h11_max_incomplete_size = HEADER_BYTES_MAX
+    wrapped = wrap_app(app, config.wsgi_max_body_size, "asgi")
+    context = WorkerContext(None)
+    streams: set[trio.SocketStream] = set()
+
+    async def handle(stream: trio.SocketStream) -> None:
+        streams.add(stream)
+        try:
+            await TCPServer(
+                wrapped,
+                config,
+                context,
+                ConnectionState(LifespanState({})),
+                stream,  # type: ignore[arg-type]  # Its annotation names the TLS stream only.
+            )
+        finally:
+            streams.discard(stream)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_close_when_cancelled, streams)
+        listener = trio.SocketListener(trio.socket.from_stdlib_socket(sock))
+        nursery.start_soon(functools.partial(trio.serve_listeners, handle, [listener]))
+
+
+async def _close_when_cancelled(streams: set[trio.SocketStream]) -> None:
+    """Free senders that a client keeps waiting.
+
+    Hypercorn shields its sends from cancellation, so a client that stopped reading would keep the
+    node from stopping.
+    """
+    try:
+        await trio.sleep_forever()
+    finally:
+        for stream in streams:
+            stream.socket.close()
