@@ -112,6 +112,9 @@ class Runtime:
         self.core = core
         self.clock = clock
         self.frames_dropped = 0
+        self.frames_received = 0
+        self.gossip_received = 0
+        self.penalties = 0
         self._executor = executor
         self._keeper = keeper
         self._on_notify = on_notify
@@ -134,6 +137,7 @@ class Runtime:
             return Ruling.IGNORE
         ruling, why = self.core.judge(name, data, self.clock())
         if ruling is Ruling.REJECT:
+            self.penalties += 1
             log.warning("gossip rejected", forwarder=short_id(forwarder), why=why)
         return ruling
 
@@ -175,8 +179,10 @@ class Runtime:
         now_ms = self.clock()
         match event:
             case FrameReceived(peer, data):
+                self.frames_received += 1
                 return self.core.frame_received(peer, data, now_ms)
             case GossipReceived(topic, data, forwarder):
+                self.gossip_received += 1
                 return self.core.gossip_received(self._prefix_topic[topic], data, forwarder, now_ms)
             case PeerConnected(peer, _):
                 log.info("peer connected", peer=short_id(peer))
@@ -203,6 +209,7 @@ class Runtime:
                 case CancelRun(key):
                     self._executor.cancel(key)
                 case Penalise(peer, points, reason):
+                    self.penalties += 1
                     log.warning("peer penalised", peer=short_id(peer), points=points, why=reason)
                     if self._network is not None and points:
                         self._network.penalise(peer, points, reason)

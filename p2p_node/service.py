@@ -7,7 +7,7 @@ import random
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any
 import structlog
 import trio
 
+from p2p_node.activity import Activity
 from p2p_node.config import NodeConfig
 from p2p_node.core.keyring import Keyring, RealCrypto
 from p2p_node.core.node import Capability, NodeCore
@@ -74,6 +75,9 @@ class Node:
     started_ms: int
     earned: dict[bytes, int]
     """Micro-units settled to us, by award."""
+    activity: Activity
+    stop: Callable[[], None]
+    """Begins a graceful end, as SIGTERM does."""
 
 
 def run(config: NodeConfig, place: DataDir, seed: bytes, options: Options | None = None) -> None:
@@ -107,7 +111,7 @@ async def _main(config: NodeConfig, place: DataDir, seed: bytes, options: Option
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_stop_on_signal, signals, nursery.cancel_scope)
-            await _serve(config, place, seed, options)
+            await _serve(config, place, seed, options, stop=nursery.cancel_scope.cancel)
 
 
 def _operators_fault(group: BaseExceptionGroup[BaseException]) -> Exception | None:
@@ -128,7 +132,9 @@ async def _stop_on_signal(signals: Any, scope: trio.CancelScope) -> None:
         return
 
 
-async def _serve(config: NodeConfig, place: DataDir, seed: bytes, options: Options) -> None:
+async def _serve(
+    config: NodeConfig, place: DataDir, seed: bytes, options: Options, *, stop: Callable[[], None]
+) -> None:
     started_ms = wall_clock_ms()
     store = Store.open(place.store)
     with _closing(store):
@@ -136,8 +142,9 @@ async def _serve(config: NodeConfig, place: DataDir, seed: bytes, options: Optio
             name: ModelPlace(name, path, load_manifest(path).digest)
             for name, path in builtin_models().items()
         }
-        working = WorkerPool(1, on_death=lambda why: log.warning("worker died", why=why))
-        checking = WorkerPool(1, on_death=lambda why: log.warning("worker died", why=why))
+        node_notes = _NodeNotes()
+        working = WorkerPool(1, on_death=node_notes.worker_died)
+        checking = WorkerPool(1, on_death=node_notes.worker_died)
         async with trio.open_nursery() as nursery:
             measured: dict[str, Any] = {}
             async with trio.open_nursery() as starting:
@@ -151,7 +158,6 @@ async def _serve(config: NodeConfig, place: DataDir, seed: bytes, options: Optio
             core = _make_core(
                 config, seed, models=models, rates=rates, measured=measured, cheat=options.cheat
             )
-            node_notes = _NodeNotes()
             runtime = Runtime(
                 core, executor=executor, keeper=store, clock=wall_clock_ms, on_notify=node_notes
             )
@@ -172,6 +178,8 @@ async def _serve(config: NodeConfig, place: DataDir, seed: bytes, options: Optio
                     measured,
                     started_ms,
                     node_notes.earned,
+                    node_notes.activity,
+                    stop,
                 )
                 _restore(node)
                 await nursery.start(runtime.run, network)
@@ -194,12 +202,14 @@ async def _serve_http(node: Node, nursery: trio.Nursery) -> None:
     if node.config.api is None and node.config.metrics is None:
         return
     # Imported late: a node without an API doesn't pay for one.
-    from p2p_node import api
-
     if node.config.api is not None:
+        from p2p_node import api
+
         await nursery.start(api.serve, node, node.config.api)
     if node.config.metrics is not None:
-        await nursery.start(api.serve_metrics, node, node.config.metrics)
+        from p2p_node import metrics
+
+        await nursery.start(metrics.serve_metrics, node, node.config.metrics)
 
 
 class _NodeNotes:
@@ -208,12 +218,19 @@ class _NodeNotes:
     def __init__(self) -> None:
         self.book: JobBook | None = None
         self.earned: dict[bytes, int] = {}
+        self.activity = Activity()
+
+    def worker_died(self, why: str) -> None:
+        """Log and count a death; the pool starts another worker."""
+        log.warning("worker died", why=why)
+        self.activity.worker_deaths += 1
 
     def __call__(self, note: Notify, now_ms: int) -> None:
         if note.subject:
             if self.book is not None:
                 self.book.on_notify(note, now_ms)
             return
+        self.activity.hear(note)
         if note.event == "earned":
             self.earned[note.details["award"]] = note.details["settled_micros"]
         shown = {

@@ -121,7 +121,17 @@ class Provider:
     def _decline(self, offer: Signed[Offer], why: DeclineReason) -> list[Effect]:
         message = self._node.sign(Decline(offer.id, why.reason, why.have, why.need, why.detail[:250]))
         return [
-            Notify(b"", "declined", {"job": offer.id, "reason": why.reason, "detail": why.detail}),
+            Notify(
+                b"",
+                "declined",
+                {
+                    "job": offer.id,
+                    "reason": why.reason,
+                    "have": why.have,
+                    "need": why.need,
+                    "detail": why.detail,
+                },
+            ),
             Send(offer.signer, message, offer.body.bids_close_ms + REVEAL_MS),
         ]
 
