@@ -52,6 +52,10 @@ class WorkerExecutor:
         self._models = models
         self._cheat = cheat
         self._runs: dict[tuple[Any, ...], tuple[WorkerPool, int]] = {}
+        self.executed_cpu_us = 0
+        """CPU time of finished executions."""
+        self.recomputed_cpu_us = 0
+        """CPU time of finished recomputations."""
 
     def start(
         self, key: tuple[Any, ...], task: Execute | Recompute, report: Callable[[RunEvent], None]
@@ -77,6 +81,11 @@ class WorkerExecutor:
             translated = _translate(key, event)
             if isinstance(translated, RunFinished | RunRecomputed | RunFailed):
                 del self._runs[key]
+            match translated:
+                case RunFinished(cpu_us=cpu_us):
+                    self.executed_cpu_us += cpu_us
+                case RunRecomputed(cpu_us=cpu_us):
+                    self.recomputed_cpu_us += cpu_us
             if translated is not None:
                 report(translated)
 

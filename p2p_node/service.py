@@ -26,6 +26,7 @@ from p2p_node.executor import ModelPlace, WorkerExecutor
 from p2p_node.hostile import hostile_core, worker_variant
 from p2p_node.jobs import JobBook
 from p2p_node.logs import configure_logging
+from p2p_node.network.delayed import delayed
 from p2p_node.network.port import Network, NetworkError
 from p2p_node.runtime import Runtime, topic_names
 from p2p_node.store import Store
@@ -57,6 +58,10 @@ class Options:
 
     cheat: str = ""
     """How this node deceives, for hostile test peers."""
+    latency_ms: int = 0
+    """Added to everything that this node sends."""
+    measured: dict[str, Any] | None = None
+    """What this machine was measured to do; None measures it now."""
 
 
 @dataclass(slots=True)
@@ -70,6 +75,7 @@ class Node:
     network: Network
     store: Store
     book: JobBook
+    executor: WorkerExecutor
     models: dict[str, ModelPlace]
     measured: dict[str, Any]
     started_ms: int
@@ -146,9 +152,10 @@ async def _serve(
         working = WorkerPool(1, on_death=node_notes.worker_died)
         checking = WorkerPool(1, on_death=node_notes.worker_died)
         async with trio.open_nursery() as nursery:
-            measured: dict[str, Any] = {}
+            measured: dict[str, Any] = dict(options.measured or {})
             async with trio.open_nursery() as starting:
-                starting.start_soon(_measure, place.path, measured)
+                if not measured:
+                    starting.start_soon(_measure, place.path, measured)
                 # The pools belong to the outer nursery: they outlive the start.
                 starting.start_soon(nursery.start, working.run)
             rates = {name: await _calibrate(working, model) for name, model in models.items()}
@@ -162,7 +169,9 @@ async def _serve(
                 core, executor=executor, keeper=store, clock=wall_clock_ms, on_notify=node_notes
             )
             async with AsyncExitStack() as stack:
-                network = await stack.enter_async_context(_network(config, seed, runtime, store))
+                network: Network = await stack.enter_async_context(_network(config, seed, runtime, store))
+                if options.latency_ms:
+                    network = await stack.enter_async_context(delayed(network, options.latency_ms))
                 core.capability = _with_addresses(core.capability, network.addresses)
                 book = JobBook(runtime, store, models, clock=wall_clock_ms)
                 node_notes.book = book
@@ -174,6 +183,7 @@ async def _serve(
                     network,
                     store,
                     book,
+                    executor,
                     models,
                     measured,
                     started_ms,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import signal
 from pathlib import Path
 
 import click
@@ -27,6 +29,11 @@ __all__ = ["start"]
 @click.option("--metrics", metavar="HOST:PORT", help="Where Prometheus reads metrics; off turns them off.")
 @click.option("--log-format", type=click.Choice(["console", "json"]), help="Form of the log on stderr.")
 @click.option("--mdns/--no-mdns", default=None, help="Find peers on the local network.")
+# What local swarms of test peers set; see p2p_node.swarm.
+@click.option("--cheat", default="", hidden=True)
+@click.option("--latency-ms", type=click.IntRange(0, 60_000), default=0, hidden=True)
+@click.option("--measured", type=click.Path(path_type=Path), hidden=True)
+@click.option("--parent", type=int, hidden=True)
 def start(
     *,
     datadir: Path | None,
@@ -40,11 +47,19 @@ def start(
     metrics: str | None,
     log_format: str | None,
     mdns: bool | None,
+    cheat: str,
+    latency_ms: int,
+    measured: Path | None,
+    parent: int | None,
 ) -> None:
     """Run the node until Ctrl-C or SIGTERM.
 
     Flags win over config.toml in the data directory.
     """
+    if parent is not None:
+        from workloads.lockdown import die_with_parent
+
+        die_with_parent(parent, signal.SIGTERM)
     from p2p_node import keystore
     from p2p_node.config import load_config
     from p2p_node.datadir import DataDir
@@ -71,4 +86,9 @@ def start(
         identity = keystore.load(place.keystore, secret)
         from p2p_node import service
 
-        service.run(config, place, identity.seed)
+        options = service.Options(
+            cheat=cheat,
+            latency_ms=latency_ms,
+            measured=json.loads(measured.read_bytes()) if measured is not None else None,
+        )
+        service.run(config, place, identity.seed, options)
