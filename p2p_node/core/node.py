@@ -123,6 +123,7 @@ class NodeCore:
         self._routes: dict[bytes, Any] = {}
         self._direct_seen: OrderedDict[bytes, None] = OrderedDict()
         self._advertised_ms = -ADVERT_PACE_MS
+        self._advertised_slots = 0
         self.provider = Provider(
             self,
             self.registry,
@@ -383,15 +384,16 @@ class NodeCore:
         if now_ms - self._advertised_ms < ADVERT_PACE_MS:
             return [SetTimer(("advert",), self._advertised_ms + ADVERT_PACE_MS)]
         self._advertised_ms = now_ms
-        capability, capacity = self.capability, self.provider.capacity(now_ms)
+        capability = self.capability
+        self._advertised_slots = self._free_slots()
         advert = Advert(
             sequence=now_ms,
             sent_ms=now_ms,
             expires_ms=now_ms + ADVERT_LIFETIME_MS,
             addresses=capability.addresses,
             software=capability.software,
-            slots_total=capacity.slots_total,
-            slots_free=capacity.slots_free,
+            slots_total=capability.slots_total,
+            slots_free=self._advertised_slots,
             cores=capability.cores,
             ram_bytes=capability.ram_bytes,
             gemm_fp32_mflops=capability.gemm_fp32_mflops,
@@ -403,6 +405,10 @@ class NodeCore:
         )
         renew_ms = ADVERT_RENEW_MS + self._jitter.randint(0, ADVERT_RENEW_MS // 4)
         return [Publish("peers", self.sign(advert)), SetTimer(("advert",), now_ms + renew_ms)]
+
+    def _free_slots(self) -> int:
+        # Reservations don't count: they last seconds, and most are lost to another bidder.
+        return max(0, self.capability.slots_total - len(self.provider.running()))
 
     def _sync(self, now_ms: int) -> list[Effect]:
         again = SetTimer(("sync",), now_ms + SYNC_MS + self._jitter.randint(0, SYNC_MS))
@@ -419,7 +425,12 @@ class NodeCore:
         self._routes = {key: owner for key, owner in self._routes.items() if not _is_over(owner)}
         self.verifier.forget(now_ms)
         self.provider.capacity(now_ms)
-        return [*self.registry.expire(now_ms), SetTimer(("housekeeping",), now_ms + HOUSEKEEPING_MS)]
+        changed = self._advertised_slots != self._free_slots()
+        return [
+            *self.registry.expire(now_ms),
+            *(self._advertise(now_ms) if changed else []),
+            SetTimer(("housekeeping",), now_ms + HOUSEKEEPING_MS),
+        ]
 
     # --- Effects ---------------------------------------------------------------------------------
 
