@@ -26,7 +26,7 @@ from protocols.identity import peer_id
 from protocols.limits import SEGMENT_CHUNKS_MAX
 from workloads.errors import WorkloadRefused
 from workloads.lm.input import LmInput, encode_input
-from workloads.lm.tokenizer import TextTokenizer
+from workloads.lm.tokenizer import TextStream, TextTokenizer
 
 __all__ = ["JobBook", "JobRecord", "build_request"]
 
@@ -143,6 +143,8 @@ class JobBook:
         self._clock = clock
         self._tokenizers = {name: TextTokenizer(place.path) for name, place in models.items()}
         self._records: OrderedDict[bytes, JobRecord] = OrderedDict()
+        self._streams: dict[bytes, TextStream] = {}
+        """Text of open jobs, decoded as it comes."""
         self._subscribers: dict[bytes, list[trio.MemorySendChannel[dict[str, Any]]]] = {}
         self._restore()
 
@@ -264,10 +266,8 @@ class JobBook:
                 del record.units[details["resumes_at"] :]
             case "output":
                 record.units.extend(details.pop("units"))
-                before = record.text
-                record.text = self._decode(record)
-                is_longer = record.text.startswith(before)
-                details["text"] = record.text[len(before) :] if is_longer else record.text
+                details["text"] = self._streams[record.id].feed(record.units[details["first_unit"] :])
+                record.text += details["text"]
                 details["units_total"] = len(record.units)
             case "finished":
                 self._finish(record, now_ms)
@@ -275,8 +275,8 @@ class JobBook:
         if job is not None and not record.is_final:
             record.state = job.state.value
         if note.event == "awarded":
-            record.text = self._decode(record)
-            details["text"] = record.text
+            stream = self._streams[record.id] = self._tokenizers[record.spec["task"]["model"]].stream()
+            record.text = details["text"] = stream.feed(record.units)
         event = {"at_ms": now_ms, "event": note.event, **_plain(details)}
         if len(record.events) < EVENTS_PER_JOB_MAX:
             record.events.append(event)
@@ -293,13 +293,9 @@ class JobBook:
         job = self._runtime.core.jobs[record.id]
         record.state, record.reason, record.finished_ms = job.state.value, job.reason, now_ms
         record.units = list(job.units)
-        record.text = self._decode(record)
+        record.text = self._tokenizers[record.spec["task"]["model"]].decode(record.units)
+        self._streams.pop(record.id, None)
         self._keep(record)
-
-    def _decode(self, record: JobRecord) -> str:
-        model = record.spec["task"]["model"]
-        tokenizer = self._tokenizers.get(model)
-        return tokenizer.decode(record.units) if tokenizer else ""
 
     # --- Keeping ---------------------------------------------------------------------------------
 
