@@ -159,7 +159,11 @@ class Job:
         if auction is None or not isinstance(event, Heard | TimerFired):
             return []
         was_decided = auction.state is AuctionState.DECIDED
-        effects = auction.handle(event, now_ms)
+        effects = [
+            # Each round has an offer of its own, but whoever watches knows the job by its first one.
+            Notify(self.id, effect.event, effect.details) if isinstance(effect, Notify) else effect
+            for effect in auction.handle(event, now_ms)
+        ]
         is_current = auction is self.auctions[-1] and self.state is JobState.BIDDING
         if auction.state is AuctionState.DECIDED and not was_decided and is_current:
             # Who cheated or failed us may bid, but neither wins nor sets the price.
