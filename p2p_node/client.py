@@ -1,0 +1,170 @@
+"""Talks to the node that runs on a data directory, through its local API."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from p2p_node.datadir import DataDir
+from p2p_node.errors import ExitCode, UserError
+
+if TYPE_CHECKING:
+    import httpx
+
+__all__ = ["ApiError", "NodeClient", "NodeGone", "NodeNotRunning", "connect"]
+
+FILE_BYTES_MAX = 4_096
+TIMEOUT_S = 30
+"""An answer comes within this time; a stream says at least that it is alive (see the API)."""
+
+
+class NodeNotRunning(UserError):
+    """No node runs on the data directory."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(f"no node is running on {path}; start one with: p2p-node start --datadir {path}")
+
+
+class NodeGone(UserError):
+    """The node stopped, or hung, while it was asked."""
+
+    exit_code = ExitCode.TASK_FAILED
+
+
+class ApiError(UserError):
+    """The node refused.
+
+    Attributes:
+        status: the HTTP status.
+        error: the answer's ``error``: rule, value, message, and for a job file line and field.
+    """
+
+    def __init__(self, status: int, error: dict[str, Any]) -> None:
+        super().__init__(str(error.get("message") or f"the node answered with status {status}"))
+        self.status = status
+        self.error = error
+
+
+@contextmanager
+def connect(datadir: Path | None = None) -> Iterator[NodeClient]:
+    """A client of the node that runs on ``datadir``, or on the user's default directory.
+
+    Raises:
+        NodeNotRunning: there is none.
+    """
+    place = DataDir.open(datadir)
+    try:
+        with place.api.open("rb") as file:
+            announced = json.loads(file.read(FILE_BYTES_MAX))
+        url, token = str(announced["url"]), str(announced["token"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise NodeNotRunning(place.path) from None
+    # Imported late: it takes a quarter of a second.
+    import httpx
+
+    with httpx.Client(
+        base_url=url,
+        headers={"authorization": f"Bearer {token}"},
+        timeout=TIMEOUT_S,
+        # A proxy from the environment must see neither the requests nor the token.
+        trust_env=False,
+    ) as http:
+        yield NodeClient(http, place.path)
+
+
+class NodeClient:
+    """Commands and questions to one node.
+
+    Every method raises `NodeNotRunning` if nobody answers, `NodeGone` if the node stops while it
+    answers, and `ApiError` if it refuses.
+    """
+
+    def __init__(self, http: httpx.Client, path: Path) -> None:
+        self._http = http
+        self._path = path
+
+    def status(self) -> dict[str, Any]:
+        """What the node is, has and does."""
+        return dict(self._call("GET", "/v1/status").json())
+
+    def peers(self) -> list[dict[str, Any]]:
+        """Every peer it is connected to or has heard of."""
+        return list(self._call("GET", "/v1/peers").json())
+
+    def submit(self, document: bytes) -> dict[str, Any]:
+        """Ask for a job; ``document`` is a job file's content."""
+        return dict(self._call("POST", "/v1/jobs", content=document).json())
+
+    def jobs(self) -> list[dict[str, Any]]:
+        """All jobs, oldest first."""
+        return list(self._call("GET", "/v1/jobs").json())
+
+    def job(self, prefix: str) -> dict[str, Any]:
+        """The one job whose id begins with ``prefix``."""
+        return dict(self._call("GET", _job(prefix)).json())
+
+    def cancel(self, prefix: str) -> dict[str, Any]:
+        """Cancel an open job."""
+        return dict(self._call("DELETE", _job(prefix)).json())
+
+    def explain(self, prefix: str) -> dict[str, Any]:
+        """Why peers didn't bid."""
+        return dict(self._call("GET", _job(prefix) + "/explain").json())
+
+    def receipt(self, prefix: str) -> bytes:
+        """The content of receipt.json; the job is over."""
+        return self._call("GET", _job(prefix) + "/receipt").content
+
+    def shut_down(self) -> None:
+        """Stop the node as SIGTERM does."""
+        self._call("POST", "/v1/shutdown")
+
+    def events(self, prefix: str) -> Iterator[dict[str, Any]]:
+        """A job's events from the first on, as they happen; ends after the last."""
+        with self._answered(), self._http.stream("GET", _job(prefix) + "/events") as response:
+            if response.is_error:
+                response.read()
+            _refuse(response)
+            for line in response.iter_lines():
+                if line.startswith("data: "):
+                    yield json.loads(line.removeprefix("data: "))
+
+    def _call(self, method: str, path: str, *, content: bytes | None = None) -> httpx.Response:
+        with self._answered():
+            response = self._http.request(method, path, content=content)
+        _refuse(response)
+        return response
+
+    @contextmanager
+    def _answered(self) -> Iterator[None]:
+        import httpx
+
+        try:
+            yield
+        except httpx.ConnectError:
+            # Left behind by a node that was killed.
+            raise NodeNotRunning(self._path) from None
+        except httpx.TimeoutException:
+            raise NodeGone(f"the node on {self._path} didn't answer for {TIMEOUT_S} s") from None
+        except httpx.HTTPError as error:
+            raise NodeGone(f"the node on {self._path} stopped while it was asked: {error}") from None
+
+
+def _job(prefix: str) -> str:
+    # Only what can be in an id goes into a path.
+    if not prefix or not prefix.isascii() or not prefix.isalnum():
+        raise UserError(f"a job's id is hexadecimal, got {prefix[:80]!r}")
+    return f"/v1/jobs/{prefix}"
+
+
+def _refuse(response: httpx.Response) -> None:
+    if not response.is_error:
+        return
+    try:
+        error = dict(response.json()["error"])
+    except (ValueError, KeyError, TypeError):
+        error = {}
+    raise ApiError(response.status_code, error)
