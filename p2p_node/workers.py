@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import msgspec
+import psutil
 import trio
 
 from workloads.frames import (
@@ -68,7 +69,7 @@ class WorkerSettings:
 
     Args:
         threads: for torch; one leaves the other cores to other peers.
-        memory_bytes_max: address space; 0 for no bound.
+        memory_bytes_max: of the process; 0 for all that the machine has.
         models_max: models kept loaded.
         start_timeout_s: to import torch, on a loaded machine.
     """
@@ -347,7 +348,7 @@ def _spawn(
     arguments = {
         "--parent": os.getpid(),
         "--threads": settings.threads,
-        "--memory-bytes-max": settings.memory_bytes_max,
+        "--memory-bytes-max": settings.memory_bytes_max or psutil.virtual_memory().total,
         "--models-max": settings.models_max,
     }
     options = [str(part) for pair in arguments.items() for part in pair]

@@ -39,20 +39,24 @@ def protect_pipes() -> tuple[int, int]:
 
 
 def apply_limits(memory_bytes_max: int) -> None:
-    """No core dumps, no file growth, few descriptors, bounded address space; 0 leaves memory unbounded."""
+    """No core dumps, no file growth, few descriptors, bounded memory.
+
+    Args:
+        memory_bytes_max: private memory of the process. Not its address space, of which torch and drivers
+            reserve far more than they use.
+    """
     _limit(resource.RLIMIT_CORE, 0)
     _limit(resource.RLIMIT_FSIZE, 0)
     _limit(resource.RLIMIT_NOFILE, _DESCRIPTORS_MAX)
-    if memory_bytes_max:
-        _limit(resource.RLIMIT_AS, memory_bytes_max)
+    _limit(resource.RLIMIT_DATA, memory_bytes_max)
     # A write beyond RLIMIT_FSIZE then fails instead of killing the process.
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 
 
-def die_with_parent(parent: int) -> None:
-    """Have the kernel kill this process when ``parent`` dies (Linux); elsewhere the closed pipe ends it."""
+def die_with_parent(parent: int, death: signal.Signals = signal.SIGKILL) -> None:
+    """Have the kernel send ``death`` when ``parent`` dies (Linux); elsewhere a closed pipe ends a worker."""
     if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, death, 0, 0, 0)
     if os.getppid() != parent:
         os._exit(0)
 

@@ -229,7 +229,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="workloads.worker", description="Run models for a p2p-node.")
     parser.add_argument("--parent", type=int, required=True, help="process id of the node")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--memory-bytes-max", type=int, default=0, help="address space; 0 for no bound")
+    parser.add_argument("--memory-bytes-max", type=int, required=True, help="private memory")
     parser.add_argument("--models-max", type=int, default=4, help="models kept loaded")
     arguments = parser.parse_args()
 

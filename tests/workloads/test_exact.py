@@ -17,7 +17,7 @@ from tests.workloads.conftest import TINY, random_weights
 from workloads.errors import NumericsRefused
 from workloads.exact.functions import exp2_inplace, root_mean_square, silu_times, sum_exactly
 from workloads.exact.linear import PackedMatrix
-from workloads.exact.quantise import EXACT14, EXACT21, Precision, quantise
+from workloads.exact.quantise import EXACT14, EXACT21, Precision, quantise, rounders
 from workloads.exact.rope import RotaryTable
 from workloads.llama.config import parse_config
 from workloads.llama.exact_model import ExactDecoder
@@ -66,6 +66,25 @@ def test_a_contraction_is_exact_in_any_order_and_block() -> None:
             for x in quantised
         ]
         assert [[Fraction(value) for value in row] for row in got] == exact
+
+
+def test_int8_digits_give_the_integers_of_exact14() -> None:
+    rng = np.random.default_rng(3)
+    rows, weight = quantise(rng.standard_normal((32, 64)), 13), quantise(rng.standard_normal((24, 64)), 13)
+    grains = [rounders(matrix, 13) / (1.5 * 2.0**52) for matrix in (rows, weight)]
+    digits = []
+    for matrix, grain in zip((rows, weight), grains, strict=True):
+        whole = torch.from_numpy((matrix / grain).astype(np.int32))
+        low = ((whole + 64) & 127) - 64
+        high = (whole - low) >> 7
+        assert int(high.abs().max()) <= 64
+        digits.append((high.to(torch.int8), low.to(torch.int8)))
+    total = torch.zeros(32, 24, dtype=torch.int64)
+    for i, left in enumerate(digits[0]):
+        for j, right in enumerate(digits[1]):
+            total += torch._int_mm(left, right.t().contiguous()).long() << (7 * (2 - i - j))
+    from_digits = total.numpy() * grains[0] * grains[1].T
+    assert from_digits.tobytes() == PackedMatrix(weight, EXACT14).apply(rows).tobytes()
 
 
 def test_blocks_of_a_long_contraction_add_left_to_right() -> None:

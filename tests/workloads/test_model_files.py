@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -15,7 +16,9 @@ from tests.workloads.conftest import TINY, random_weights, write_model
 from workloads.errors import ModelRefused
 from workloads.llama.config import load_config, parse_config
 from workloads.llama.weights import load_weights
+from workloads.lm.engine import build_decoder, load_model
 from workloads.lm.manifest import builtin_models, load_manifest
+from workloads.lm.tokenizer import TextTokenizer
 
 
 @pytest.mark.parametrize(
@@ -136,6 +139,26 @@ def test_the_manifest_changes_with_every_file(tiny_model: Path, tmp_path: Path) 
     (tmp_path / "tokenizer.json").unlink()
     with pytest.raises(ModelRefused, match=r"tokenizer\.json cannot be read"):
         load_manifest(tmp_path)
+
+
+HELD_OUT = """And he shewed me a pure river of water of life, clear as crystal, proceeding out of the \
+throne of God and of the Lamb.
+And the Spirit and the bride say, Come. And let him that heareth say, Come. And let him that is athirst \
+come. And whosoever will, let him take the water of life freely.
+He which testifieth these things saith, Surely I come quickly. Amen. Even so, come, Lord Jesus.
+The grace of our Lord Jesus Christ be with you all. Amen.
+"""
+
+
+def test_the_model_that_ships_has_learnt_its_text() -> None:
+    folder = builtin_models()["kjv-2m"]
+    tokens = np.array(TextTokenizer(folder).encode(HELD_OUT))
+    decoder = build_decoder(*load_model(folder), "exact14")
+    hidden = decoder.forward(tokens[None, :-1], decoder.new_cache(1, len(tokens)))[0]
+    logits = decoder.logits(hidden)
+    likelihood = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    loss = -likelihood[np.arange(len(tokens) - 1), tokens[1:]].mean()
+    assert loss < 3.2
 
 
 def test_the_model_that_ships_is_whole_and_has_a_card() -> None:

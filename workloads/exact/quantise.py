@@ -55,7 +55,8 @@ class Precision:
         return 1 << (53 - 2 * self.bits)
 
 
-# 14-bit signed integers: two 7-bit digits for an accelerator's int8 units. 21 bits: float32's accuracy.
+# exact14: 14-bit signed integers, two 7-bit digits each, so that four int8 products, exact in int32, give the
+# same integers as the one float64 product. exact21: float32's accuracy.
 EXACT14 = Precision("exact14", 13)
 EXACT21 = Precision("exact21", 21)
 
