@@ -244,7 +244,7 @@ async def test_two_slots_work_at_once(model: ModelRef) -> None:
 
 
 async def test_a_worker_that_cannot_start_says_why() -> None:
-    with pytest.raises(WorkerDied, match="exited with status|was killed by"):
+    with pytest.raises(WorkerDied, match=r"exited with status|was killed by"):
         async with open_worker(WorkerSettings(memory_bytes_max=64 << 20)):
             pytest.fail("64 MiB cannot hold torch")
 
