@@ -158,8 +158,11 @@ async def _serve(
                     starting.start_soon(_measure, place.path, measured)
                 # The pools belong to the outer nursery: they outlive the start.
                 starting.start_soon(nursery.start, working.run)
+                starting.start_soon(nursery.start, checking.run)
             rates = {name: await _calibrate(working, model) for name, model in models.items()}
-            nursery.start_soon(checking.run)
+            for model in models.values():
+                # A verifier that loads its model only when it is drawn would keep everybody waiting.
+                await _run(checking, frames.Load(0, _reference(model)), model.name)
             places = {model.digest: model for model in models.values()}
             executor = WorkerExecutor(working, checking, places, cheat=worker_variant(options.cheat))
             core = _make_core(
@@ -276,28 +279,38 @@ async def _measure(place: Path, result: dict[str, Any]) -> None:
 
 async def _calibrate(pool: WorkerPool, model: ModelPlace) -> int:
     """The model's measured rate on this machine, in output units per 1,000 seconds."""
-    reference = frames.ModelRef(str(model.path), model.digest, "exact14")
     task = LmInput(prompt=(1, 2, 3, 4), max_tokens=CALIBRATION_UNITS, seed=0, temperature_milli=1_000)
+    reference = _reference(model)
+    await _run(pool, frames.Load(0, reference), model.name)
+    ending = await _run(pool, frames.Generate(0, reference, encode_input(task)), model.name)
+    cpu_us = ending.cpu_us if isinstance(ending, frames.Finished) else 0
+    return CALIBRATION_UNITS * 1_000_000_000 // max(1, cpu_us)
+
+
+def _reference(model: ModelPlace) -> frames.ModelRef:
+    return frames.ModelRef(str(model.path), model.digest, "exact14")
+
+
+async def _run(pool: WorkerPool, work: frames.Load | frames.Generate, model: str) -> frames.Event:
+    """Do one thing in a pool; returns its last event.
+
+    Raises:
+        UserError: it failed.
+    """
     finished = trio.Event()
-    cpu_us = 0
-    failure = ""
+    events: list[frames.Event] = []
 
     def on_event(event: frames.Event) -> None:
-        nonlocal cpu_us, failure
-        if isinstance(event, frames.Finished):
-            cpu_us = event.cpu_us
-        elif isinstance(event, frames.Failed):
-            failure = f"{event.reason}: {event.detail}"
+        events.append(event)
         if isinstance(event, frames.Finished | frames.Failed | frames.Loaded):
             finished.set()
 
-    for work in (frames.Load(0, reference), frames.Generate(0, reference, encode_input(task))):
-        finished = trio.Event()
-        pool.start_run(work, on_event)
-        await finished.wait()
-        if failure:
-            raise UserError(f"model {model.name!r} doesn't run on this machine: {failure}")
-    return CALIBRATION_UNITS * 1_000_000_000 // max(1, cpu_us)
+    pool.start_run(work, on_event)
+    await finished.wait()
+    ending = events[-1]
+    if isinstance(ending, frames.Failed):
+        raise UserError(f"model {model!r} doesn't run on this machine: {ending.reason}: {ending.detail}")
+    return ending
 
 
 def _make_core(

@@ -285,7 +285,8 @@ def running_swarm(
             raise SwarmError(f"cheat {kind!r} must be one of {', '.join(CHEATS)}")
     if not max(2, len(kinds) + 1) <= count <= PEERS_MAX:
         raise SwarmError(
-            f"a swarm of {count} peers with {len(kinds)} cheaters must have 2 to {PEERS_MAX}, the first honest"
+            f"a swarm must have 2 to {PEERS_MAX} peers, one of them honest, got {count} with "
+            f"{len(kinds)} cheaters"
         )
     honest = [("", PRICE_MICROS)] * (count - len(kinds))
     with _ending_by_exception(), _folder() as folder:
