@@ -41,6 +41,8 @@ def status(node: Node) -> dict[str, Any]:
         "slots_total": capacity.slots_total,
         "slots_free": capacity.slots_free,
         "earned_micros": sum(node.earned.values()),
+        "executed_cpu_us": node.executor.executed_cpu_us,
+        "recomputed_cpu_us": node.executor.recomputed_cpu_us,
         "idle_reason": idle_reason(
             node.activity,
             models=len(core.capability.abilities),
