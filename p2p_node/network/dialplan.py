@@ -19,6 +19,9 @@ __all__ = ["BadAddress", "DialPlan", "peer_of"]
 
 BACKOFF_FIRST_MS = 500
 BACKOFF_MAX_MS = 5 * 60_000
+BACKOFF_LASTING_MAX_MS = 5_000
+"""The operator's own peers are few, and he restarts them while he watches."""
+
 FAILURES_MAX = 8
 
 
@@ -123,7 +126,8 @@ class DialPlan:
         if candidate.failures >= FAILURES_MAX and not candidate.lasting:
             del self._candidates[address]
             return True
-        wait_ms = min(BACKOFF_MAX_MS, BACKOFF_FIRST_MS << min(candidate.failures, 16))
+        longest_ms = BACKOFF_LASTING_MAX_MS if candidate.lasting else BACKOFF_MAX_MS
+        wait_ms = min(longest_ms, BACKOFF_FIRST_MS << min(candidate.failures, 16))
         candidate.due_ms = now_ms + int(wait_ms * self._jitter.uniform(0.5, 1.5))
         return False
 

@@ -90,7 +90,7 @@ async def meshed(one: Libp2pNetwork, other: Libp2pNetwork) -> None:
 async def eventually(holds: Callable[[], bool], within_s: float = 15) -> None:
     """Wait until something holds."""
     with trio.fail_after(within_s):
-        while not holds():  # noqa: ASYNC110  what it asks for has no event to wait on
+        while not holds():
             await trio.sleep(0.01)
 
 

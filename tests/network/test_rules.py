@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from p2p_node.network import interfaces
-from p2p_node.network.dialplan import FAILURES_MAX, BadAddress, DialPlan, peer_of
+from p2p_node.network.dialplan import BACKOFF_LASTING_MAX_MS, FAILURES_MAX, BadAddress, DialPlan, peer_of
 from p2p_node.network.interfaces import reachable_addresses
 from p2p_node.network.libp2p.admission import Admission
 from p2p_node.network.libp2p.mdns import from_text, to_text
@@ -166,7 +166,7 @@ def test_we_are_no_candidate_of_ours() -> None:
 
 def test_failures_wait_twice_as_long_each_time_and_success_forgives() -> None:
     dials = plan()
-    dials.add(address(1), lasting=True)
+    dials.add(address(1))
     now, waits = 0, []
     for _ in range(6):
         dials.failed(address(1), now)
@@ -178,6 +178,14 @@ def test_failures_wait_twice_as_long_each_time_and_success_forgives() -> None:
     )
     dials.succeeded(address(1))
     assert dials.next(1, set(), now) == [address(1)]
+
+
+def test_the_operators_peers_wait_no_longer_than_a_few_seconds() -> None:
+    dials = plan()
+    dials.add(address(1), lasting=True)
+    for _ in range(30):
+        dials.failed(address(1), 0)
+    assert dials.next(1, set(), int(1.5 * BACKOFF_LASTING_MAX_MS)) == [address(1)]
 
 
 def test_what_keeps_failing_is_given_up_unless_the_operator_named_it() -> None:

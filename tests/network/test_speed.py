@@ -71,7 +71,7 @@ async def test_a_long_transfer_arrives_whole() -> None:
 
             async def send() -> None:
                 for frame in frames:
-                    while not await one.send(two.local_key, frame):  # noqa: ASYNC110
+                    while not await one.send(two.local_key, frame):
                         await trio.sleep(0.01)
 
             nursery.start_soon(send)

@@ -12,6 +12,8 @@ from __future__ import annotations
 import time
 from typing import Protocol
 
+import structlog
+import trio
 from google.protobuf.message import DecodeError
 from libp2p.abc import IHost, INetStream
 from libp2p.custom_types import TProtocol
@@ -22,7 +24,9 @@ from libp2p.peer.id import ID
 from libp2p.pubsub.gossipsub import GossipSub
 from libp2p.pubsub.pb import rpc_pb2
 from libp2p.pubsub.pubsub import Pubsub
+from libp2p.pubsub.rpc_queue import RpcQueue
 from libp2p.pubsub.validators import signature_validator
+from libp2p.utils.varint import encode_uvarint
 
 from p2p_node.network.libp2p.mends import MendedGossipSub, RecentlySeen
 from p2p_node.network.libp2p.varint import VarintSplitter
@@ -31,6 +35,8 @@ from protocols.limits import GOSSIP_BYTES_MAX
 from protocols.rulings import Ruling
 
 __all__ = ["MESHSUB", "GuardedPubsub", "Judge", "new_gossipsub"]
+
+log = structlog.get_logger(__name__)
 
 MESHSUB = TProtocol("/meshsub/1.1.0")
 RPC_BYTES_MAX = 16 * GOSSIP_BYTES_MAX
@@ -42,6 +48,8 @@ CONTROL_ENTRIES_MAX = 64
 MESSAGE_IDS_MAX = 512
 """Message ids in one IHAVE or IWANT."""
 
+WRITE_S = 20.0
+_BATCH_BYTES = 60_000
 _READ_BYTES = 65_536
 _FAULT_POINTS = 20
 
@@ -120,6 +128,25 @@ class GuardedPubsub(Pubsub):
         except (StreamError, IOException, RawConnError):
             # The connection went; the swarm tells us so by itself.
             return
+
+    async def handle_sending_messages(self, peer_id: ID, stream: INetStream, queue: RpcQueue) -> None:
+        """Write what is queued for one peer, all that waits in one go. Each write has a deadline."""
+        try:
+            while (rpc := await queue.pop()) is not None:
+                batch = bytearray()
+                while rpc is not None:
+                    raw = rpc.SerializeToString()  # type: ignore[no-untyped-call]
+                    batch += encode_uvarint(len(raw))
+                    batch += raw
+                    rpc = queue._queue.pop() if len(batch) < _BATCH_BYTES else None
+                with trio.move_on_after(WRITE_S) as deadline:
+                    await stream.write(bytes(batch))
+                if deadline.cancelled_caught:
+                    await stream.reset()
+                    break
+        except (StreamError, IOException, RawConnError) as error:
+            log.debug("gossip to a peer ended", peer=str(peer_id), error=repr(error))
+        self._handle_dead_peer(peer_id)
 
     async def continuously_read_stream(self, stream: INetStream) -> None:
         """Split, bound, clean and perform each RPC, in order.

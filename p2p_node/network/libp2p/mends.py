@@ -119,7 +119,15 @@ class RecentlySeen:
 
 
 class MendedGossipSub(GossipSub):
-    """GossipSub whose heartbeat tells each peer only what concerns it, and whose tables end."""
+    """GossipSub whose heartbeat tells each peer only what concerns it, and whose tables end.
+
+    Fault: upstream's scores are without effect (caps of zero, thresholds of minus infinity) and reset when a
+    peer reconnects, but are computed for every message and peer. `Standings` takes their place.
+    """
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self.scorer = None
 
     async def _emit_control_msgs(
         self,
@@ -146,12 +154,20 @@ class MendedGossipSub(GossipSub):
             await self.emit_control_message(control, peer)
 
     async def publish(self, msg_forwarder: ID, pubsub_msg: rpc_pb2.Message) -> None:
-        """Forward a message.
+        """Queue a message for every mesh peer but its forwarder and its author.
 
-        Fault: a time of every delivery is kept per topic and only ever trimmed in adaptive mode.
+        Fault: a time of every delivery is kept per topic and only ever trimmed in adaptive mode, and copies
+        are kept for every peer that isn't on the topic. Cost: a copy, a split, a score and a signed record
+        of our addresses for each peer and message.
         """
-        await super().publish(msg_forwarder, pubsub_msg)
-        self.recent_message_deliveries.clear()
+        self.mcache.put(pubsub_msg)
+        rpc = rpc_pb2.RPC(publish=[pubsub_msg])
+        queues = self.pubsub.peer_queues if self.pubsub is not None else {}
+        for peer in self._get_peers_to_send(pubsub_msg.topicIDs, msg_forwarder, ID(pubsub_msg.from_id)):
+            queue = queues.get(peer)
+            if queue is not None and not queue.push(rpc):
+                log.debug("gossip dropped: the peer's queue is full", peer=str(peer))
+        await trio.lowlevel.checkpoint()
 
 
 class MendedHost(BasicHost):
