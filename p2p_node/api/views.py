@@ -38,6 +38,7 @@ def status(node: Node) -> dict[str, Any]:
         "known_peers": sum(message.signer != core.key for message in core.registry.current(now_ms)),
         "jobs_open": sum(not job.is_final for job in core.jobs.values()),
         "engagements_running": running,
+        "engagements_total": node.activity.engagements,
         "slots_total": capacity.slots_total,
         "slots_free": capacity.slots_free,
         "earned_micros": sum(node.earned.values()),
