@@ -143,7 +143,7 @@ class _Audit:
             require(terms.attempt == index, at, f"attempt={terms.attempt} must be {index}")
             require(answered >= offer_index, at, "it answers an earlier offer than the attempt before")
             require(
-                all(report.executor != terms.executor for report in reports),
+                all(r.executor != terms.executor or r.outcome == REFUSED for r in reports),
                 at,
                 "its executor already failed in an earlier attempt",
             )

@@ -1,19 +1,48 @@
-"""Edits of signed evidence, as somebody who holds only his own key could make them."""
+"""Lies that a requester could tell in a receipt.
+
+The requester signs the receipt and can sign anything anew that is its own; what others signed it
+can only drop, move or repeat, unless they are its accomplices.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
 import msgspec
+import pytest
 
 from protocols.envelope import Signed, open_envelope, seal
+from protocols.messages import ReceiptBody
+from tests.support.jobs import finished
 from tests.support.keys import CRYPTO, keyring
 from tests.support.swarm import NETWORK
+from verification.receipt import ReceiptError, check_receipt
 
-__all__ = ["at", "edit", "opened", "resigned"]
+__all__ = [
+    "ATTEMPT",
+    "SEGMENT",
+    "VERIFIER",
+    "Change",
+    "assert_refused",
+    "at",
+    "drop",
+    "edit",
+    "move",
+    "opened",
+    "put",
+    "repeat",
+    "resigned",
+    "sign_anew",
+]
 
 Path = tuple[str | int, ...]
+Change = Callable[[ReceiptBody], Any]
+
+ATTEMPT: Path = ("attempts", 0)
+SEGMENT: Path = (*ATTEMPT, "segments", 0)
+VERIFIER: Path = (*SEGMENT, "verifiers", 0)
 
 
 def opened(raw: bytes) -> Signed[Any]:
@@ -44,3 +73,41 @@ def edit(value: Any, path: Path, change: Callable[[Any], Any]) -> Any:
         index = step % len(value)
         return (*value[:index], changed, *value[index + 1 :])
     return msgspec.structs.replace(value, **{step: changed})
+
+
+def put(path: Path, value: Any) -> Change:
+    """Replace a part."""
+    return lambda body: edit(body, path, lambda old: value)
+
+
+def drop(path: Path, index: int) -> Change:
+    """Leave one element of a list out."""
+    return lambda body: edit(body, path, lambda old: old[:index] + old[index + 1 :])
+
+
+def repeat(path: Path, index: int) -> Change:
+    """Append one element of a list once more."""
+    return lambda body: edit(body, path, lambda old: (*old, old[index]))
+
+
+def move(source: Path, path: Path) -> Change:
+    """Put a copy of one part in the place of another."""
+    return lambda body: edit(body, path, lambda old: at(body, source))
+
+
+def sign_anew(path: Path, *, signer: int = 0, **changes: Any) -> Change:
+    """Change fields of a nested statement, and have test peer ``signer`` sign it."""
+    return lambda body: edit(body, path, lambda raw: resigned(raw, signer=signer, **changes))
+
+
+def assert_refused(kind: str, change: Change, message: str) -> None:
+    """That the checker refuses a real receipt with this change, in exactly these words.
+
+    Peer ids are left out of the message.
+    """
+    receipt = finished(kind).receipt
+    assert receipt is not None
+    forged = seal(change(receipt.body), network=NETWORK, key=keyring(0)).raw
+    with pytest.raises(ReceiptError) as caught:
+        check_receipt(forged, network=NETWORK, crypto=CRYPTO)
+    assert re.sub(r" 12D3Koo\w+", "", str(caught.value)) == message

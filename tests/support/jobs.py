@@ -50,6 +50,19 @@ def _loses(kind: type[Any], *numbers: int) -> dict[str, Any]:
     }
 
 
+def _only_one_bidder_at_first() -> dict[str, Any]:
+    """Peer 1 alone bids on the first offer, and then never answers the award."""
+    first_offer: list[bytes] = []
+
+    def lost(sender: bytes, receiver: bytes, body: Any) -> bool:
+        if isinstance(body, BidSeal):
+            first_offer[:] = first_offer or [body.job_id]
+            return body.job_id == first_offer[0] and sender != keyring(1).public
+        return isinstance(body, Acceptance) and sender == keyring(1).public
+
+    return {"lost": lost}
+
+
 def _run(swarm: dict[str, Any], **job: Any) -> Job:
     return Swarm(5, **swarm).run_job(request(**job))
 
@@ -75,6 +88,7 @@ KINDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "no reveals": (_loses(Reveal), {"attempts_max": 1}),
     "late blind verdict": (_loses(BlindVerdict, 2), {}),
     "silent executor": (_loses(Acceptance, 1), {}),
+    "offered again": (_only_one_bidder_at_first(), {}),
     "unopened bid": (_loses(Bid, 1), {}),
     "no bids": (_loses(BidSeal), {"rebids": 1}),
     "unconfirmed vouchers": (_loses(VoucherReceipt), {}),
