@@ -58,7 +58,10 @@ COMMANDS = {
     "init": LazyCommand("p2p_node.cli.init:init", "Make this node's identity."),
     "id": LazyCommand("p2p_node.cli.identity:show_id", "Print this node's peer id and key."),
     "start": LazyCommand("p2p_node.cli.start:start", "Run the node until Ctrl-C."),
+    "status": LazyCommand("p2p_node.cli.status:status", "Show what the running node is, has and does."),
+    "peers": LazyCommand("p2p_node.cli.peers:peers", "Show the peers that the running node knows."),
     "job": LazyCommand("p2p_node.cli.job:job", "Run jobs, follow them, check their receipts."),
+    "swarm": LazyCommand("p2p_node.cli.swarm:swarm", "Run many peers on this machine, to try things."),
 }
 
 

@@ -1,0 +1,18 @@
+"""`p2p-node swarm …`."""
+
+from __future__ import annotations
+
+import click
+
+from p2p_node.cli import LazyCommand, LazyGroup
+
+__all__ = ["swarm"]
+
+COMMANDS = {
+    "up": LazyCommand("p2p_node.cli.swarm_up:up", "Run peers on this machine until Ctrl-C."),
+}
+
+
+@click.group(cls=LazyGroup, lazy=COMMANDS, short_help="Run many peers on this machine, to try things.")
+def swarm() -> None:
+    """Run many peers on this machine, to try things."""
