@@ -7,7 +7,15 @@ from collections.abc import Sequence
 
 from protocols.digest import tagged
 
-__all__ = ["chunk_count", "input_digest", "units_digest"]
+__all__ = ["FALSE_UNITS", "chunk_count", "input_digest", "units_digest"]
+
+
+FALSE_UNITS = bytes(32)
+"""What a recomputation returns for a chunk whose claimed units aren't the ones it derives.
+
+No opening may state it, so a false unit always differs from what the executor committed to, even a
+last unit that nothing after it depends on.
+"""
 
 
 def units_digest(units: Sequence[int]) -> bytes:

@@ -25,7 +25,7 @@ from protocols.messages import (
     Reveal,
     Widening,
 )
-from protocols.units import chunk_count, units_digest
+from protocols.units import FALSE_UNITS, chunk_count, units_digest
 from verification import merkle
 from verification.commitment import blind_digest, chunk_leaf
 from verification.electorate import verify_membership
@@ -152,6 +152,8 @@ def check_units(contract: Contract, commitment: Commitment, units: Sequence[int]
         raise Rejected("output units don't begin with the verified prefix")
     if commitment.final and commitment.units_total < terms.units_max and units[-1] != terms.stop_unit:
         raise Rejected("output ends before units_max without the stop unit")
+    if terms.stop_unit in units[:-1] or (not commitment.final and units[-1] == terms.stop_unit):
+        raise Rejected("output goes on after the stop unit")
 
 
 def open_notice(
@@ -278,6 +280,9 @@ def check_opening(
     for chunk in opening.body.chunks:
         if chunk.chunk in digests or chunk.chunk not in segment_chunk_range(body):
             raise Rejected(f"opening of chunk {chunk.chunk} is repeated or outside the segment")
+        # An executor that states this could agree with whoever finds its units false.
+        if chunk.digest == FALSE_UNITS:
+            raise Rejected(f"opening of chunk {chunk.chunk} states the digest of false units")
         leaf = chunk_leaf(
             executor=contract.executor,
             job_id=contract.award.id,

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from protocols.digest import tagged
 from protocols.effects import Execute, Recompute
+from protocols.units import FALSE_UNITS
 
 __all__ = ["SimTask", "chunk_digest", "derive_unit", "recompute"]
 
@@ -48,11 +49,17 @@ def chunk_digest(
 
 
 def recompute(task: Recompute, *, chunk_units: int, variant: bytes = b"") -> tuple[tuple[int, bytes], ...]:
-    """(chunk, digest) for every chunk of a recomputation."""
-    return tuple(
-        (chunk, chunk_digest(task, task.units, chunk, chunk_units=chunk_units, variant=variant))
-        for chunk in task.chunks
-    )
+    """(chunk, digest) for every chunk of a recomputation; `FALSE_UNITS` where a claimed unit is false."""
+    results = []
+    for chunk in task.chunks:
+        first = chunk * chunk_units
+        claimed = task.units[first : first + chunk_units]
+        if all(unit == derive_unit(task.input, first + offset) for offset, unit in enumerate(claimed)):
+            digest = chunk_digest(task, task.units, chunk, chunk_units=chunk_units, variant=variant)
+        else:
+            digest = FALSE_UNITS
+        results.append((chunk, digest))
+    return tuple(results)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocols.limits import LM_CHUNK_UNITS
+from protocols.units import FALSE_UNITS
 from workloads.errors import InputRefused, ModelRefused, NumericsRefused
 from workloads.lm.generate import LmExecutor, Outcome
 from workloads.lm.hostile import VARIANTS
@@ -174,10 +175,6 @@ def test_one_wrong_token_shows_in_its_chunk_and_in_later_ones_only(tiny_model: P
     forged[40] = (forged[40] + 1) % 256
     derived = executor.recompute(JOB, forged, [0, 1, 2])
     assert [derived[chunk] == record.chunks[chunk] for chunk in range(3)] == [True, False, False]
-    # The last token of all enters no hidden state; only the draw tells, and it derives the true one.
-    forged = list(record.units)
-    forged[74] = (forged[74] + 1) % 256
-    assert executor.recompute(JOB, forged, [2]) == {2: record.chunks[2]}
 
 
 @pytest.mark.parametrize("whole_chunks", [1, 2])
@@ -245,6 +242,24 @@ def test_every_way_to_cheat_is_caught(tiny_model: Path, variant: str) -> None:
     assert any(derived[chunk] != digest for chunk, digest in record.chunks.items())
     # What a cheater recomputes for others is honest.
     assert cheat.recompute(JOB, record.units, record.chunks) == derived
+
+
+def test_a_false_last_token_shows_though_no_hidden_state_depends_on_it(tiny_model: Path) -> None:
+    executor = LmExecutor(tiny_model, "exact14")
+    record = Record(executor, JOB)
+    for wrong in ((record.units[-1] + 1) % 256, 2**32 - 1):
+        claimed = [*record.units[:-1], wrong]
+        digests = executor.recompute(JOB, claimed, [1, 2])
+        assert digests == {1: record.chunks[1], 2: FALSE_UNITS}
+
+
+def test_a_token_that_does_not_exist_is_judged_and_not_refused(tiny_model: Path) -> None:
+    executor = LmExecutor(tiny_model, "exact14")
+    record = Record(executor, JOB)
+    claimed = [2**32 - 1, *record.units[1:]]
+    digests = executor.recompute(JOB, claimed, [0, 1])
+    assert digests[0] == FALSE_UNITS
+    assert digests[1] != record.chunks[1]
 
 
 def test_spoofed_tokens_have_honest_hidden_states(tiny_model: Path) -> None:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from protocols.digest import tagged
 from protocols.limits import LM_CHUNK_UNITS
+from protocols.units import FALSE_UNITS
 from workloads.errors import InputRefused, ModelRefused
 from workloads.lm.engine import Decoder, build_decoder, load_model, prefill
 from workloads.lm.hostile import SPOOFED_TOKENS, cheaper_model
@@ -133,19 +134,22 @@ class LmExecutor:
             chunks: their numbers.
 
         Returns:
-            Each chunk's number and the digest it should have, given all tokens before each of its tokens.
+            Each chunk's number and the digest it should have, given all tokens before each of its tokens;
+            `FALSE_UNITS` where the claimed tokens aren't the ones drawn.
 
         Raises:
-            InputRefused: the job or the output doesn't fit the model or the limits, or a chunk doesn't exist.
+            InputRefused: the job doesn't fit the model or the limits, or a chunk doesn't exist.
             NumericsRefused: the computation left the range of exact arithmetic.
         """
-        self._check(job, units)
+        self._check(job, ())
         ranges = {chunk: chunk_range(chunk, len(units)) for chunk in sorted(set(chunks))}
         if not ranges:
             return {}
         stop = max(positions.stop for positions in ranges.values())
         # Output token i is drawn from the hidden state of the token before it.
         sequence = np.array((*job.prompt, *units[: stop - 1]), dtype=np.int64)
+        # A token that doesn't exist is false by itself; its chunk must still be judged, not refused.
+        np.minimum(sequence, self._honest.config.vocab_size - 1, out=sequence)
         hidden = prefill(self._honest, sequence, self._honest.new_cache(1, len(sequence)))[
             len(job.prompt) - 1 :
         ]
@@ -153,7 +157,8 @@ class LmExecutor:
         for chunk, positions in ranges.items():
             states = hidden[positions.start : positions.stop]
             tokens = sample(self._honest.logits(states), positions, job)
-            digests[chunk] = self._digest(chunk, tokens, states)
+            is_true = list(tokens) == list(units[positions.start : positions.stop])
+            digests[chunk] = self._digest(chunk, tokens, states) if is_true else FALSE_UNITS
         return digests
 
     def _check(self, job: LmInput, units: Sequence[int]) -> None:
