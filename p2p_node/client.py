@@ -122,9 +122,15 @@ class NodeClient:
         """Stop the node as SIGTERM does."""
         self._call("POST", "/v1/shutdown")
 
-    def events(self, prefix: str) -> Iterator[dict[str, Any]]:
-        """A job's events from the first on, as they happen; ends after the last."""
-        with self._answered(), self._http.stream("GET", _job(prefix) + "/events") as response:
+    def events(self, prefix: str, *, follow: bool = True) -> Iterator[dict[str, Any]]:
+        """A job's events from the first on.
+
+        Args:
+            prefix: of the job's id.
+            follow: go on as they happen, until the last; otherwise end with what there is.
+        """
+        path = f"{_job(prefix)}/events{'' if follow else '?follow=false'}"
+        with self._answered(), self._http.stream("GET", path) as response:
             if response.is_error:
                 response.read()
             _refuse(response)

@@ -40,7 +40,7 @@ log = structlog.get_logger(__name__)
 KEEP_ALIVE_S = 15
 """A stream with nothing to say sends a comment this often, so that a reader that is gone is noticed."""
 
-JSON_HEADERS = {"cache-control": "no-store"}
+HEADERS = {"cache-control": "no-store"}
 
 
 class _Refusal(Exception):
@@ -145,13 +145,15 @@ class _Routes:
         render = partial(receipts.render, raw, network=core.network, crypto=core.crypto)
         # Checking every signature takes a while; other requests and peers shouldn't wait.
         content = await trio.to_thread.run_sync(render)
-        return Response(content, media_type="application/json", headers=JSON_HEADERS)
+        return Response(content, media_type="application/json", headers=HEADERS)
 
     async def job_events(self, request: Request) -> Response:
         record = self._find(request)
-        return StreamingResponse(
-            self._events(record), media_type="text/event-stream", headers={"cache-control": "no-store"}
-        )
+        follows = request.query_params.get("follow", "true")
+        if follows not in ("true", "false"):
+            raise _Refusal(400, "follow must be true or false", follows[:80])
+        events = self._events(record) if follows == "true" else _replay(record)
+        return StreamingResponse(events, media_type="text/event-stream", headers=HEADERS)
 
     async def _events(self, record: JobRecord) -> AsyncIterator[str]:
         with self._node.book.subscribe(record) as events:
@@ -162,8 +164,7 @@ class _Routes:
                         event = await events.receive()
                     except trio.EndOfChannel:
                         return
-                # JSON has no line breaks outside of strings, where they are escaped.
-                yield ": still here\n\n" if event is None else f"data: {json.dumps(event)}\n\n"
+                yield ": still here\n\n" if event is None else _event(event)
 
     def _find(self, request: Request) -> JobRecord:
         prefix = request.path_params["prefix"]
@@ -202,6 +203,16 @@ class _TokenRequired:
         await response(scope, receive, send)
 
 
+async def _replay(record: JobRecord) -> AsyncIterator[str]:
+    for event in list(record.events):
+        yield _event(event)
+
+
+def _event(event: dict[str, Any]) -> str:
+    # JSON has no line breaks outside of strings, where they are escaped.
+    return f"data: {json.dumps(event)}\n\n"
+
+
 async def _body(request: Request, bytes_max: int) -> bytes:
     """The request's body.
 
@@ -220,7 +231,7 @@ async def _body(request: Request, bytes_max: int) -> bytes:
 
 
 def _json(value: Any, *, status: int = 200, headers: dict[str, str] | None = None) -> JSONResponse:
-    return JSONResponse(value, status_code=status, headers=JSON_HEADERS | (headers or {}))
+    return JSONResponse(value, status_code=status, headers=HEADERS | (headers or {}))
 
 
 async def _answer_refusal(request: Request, error: Exception) -> Response:

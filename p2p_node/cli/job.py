@@ -9,6 +9,14 @@ from p2p_node.cli import LazyCommand, LazyGroup
 __all__ = ["job"]
 
 COMMANDS = {
+    "run": LazyCommand("p2p_node.cli.job_run:run", "Have a job done and verified."),
+    "list": LazyCommand("p2p_node.cli.job_show:list_jobs", "List jobs, oldest first."),
+    "status": LazyCommand("p2p_node.cli.job_show:status", "Show where a job stands."),
+    "logs": LazyCommand("p2p_node.cli.job_show:logs", "Show what happened to a job."),
+    "get": LazyCommand("p2p_node.cli.job_show:get", "Print a job's verified text."),
+    "cancel": LazyCommand("p2p_node.cli.job_show:cancel", "Cancel a job."),
+    "explain": LazyCommand("p2p_node.cli.job_show:explain", "Show why peers didn't bid on a job."),
+    "verify": LazyCommand("p2p_node.cli.job_verify:verify", "Check a receipt, offline."),
     "validate": LazyCommand("p2p_node.cli.job_validate:validate", "Check a job file without running it."),
 }
 

@@ -1,0 +1,223 @@
+"""`p2p-node job run`."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.core import ParameterSource
+
+from p2p_node.cli.durations import DURATION
+from p2p_node.cli.options import datadir_option, output_option
+from p2p_node.errors import ExitCode, UserError
+
+if TYPE_CHECKING:
+    from p2p_node.cli.story import Story
+    from p2p_node.client import NodeClient
+
+__all__ = ["run"]
+
+INTERRUPTED = 130
+"""What a shell expects of a program that Ctrl-C ended."""
+
+
+def _read_cheats(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, int]:
+    cheats: dict[str, int] = {}
+    for value in values:
+        kind, _, count = value.partition("=")
+        if not kind or not (count.isascii() and count.isdecimal()):
+            raise click.BadParameter(f"{value!r} must be KIND=COUNT, e.g. quantized-weights=1", ctx, param)
+        cheats[kind] = cheats.get(kind, 0) + int(count)
+    return cheats
+
+
+@click.command(short_help="Have a job done and verified.")
+@click.argument("file", type=click.Path(path_type=Path))
+@datadir_option
+@output_option
+@click.option(
+    "--follow/--no-follow", default=None, help="Show progress until the job is over.  [default: follow]"
+)
+@click.option("--id-only", is_flag=True, help="Print the job's id and nothing else; implies --no-follow.")
+@click.option("--timeout", "timeout_ms", type=DURATION, help="Cancel the job after this long, e.g. 90s.")
+@click.option("--receipt", type=click.Path(dir_okay=False, path_type=Path), help="Write receipt.json here.")
+@click.option("--swarm", type=int, metavar="N", help="Run N peers on this machine, for this job alone.")
+@click.option(
+    "--cheat", multiple=True, metavar="KIND=COUNT", callback=_read_cheats, help="Peers of --swarm that cheat."
+)
+@click.pass_context
+def run(
+    ctx: click.Context,
+    *,
+    file: Path,
+    datadir: Path | None,
+    output: str,
+    follow: bool | None,
+    id_only: bool,
+    timeout_ms: int | None,
+    receipt: Path | None,
+    swarm: int | None,
+    cheat: dict[str, int],
+) -> None:
+    """Have the job in FILE done by other peers, and its result verified.
+
+    Asks the running node, or with --swarm a swarm that exists for this job alone. The verified text goes
+    to stdout, progress to stderr.
+
+    Exit codes: 0 verified, 2 usage, 3 no bids, 4 task failed, 5 verification failed, 6 timed out.
+    """
+    follow = (not id_only) if follow is None else follow
+    if not follow and (swarm is not None or receipt is not None or timeout_ms is not None):
+        raise click.UsageError("--swarm, --receipt and --timeout need --follow")
+    if cheat and swarm is None:
+        raise click.UsageError("--cheat needs --swarm")
+    if swarm is not None and ctx.get_parameter_source("datadir") is ParameterSource.COMMANDLINE:
+        raise click.UsageError("--swarm and --datadir exclude each other")
+    # A bad file is told before a swarm is started for it.
+    document = _read_job(file)
+    from p2p_node.client import connect
+
+    with _node(datadir, swarm, cheat) as place, connect(place) as client:
+        job = client.submit(document)
+        if id_only:
+            click.echo(job["id"])
+        if follow:
+            shown = "none" if id_only else output
+            code = _see_through(client, job["id"], output=shown, timeout_ms=timeout_ms, receipt=receipt)
+            ctx.exit(code)
+        elif not id_only:
+            from p2p_node.cli.output import print_record
+
+            print_record(job, output)
+
+
+def _read_job(file: Path) -> bytes:
+    from p2p_node.jobspec import parse_job_spec
+    from p2p_node.yamltree import DOCUMENT_BYTES_MAX
+
+    try:
+        with file.open("rb") as opened:
+            document = opened.read(DOCUMENT_BYTES_MAX + 1)
+    except OSError as error:
+        raise UserError(f"can't read the job file {file}: {error.strerror}") from error
+    parse_job_spec(document, source=str(file))
+    return document
+
+
+@contextlib.contextmanager
+def _node(datadir: Path | None, swarm: int | None, cheats: dict[str, int]) -> Iterator[Path | None]:
+    """The data directory of the node to ask."""
+    if swarm is None:
+        yield datadir
+        return
+    from p2p_node.cli.follow import say
+    from p2p_node.swarm import running_swarm
+
+    def on_event(event: str, details: dict[str, Any]) -> None:
+        if event == "up":
+            peer = details["peer"]
+            say("peer", f"{peer.peer_id[-8:]} is up{f', and cheats: {peer.cheat}' if peer.cheat else ''}")
+        elif event == "acquainted":
+            say("swarm", f"{len(details['peers'])} peers know each other")
+
+    say("swarm", f"starting {swarm} peers")
+    with running_swarm(swarm, cheats=cheats, on_event=on_event) as running:
+        yield running.requester.datadir
+
+
+def _see_through(
+    client: NodeClient, job_id: str, *, output: str, timeout_ms: int | None, receipt: Path | None
+) -> ExitCode:
+    """Follow a job to its end, print its result, and tell how it ended."""
+    from p2p_node.cli.follow import follow, say
+    from p2p_node.cli.story import EXIT_CODES
+
+    status = client.status()
+    say("node", f"{status['connected']} peers connected, {status['known_peers']} known; job {job_id[:12]}")
+    try:
+        with _deadline(client, job_id, timeout_ms) as has_passed:
+            story = follow(client.events(job_id))
+    except KeyboardInterrupt:
+        click.echo(f"\nthe job goes on; follow it with: p2p-node job logs -f {job_id[:12]}", err=True)
+        sys.exit(INTERRUPTED)
+    job = client.job(job_id)
+    if receipt is not None and job["receipt_available"]:
+        _write(receipt, client.receipt(job_id))
+    _print_result(job, story, output)
+    if job["state"] == "no_bids":
+        _explain(client, job_id)
+    if has_passed.is_set() and job["state"] == "cancelled":
+        return ExitCode.TIMED_OUT
+    return EXIT_CODES.get(job["state"], ExitCode.TASK_FAILED)
+
+
+@contextlib.contextmanager
+def _deadline(client: NodeClient, job_id: str, timeout_ms: int | None) -> Iterator[threading.Event]:
+    """Cancel the job when the time is over; the event is set if that happened."""
+    has_passed = threading.Event()
+    if timeout_ms is None:
+        yield has_passed
+        return
+
+    def give_up() -> None:
+        has_passed.set()
+        # If the node is gone, whoever follows the job hears of it.
+        with contextlib.suppress(UserError):
+            client.cancel(job_id)
+
+    timer = threading.Timer(timeout_ms / 1_000, give_up)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield has_passed
+    finally:
+        timer.cancel()
+
+
+def _write(path: Path, content: bytes) -> None:
+    try:
+        path.write_bytes(content)
+    except OSError as error:
+        raise UserError(f"can't write the receipt to {path}: {error.strerror}") from error
+
+
+def _print_result(job: dict[str, Any], story: Story, output: str) -> None:
+    from p2p_node.cli.durations import duration_text
+    from p2p_node.cli.follow import say
+    from p2p_node.cli.output import print_record
+    from p2p_node.cli.story import harmless, short_peer
+
+    if output in ("json", "yaml"):
+        facts = {
+            "executor": story.executor or None,
+            "price_micros": story.price_micros,
+            "paid_micros": story.paid_micros,
+            "verifiers": story.verifiers,
+            "milestones_ms": story.milestones_ms,
+        }
+        print_record(job | facts, output)
+        return
+    if story.executor:
+        cost = sum(story.paid_micros.values())
+        took = duration_text(max(0, job["finished_ms"] - job["created_ms"]))
+        say(
+            "result",
+            f"{job['units']} tokens by {short_peer(story.executor)} for {cost} micro-units, in {took}",
+        )
+    if output == "table" and job["state"] == "verified":
+        text = job["text"]
+        # What a model wrote must not act on a terminal; a pipe gets it as it is.
+        click.echo(harmless(text) if sys.stdout.isatty() else text)
+
+
+def _explain(client: NodeClient, job_id: str) -> None:
+    from p2p_node.cli.follow import say
+
+    for group in client.explain(job_id)["declines"]:
+        change = f"; {group['change']}" if group["change"] else ""
+        say("declined", f"{group['count']} peers: {group['reason']}{change}")

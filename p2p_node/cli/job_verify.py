@@ -1,0 +1,111 @@
+"""`p2p-node job verify`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from p2p_node.cli.options import output_option
+from p2p_node.errors import ExitCode, UserError
+
+if TYPE_CHECKING:
+    from verification.receipt import ReceiptReport
+
+__all__ = ["verify"]
+
+
+class _ReceiptRefused(UserError):
+    """A receipt doesn't hold."""
+
+    exit_code = ExitCode.VERIFICATION_FAILED
+
+
+@click.command(short_help="Check a receipt, offline.")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--recompute", is_flag=True, help="Run the model to settle what signatures can't.")
+@output_option
+def verify(file: Path, recompute: bool, output: str) -> None:
+    """Check the receipt in FILE: every signature, commitment, draw, opening, verdict and payment.
+
+    Needs no network and no running node. Exits with 5 at the first thing that is wrong, and names it.
+    """
+    from p2p_node.cli.output import print_record
+    from p2p_node.core.keyring import RealCrypto
+    from p2p_node.receipts import ReceiptError, check_file
+
+    try:
+        report = check_file(_read(file), RealCrypto())
+    except ReceiptError as error:
+        raise _ReceiptRefused(f"{file} doesn't hold: {error}") from error
+    record = _described(report)
+    if recompute:
+        record["recomputed"] = _recompute(report, file)
+    elif report.claims and output == "table":
+        click.echo(
+            f"signed results not recomputed: {len(report.claims)} (--recompute settles them)", err=True
+        )
+    print_record(record, output)
+
+
+def _read(file: Path) -> bytes:
+    from p2p_node.receipts import FILE_BYTES_MAX
+
+    try:
+        with file.open("rb") as opened:
+            # One byte more than allowed shows that it is too large.
+            return opened.read(FILE_BYTES_MAX + 1)
+    except OSError as error:
+        raise UserError(f"can't read the receipt {file}: {error.strerror}") from error
+
+
+def _recompute(report: ReceiptReport, file: Path) -> str:
+    # Imported late: it brings trio, and its worker brings torch.
+    from p2p_node.recompute import recompute_receipt
+    from protocols.identity import peer_id
+
+    results = recompute_receipt(report)
+    for result in results:
+        if result.holds:
+            continue
+        said = "right" if result.claim.is_right else "wrong"
+        found = (
+            f"chunks {', '.join(map(str, result.wrong_chunks))} differ"
+            if result.wrong_chunks
+            else "all agree"
+        )
+        raise _ReceiptRefused(
+            f"{file} doesn't hold: {result.claim.step}: the receipt says that the {result.claim.role} "
+            f"{peer_id(result.claim.peer)} was {said}, and recomputed, {found}"
+        )
+    return f"{len(results)} signed results, each as the receipt says"
+
+
+def _described(report: ReceiptReport) -> dict[str, Any]:
+    from protocols.identity import peer_id
+
+    segments = [segment for attempt in report.attempts for segment in attempt.segments]
+    verifiers = [verifier for segment in segments for verifier in segment.verifiers]
+    return {
+        "holds": True,
+        "state": report.state,
+        "job_id": report.job_id.hex(),
+        "network": report.network,
+        "requester": peer_id(report.requester),
+        "executors": [peer_id(key) for key in report.executors],
+        "workload": report.workload,
+        "model": report.model.hex(),
+        "profile": report.profile,
+        "units": len(report.units),
+        "checked": {
+            "contracts": len(report.attempts),
+            "commitments": len(segments),
+            "draws": len(verifiers),
+            "verdicts": sum(verifier.finding != "silent" for verifier in verifiers),
+            "signed_results": len(report.claims),
+        },
+        "outcomes": [attempt.outcome for attempt in report.attempts],
+        "earnings_micros": {peer_id(key): micros for key, micros in report.earnings.items()},
+        "notes": list(report.notes),
+    }

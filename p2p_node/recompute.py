@@ -1,0 +1,64 @@
+"""Settles a receipt's claims by running the model, in a worker process of this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import trio
+
+from p2p_node.errors import UserError
+from p2p_node.executor import ModelPlace, WorkerExecutor
+from p2p_node.receipts import ClaimResult, recompute_claims
+from p2p_node.workers import WorkerPool
+from protocols.effects import Recompute
+from protocols.events import RunEvent, RunFailed, RunRecomputed
+from verification.receipt import ReceiptReport
+from workloads.lm.manifest import builtin_models, load_manifest
+
+__all__ = ["recompute_receipt"]
+
+
+def recompute_receipt(report: ReceiptReport) -> list[ClaimResult]:
+    """Recompute every claim of a receipt that holds.
+
+    Raises:
+        UserError: the model isn't on this machine, or doesn't run here.
+    """
+    models = {}
+    for name, path in builtin_models().items():
+        digest = load_manifest(path).digest
+        models[digest] = ModelPlace(name, path, digest)
+    if report.claims and report.model not in models:
+        raise UserError(f"model {report.model.hex()} isn't on this machine, so nothing can be recomputed")
+    return trio.run(_recompute_all, report, models)
+
+
+async def _recompute_all(report: ReceiptReport, models: Mapping[bytes, ModelPlace]) -> list[ClaimResult]:
+    pool = WorkerPool(1)
+    executor = WorkerExecutor(pool, pool, models)
+
+    async def run(task: Recompute) -> Mapping[int, bytes]:
+        ended = trio.Event()
+        events: list[RunEvent] = []
+
+        def on_event(event: RunEvent) -> None:
+            events.append(event)
+            ended.set()
+
+        executor.start(("receipt",), task, on_event)
+        await ended.wait()
+        match events[-1]:
+            case RunRecomputed(_, digests):
+                return dict(digests)
+            case RunFailed(_, reason, detail):
+                raise UserError(f"recomputing failed: {reason}: {detail}")
+        raise AssertionError(f"a recomputation ended with {events[-1]}")
+
+    def recompute(task: Recompute) -> Mapping[int, bytes]:
+        return trio.from_thread.run(run, task)
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(pool.run)
+        results = await trio.to_thread.run_sync(recompute_claims, report, recompute)
+        nursery.cancel_scope.cancel()
+    return results
