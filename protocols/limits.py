@@ -120,6 +120,7 @@ STANDING_HALF_LIFE_MS = 5 * 60_000
 STANDINGS_MAX = 16_384
 
 CONNECTIONS_MAX = 256
+CONNECTIONS_OUTBOUND_RESERVED = 64
 CONNECTIONS_PER_PEER_MAX = 3
 HALF_OPEN_PER_ADDRESS_MAX = 16
 HALF_OPEN_MAX = 64
@@ -131,3 +132,29 @@ STREAMS_PER_CONNECTION_MAX = 32
 
 RECEIPT_BYTES_MAX = 64 * 1024 * 1024
 """A whole job's evidence, read from a file. It is never sent to a peer."""
+
+# --- Against floods ---------------------------------------------------------------------------
+
+BID_WINDOW_MS_MAX = 10 * 60_000
+"""How long bids may be collected."""
+
+RESERVATION_MS_MAX = 60_000
+"""A bid holds a slot for a stranger; for longer than this nobody gets one."""
+
+AGREED_SEGMENT_CHUNKS_MAX = 256
+"""Chunks of a segment that an executor agrees to: all of them, opened, fit in one message."""
+
+ADVERT_BYTES_MAX = 16 * 1024
+"""Every peer keeps every peer's advert."""
+
+RECENT_GOSSIP_BYTES_MAX = 16 * 1024 * 1024
+"""All gossip kept for peers that missed it."""
+
+SYNC_BYTES_MAX = 1024 * 1024
+"""Missed gossip served on one request."""
+
+OUTBOX_MESSAGES_PER_PEER_MAX = 1_024
+"""Messages that wait for one peer: a silent one can't fill the outbox alone."""
+
+EARLY_COMMITMENTS_MAX = 256
+"""Commitments not heard yet whose draw claims are kept."""

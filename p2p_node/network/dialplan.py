@@ -19,7 +19,7 @@ __all__ = ["BadAddress", "DialPlan", "peer_of"]
 
 BACKOFF_FIRST_MS = 500
 BACKOFF_MAX_MS = 5 * 60_000
-BACKOFF_LASTING_MAX_MS = 5_000
+BACKOFF_LASTING_MAX_MS = 3_000
 """The operator's own peers are few, and he restarts them while he watches."""
 
 FAILURES_MAX = 8
@@ -58,6 +58,7 @@ class _Candidate:
     due_ms: int
     failures: int = 0
     lasting: bool = False
+    proven: bool = False
 
 
 class DialPlan:
@@ -115,7 +116,7 @@ class DialPlan:
         """A dial worked: its back-off starts afresh."""
         candidate = self._candidates.get(address)
         if candidate is not None:
-            candidate.failures, candidate.due_ms = 0, 0
+            candidate.failures, candidate.due_ms, candidate.proven = 0, 0, True
 
     def failed(self, address: str, now_ms: int) -> bool:
         """A dial failed. True if the address is now given up."""
@@ -131,9 +132,14 @@ class DialPlan:
         candidate.due_ms = now_ms + int(wait_ms * self._jitter.uniform(0.5, 1.5))
         return False
 
+    def _badness(self, address: str) -> tuple[bool, int]:
+        candidate = self._candidates[address]
+        return not candidate.proven, candidate.failures
+
     def _drop_worst(self) -> bool:
         fleeting = [address for address, candidate in self._candidates.items() if not candidate.lasting]
         if not fleeting:
             return False
-        del self._candidates[max(fleeting, key=lambda address: self._candidates[address].failures)]
+        # Hearsay goes before what once worked: strangers can name any number of addresses.
+        del self._candidates[max(fleeting, key=self._badness)]
         return True

@@ -16,6 +16,7 @@ from libp2p.abc import INetStream
 from libp2p.custom_types import TProtocol
 from libp2p.host.basic_host import BasicHost
 from libp2p.network.auto_connector import AutoConnector
+from libp2p.network.connection import swarm_connection
 from libp2p.network.stream.exceptions import StreamError
 from libp2p.network.swarm import Swarm
 from libp2p.peer.id import ID
@@ -38,6 +39,8 @@ from p2p_node.network.libp2p.mends import (
 )
 from p2p_node.network.port import GossipReceived, PeerConnected, PeerDisconnected
 from protocols.limits import (
+    CONNECTIONS_MAX,
+    CONNECTIONS_OUTBOUND_RESERVED,
     HALF_OPEN_PER_ADDRESS_MAX,
     SEEN_MESSAGES_MAX,
     STREAMS_PER_CONNECTION_MAX,
@@ -215,6 +218,16 @@ async def test_only_we_choose_whom_to_dial(connector: type[AutoConnector], dials
         await auto.start()
         await auto.maybe_connect()
         assert len(swarm.get_connections()) == dials
+
+
+async def test_some_connections_are_kept_for_those_we_dial() -> None:
+    _, swarm = build_host(bytes(32))
+    assert swarm._inbound_limiter.total_tokens == CONNECTIONS_MAX - CONNECTIONS_OUTBOUND_RESERVED
+
+
+def test_upstream_has_no_use_of_the_root_logger() -> None:
+    mends.install()
+    assert swarm_connection.logging.name.startswith("libp2p")
 
 
 async def test_nobody_is_asked_to_identify() -> None:

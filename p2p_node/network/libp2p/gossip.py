@@ -146,7 +146,9 @@ class GuardedPubsub(Pubsub):
                     break
         except (StreamError, IOException, RawConnError) as error:
             log.debug("gossip to a peer ended", peer=str(peer_id), error=repr(error))
-        self._handle_dead_peer(peer_id)
+        # If the queue was closed, somebody else has ended this stream, and may have opened the next.
+        if self.peer_queues.get(peer_id) is queue:
+            self._handle_dead_peer(peer_id)
 
     async def continuously_read_stream(self, stream: INetStream) -> None:
         """Split, bound, clean and perform each RPC, in order.

@@ -28,7 +28,7 @@ from libp2p.transport.upgrader import TransportUpgrader
 
 from p2p_node.network.libp2p import mends, speed
 from p2p_node.network.libp2p.mends import MendedHost, MendedSwarm
-from protocols.limits import CONNECTIONS_MAX, CONNECTIONS_PER_PEER_MAX
+from protocols.limits import CONNECTIONS_MAX, CONNECTIONS_OUTBOUND_RESERVED, CONNECTIONS_PER_PEER_MAX
 
 __all__ = ["build_host"]
 
@@ -63,8 +63,10 @@ def build_host(seed: bytes) -> tuple[MendedHost, MendedSwarm]:
         ConnectionConfig(
             max_connections=CONNECTIONS_MAX,
             max_connections_per_peer=CONNECTIONS_PER_PEER_MAX,
-            min_connections=0,
-            low_watermark=0,
+            # Upstream admits as many inbound connections as these two leave over: strangers who take them
+            # all can't keep us from dialling out.
+            min_connections=CONNECTIONS_OUTBOUND_RESERVED,
+            low_watermark=CONNECTIONS_OUTBOUND_RESERVED,
             high_watermark=CONNECTIONS_MAX,
             inbound_upgrade_timeout=UPGRADE_S,
             outbound_upgrade_timeout=UPGRADE_S,

@@ -47,6 +47,9 @@ SILENCE_S = 3.0
 STANDSTILL_S = 1.0
 """A sleep that took this much too long was our own process standing still, and says nothing of the peer."""
 
+PEERS_MAX = 4
+"""Peer lists on one link; more would only push better candidates out."""
+
 _READ_BYTES = 1 << 20
 _WRITE_BYTES = 1 << 18
 
@@ -111,6 +114,7 @@ class Link:
         self._wake = trio.Event()
         self._heard_at = self._progress_at = self._pinged_at = trio.current_time()
         self._ping_number = 0
+        self._peers_heard = 0
 
     # --- What the network does with it ---------------------------------------------------------
 
@@ -232,6 +236,9 @@ class Link:
                 if number == self._ping_number:
                     self.rtt_ms = (trio.current_time() - self._pinged_at) * 1_000
             case Peers(addresses):
+                self._peers_heard += 1
+                if self._peers_heard > PEERS_MAX:
+                    raise Malformed(f"more than {PEERS_MAX} peer lists on one link")
                 self._owner.link_peers(self, addresses)
 
     def _greet(self, hello: Hello) -> None:

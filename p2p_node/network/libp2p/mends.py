@@ -5,9 +5,11 @@ Subclasses where upstream lets us pass our own; a patched module name only where
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict, defaultdict
 from typing import Any
 
+import libp2p.network.connection.swarm_connection as swarm_connection_module
 import libp2p.network.swarm as swarm_module
 import libp2p.pubsub.pubsub as pubsub_module
 import structlog
@@ -64,6 +66,10 @@ def install() -> None:
     pubsub_module.RpcQueue = RoomyRpcQueue  # type: ignore[attr-defined, assignment]
     # Fault: every dial waits 250 ms for a rival transport that we don't have.
     swarm_module._HAPPY_EYEBALLS_DELAY = _HAPPY_EYEBALLS_DELAY_S
+    # Fault: it logs to the root logger, which thereby gets a handler that nobody asked for.
+    swarm_connection_module.logging = logging.getLogger(  # type: ignore[attr-defined, assignment]
+        "libp2p.network"
+    )
     # Fault: a peer that ignores its window fills our memory; upstream logs it and keeps the bytes.
     YamuxStream.recv_window = property(_remaining_window, _set_remaining_window)  # type: ignore[assignment]
 

@@ -166,13 +166,16 @@ class Libp2pNetwork:
             raise PeerRefused(f"{peer_id(key)} is refused for its faults")
         while (rival := self._dialling.get(key)) is not None:
             await rival.wait()
-        if key not in self._links:
-            self._dialling[key] = trio.Event()
-            try:
+        self._dialling[key] = trio.Event()
+        try:
+            if key not in self._links:
+                self._dialled[key] = address
                 await self._connect(key, address)
-            finally:
-                self._dialling.pop(key).set()
-        await self._until_up(key, address)
+            await self._until_up(key, address)
+        finally:
+            self._dialled.pop(key, None)
+            self._failures.pop(key, None)
+            self._dialling.pop(key).set()
         return key
 
     def penalise(self, peer: PeerKey, points: int, reason: str) -> None:
@@ -224,8 +227,6 @@ class Libp2pNetwork:
 
     async def _connect(self, key: PeerKey, address: str) -> None:
         transport_address = Multiaddr(address.rsplit("/p2p/", 1)[0])
-        self._failures.pop(key, None)
-        self._dialled[key] = address
         try:
             with trio.fail_after(DIAL_S):
                 await self._swarm.dial_addr(transport_address, peer_id_of(key))
@@ -279,7 +280,7 @@ class Libp2pNetwork:
             await link.close_streams()
             if self._links.get(link.key) is link:
                 del self._links[link.key]
-            if link.failure is not None:
+            if link.failure is not None and link.key in self._dialling:
                 self._failures[link.key] = link.failure
             link.ended.set()
             if not link.superseded:
@@ -344,7 +345,7 @@ class Libp2pNetwork:
         theirs = [address for address in link.remote_addresses if _is_of(address, link.key)]
         for address in theirs:
             self._plan.add(address)
-        dialled = self._dialled.pop(link.key, None)
+        dialled = self._dialled.get(link.key)
         if link.direction == "outbound" and dialled is not None:
             link.address = dialled
             self._plan.succeeded(dialled)
