@@ -70,6 +70,8 @@ class SwarmPeer:
     cheat: str
     price_micros: int
     process: subprocess.Popen[bytes]
+    is_up: bool = False
+    """Whether it has answered once."""
 
     def connect(self) -> AbstractContextManager[NodeClient]:
         """A client of its local API."""
@@ -221,12 +223,12 @@ class Swarm:
 
     def _wait_until_up(self) -> None:
         deadline = time.monotonic() + START_TIMEOUT_S
-        waiting = [peer for peer in self.peers if peer.is_running]
-        # A peer that died earlier was ended by somebody; one that dies now didn't start.
+        waiting = [peer for peer in self.peers if not peer.is_up]
         while waiting:
             for peer in list(waiting):
                 if (peer.datadir / "api.json").exists():
                     waiting.remove(peer)
+                    peer.is_up = True
                     self._on_event("up", {"peer": peer})
                 elif not peer.is_running:
                     raise self._died(peer)
