@@ -19,7 +19,8 @@ from protocols.digest import tagged
 from protocols.limits import LM_CHUNK_UNITS
 from protocols.units import FALSE_UNITS
 from workloads.errors import InputRefused, ModelRefused
-from workloads.lm.engine import Decoder, build_decoder, load_model, prefill
+from workloads.lm.continued import ContinuedPrefill
+from workloads.lm.engine import EXACT_PROFILES, Decoder, build_decoder, load_model, prefill
 from workloads.lm.hostile import SPOOFED_TOKENS, cheaper_model
 from workloads.lm.input import LmInput, chunk_range, finish_reason
 from workloads.lm.manifest import load_manifest
@@ -70,6 +71,7 @@ class LmExecutor:
         self._variant = variant
         config, weights = load_model(model_dir)
         self._honest = build_decoder(config, weights, profile)
+        self._continued = ContinuedPrefill(self._honest) if profile in EXACT_PROFILES else None
         self._generating = self._honest
         if variant is not None:
             self._generating = build_decoder(*cheaper_model(config, weights, variant), profile)
@@ -126,7 +128,7 @@ class LmExecutor:
         return Outcome(position, "cancelled")
 
     def recompute(self, job: LmInput, units: Sequence[int], chunks: Iterable[int]) -> dict[int, bytes]:
-        """Digests of some chunks of a claimed output, by one prefill.
+        """Digests of some chunks of a claimed output, by one prefill over what the last call didn't see.
 
         Args:
             job: what was generated.
@@ -150,16 +152,20 @@ class LmExecutor:
         sequence = np.array((*job.prompt, *units[: stop - 1]), dtype=np.int64)
         # A token that doesn't exist is false by itself; its chunk must still be judged, not refused.
         np.minimum(sequence, self._honest.config.vocab_size - 1, out=sequence)
-        hidden = prefill(self._honest, sequence, self._honest.new_cache(1, len(sequence)))[
-            len(job.prompt) - 1 :
-        ]
+        start = min(positions.start for positions in ranges.values())
+        hidden = self._states(sequence, len(job.prompt) - 1 + start, len(job.prompt) + job.max_tokens)
         digests = {}
         for chunk, positions in ranges.items():
-            states = hidden[positions.start : positions.stop]
+            states = hidden[positions.start - start : positions.stop - start]
             tokens = sample(self._honest.logits(states), positions, job)
             is_true = list(tokens) == list(units[positions.start : positions.stop])
             digests[chunk] = self._digest(chunk, tokens, states) if is_true else FALSE_UNITS
         return digests
+
+    def _states(self, tokens: NDArray[np.int64], first: int, capacity: int) -> NDArray[np.float32]:
+        if self._continued is not None:
+            return self._continued.states(tokens, first, capacity)
+        return prefill(self._honest, tokens, self._honest.new_cache(1, len(tokens)))[first:]
 
     def _check(self, job: LmInput, units: Sequence[int]) -> None:
         config = self._honest.config
