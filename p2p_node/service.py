@@ -159,10 +159,7 @@ async def _serve(
                 # The pools belong to the outer nursery: they outlive the start.
                 starting.start_soon(nursery.start, working.run)
                 starting.start_soon(nursery.start, checking.run)
-            rates = {name: await _calibrate(working, model) for name, model in models.items()}
-            for model in models.values():
-                # A verifier that loads its model only when it is drawn would keep everybody waiting.
-                await _run(checking, frames.Load(0, _reference(model)), model.name)
+            rates = {name: await _calibrate(working, checking, model) for name, model in models.items()}
             places = {model.digest: model for model in models.values()}
             executor = WorkerExecutor(working, checking, places, cheat=worker_variant(options.cheat))
             core = _make_core(
@@ -277,22 +274,39 @@ async def _measure(place: Path, result: dict[str, Any]) -> None:
     result.update(json.loads(done.stdout))
 
 
-async def _calibrate(pool: WorkerPool, model: ModelPlace) -> int:
-    """The model's measured rate on this machine, in output units per 1,000 seconds."""
-    task = LmInput(prompt=(1, 2, 3, 4), max_tokens=CALIBRATION_UNITS, seed=0, temperature_milli=1_000)
-    reference = _reference(model)
-    await _run(pool, frames.Load(0, reference), model.name)
-    ending = await _run(pool, frames.Generate(0, reference, encode_input(task)), model.name)
-    cpu_us = ending.cpu_us if isinstance(ending, frames.Finished) else 0
+async def _calibrate(working: WorkerPool, checking: WorkerPool, model: ModelPlace) -> int:
+    """The model's measured rate on this machine, in output units per 1,000 seconds.
+
+    The output is verified as a peer's would be. So both workers are warm when the first job comes, and a
+    machine that would be convicted of its own arithmetic learns it here.
+
+    Raises:
+        UserError: the model doesn't run here, or not exactly.
+    """
+    reference = frames.ModelRef(str(model.path), model.digest, EXACT_PROFILES[0])
+    task = encode_input(
+        LmInput(prompt=(1, 2, 3, 4), max_tokens=CALIBRATION_UNITS, seed=0, temperature_milli=1_000)
+    )
+    # Loading is no part of the rate.
+    await _run(working, frames.Load(0, reference), model.name)
+    made = await _run(working, frames.Generate(0, reference, task), model.name)
+    units = tuple(unit for event in made if isinstance(event, frames.Output) for unit in event.units)
+    digests = {event.chunk: event.digest for event in made if isinstance(event, frames.ChunkDone)}
+    verify = frames.Recompute(0, reference, task, units, tuple(digests))
+    *_, checked = await _run(checking, verify, model.name)
+    if not isinstance(checked, frames.Recomputed) or dict(checked.digests) != digests:
+        raise UserError(
+            f"model {model.name!r} doesn't give the same bits twice on this machine, "
+            "so other peers would convict it"
+        )
+    cpu_us = sum(event.cpu_us for event in made if isinstance(event, frames.Finished))
     return CALIBRATION_UNITS * 1_000_000_000 // max(1, cpu_us)
 
 
-def _reference(model: ModelPlace) -> frames.ModelRef:
-    return frames.ModelRef(str(model.path), model.digest, "exact14")
-
-
-async def _run(pool: WorkerPool, work: frames.Load | frames.Generate, model: str) -> frames.Event:
-    """Do one thing in a pool; returns its last event.
+async def _run(
+    pool: WorkerPool, work: frames.Load | frames.Generate | frames.Recompute, model: str
+) -> list[frames.Event]:
+    """Do one thing in a pool; returns its events, the last of them its end.
 
     Raises:
         UserError: it failed.
@@ -302,15 +316,15 @@ async def _run(pool: WorkerPool, work: frames.Load | frames.Generate, model: str
 
     def on_event(event: frames.Event) -> None:
         events.append(event)
-        if isinstance(event, frames.Finished | frames.Failed | frames.Loaded):
+        if isinstance(event, frames.Loaded | frames.Finished | frames.Recomputed | frames.Failed):
             finished.set()
 
     pool.start_run(work, on_event)
     await finished.wait()
-    ending = events[-1]
-    if isinstance(ending, frames.Failed):
+    if isinstance(events[-1], frames.Failed):
+        ending = events[-1]
         raise UserError(f"model {model!r} doesn't run on this machine: {ending.reason}: {ending.detail}")
-    return ending
+    return events
 
 
 def _make_core(
