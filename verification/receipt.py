@@ -299,7 +299,9 @@ class _Audit:
         if verdict == Verdict.WITHHELD.value:
             self.notes.append(f"{at}: that the executor withheld its opening is the requester's word")
         if verdict == Verdict.FRAUD.value and evidence.accusation is None:
-            self.notes.append(f"{at}: the fraud proof is too large to carry, so the receipt proves no fraud")
+            self.notes.append(
+                f"{at}: fraud by the requester's word: no proof fits a message, or the profile isn't exact"
+            )
         if verdict == VERIFIED and not is_due:
             self.notes.append(f"{at}: verified behind a gap, so its units were made anew and aren't here")
 

@@ -36,7 +36,7 @@ from verification.evidence import (
     check_reveal,
     check_widening,
 )
-from verification.fraud import Accusation, open_proof
+from verification.fraud import EXACT_PROFILES, Accusation, open_proof
 from verification.receipt_report import Claim, Reader, ReceiptError, reading, require
 from verification.round import Verdict
 
@@ -122,7 +122,8 @@ def read_segment(
     accusation = _read_fraud(record, contract, reader, f"{step}: fraud proof")
     evidence = SegmentEvidence(commitment, level, tuple(verifiers), opened, record.verdict, accusation)
     _check_opening_covers(evidence, f"{step}: opening")
-    _check_verdict(evidence, len(input), f"{step}: verdict")
+    is_provable = _is_provable(evidence, contract, len(input))
+    _check_verdict(evidence, is_provable=is_provable, step=f"{step}: verdict")
     return evidence
 
 
@@ -211,11 +212,11 @@ def _check_opening_covers(evidence: SegmentEvidence, step: str) -> None:
 # --- The verdict that the statements imply -----------------------------------------------------
 
 
-def _check_verdict(evidence: SegmentEvidence, input_bytes: int, step: str) -> None:
+def _check_verdict(evidence: SegmentEvidence, *, is_provable: bool, step: str) -> None:
     known = {verdict.value for verdict in Verdict} | {_UNENDED}
     require(evidence.verdict in known, step, f"{evidence.verdict!r} is no verdict")
     if evidence.verdict == Verdict.FRAUD.value:
-        _check_fraud(evidence, input_bytes, step)
+        _check_fraud(evidence, is_provable=is_provable, step=step)
         return
     require(evidence.accusation is None, step, f"{evidence.verdict!r} although it carries a fraud proof")
     if evidence.verdict == Verdict.VERIFIED.value:
@@ -231,18 +232,19 @@ def _check_verdict(evidence: SegmentEvidence, input_bytes: int, step: str) -> No
         _check_unverified(evidence, step)
 
 
-def _check_fraud(evidence: SegmentEvidence, input_bytes: int, step: str) -> None:
+def _check_fraud(evidence: SegmentEvidence, *, is_provable: bool, step: str) -> None:
     require(bool(evidence.disputed), step, "fraud, but no verifier differs from the executor")
     if evidence.accusation is None:
-        require(_is_too_large(evidence, input_bytes), step, "fraud, but there is no fraud proof")
+        require(not is_provable, step, "fraud, but there is no fraud proof")
         return
     chunk = evidence.accusation.chunk
     require(chunk in evidence.disputed, step, f"the fraud proof's chunk {chunk} isn't disputed")
 
 
-def _is_too_large(evidence: SegmentEvidence, input_bytes: int) -> bool:
-    """Whether the segment's fraud proof exceeds what a message may carry."""
-    return input_bytes > FRAUD_INPUT_BYTES_MAX or evidence.commitment.body.units_total > FRAUD_UNITS_MAX
+def _is_provable(evidence: SegmentEvidence, contract: Contract, input_bytes: int) -> bool:
+    """Whether fraud in this segment could be proved in one message, to anybody."""
+    fits = input_bytes <= FRAUD_INPUT_BYTES_MAX and evidence.commitment.body.units_total <= FRAUD_UNITS_MAX
+    return fits and contract.terms.profile in EXACT_PROFILES
 
 
 def _check_unverified(evidence: SegmentEvidence, step: str) -> None:

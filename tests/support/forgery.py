@@ -110,4 +110,5 @@ def assert_refused(kind: str, change: Change, message: str) -> None:
     forged = seal(change(receipt.body), network=NETWORK, key=keyring(0)).raw
     with pytest.raises(ReceiptError) as caught:
         check_receipt(forged, network=NETWORK, crypto=CRYPTO)
-    assert re.sub(r" 12D3Koo\w+", "", str(caught.value)) == message
+    said = re.sub(r" 12D3Koo\w+", "", str(caught.value))
+    assert said == message, said

@@ -7,11 +7,13 @@ from typing import Any
 
 from p2p_node.core.requester import Job
 from protocols.digest import tagged
+from protocols.envelope import Signed
 from protocols.messages import (
     Acceptance,
     Bid,
     BidSeal,
     BlindVerdict,
+    Commitment,
     DrawClaim,
     Opening,
     Reveal,
@@ -46,7 +48,7 @@ def _loses(kind: type[Any], *numbers: int) -> dict[str, Any]:
     """A network that loses what these peers send of one kind; of all peers if none is named."""
     senders = {keyring(number).public for number in numbers}
     return {
-        "lost": lambda sender, receiver, body: isinstance(body, kind) and (not senders or sender in senders)
+        "lost": lambda sender, message: isinstance(message.body, kind) and (not senders or sender in senders)
     }
 
 
@@ -54,11 +56,23 @@ def _only_one_bidder_at_first() -> dict[str, Any]:
     """Peer 1 alone bids on the first offer, and then never answers the award."""
     first_offer: list[bytes] = []
 
-    def lost(sender: bytes, receiver: bytes, body: Any) -> bool:
-        if isinstance(body, BidSeal):
-            first_offer[:] = first_offer or [body.job_id]
-            return body.job_id == first_offer[0] and sender != keyring(1).public
-        return isinstance(body, Acceptance) and sender == keyring(1).public
+    def lost(sender: bytes, message: Signed[Any]) -> bool:
+        if isinstance(message.body, BidSeal):
+            first_offer[:] = first_offer or [message.body.job_id]
+            return message.body.job_id == first_offer[0] and sender != keyring(1).public
+        return isinstance(message.body, Acceptance) and sender == keyring(1).public
+
+    return {"lost": lost}
+
+
+def _no_verifiers_after_segment(last: int) -> dict[str, Any]:
+    """Draw claims for later segments never arrive."""
+    later: set[bytes] = set()
+
+    def lost(sender: bytes, message: Signed[Any]) -> bool:
+        if isinstance(message.body, Commitment) and message.body.segment > last:
+            later.add(message.id)
+        return isinstance(message.body, DrawClaim) and message.body.commitment_id in later
 
     return {"lost": lost}
 
@@ -76,6 +90,7 @@ KINDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"runners": {1: LyingExecutor(5)}},
         {"samples": 2, "input": b"x" * 30_000},
     ),
+    "lying executor, native": ({"runners": {1: LyingExecutor(5)}}, {"samples": 2, "profile": "native"}),
     "lying verifier": ({"runners": {3: LyingVerifier()}}, {"samples": 2}),
     "only lying verifiers": (
         {"runners": {n: LyingVerifier() for n in (2, 3, 4)}},
@@ -93,6 +108,12 @@ KINDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "no bids": (_loses(BidSeal), {"rebids": 1}),
     "unconfirmed vouchers": (_loses(VoucherReceipt), {}),
     "too little time": ({}, {"execution_ms": 8}),
+    "widened draw": ({}, {"expected_verifiers_milli": 400}),
+    "lying executor and verifier": (
+        {"runners": {1: LyingExecutor(5), 3: LyingVerifier()}},
+        {"samples": 2},
+    ),
+    "out of time": (_no_verifiers_after_segment(1), {"total_ms": 1_000}),
 }
 """(arguments of the swarm, changes to the request) by name."""
 

@@ -20,7 +20,7 @@ from p2p_node.core.requester import Job
 from protocols.bidding import Ability
 from protocols.digest import tagged
 from protocols.effects import Execute, Publish, Recompute, Run, SetTimer
-from protocols.envelope import open_envelope
+from protocols.envelope import Signed, open_envelope
 from protocols.errors import PeerFault
 from protocols.events import RunChunk, RunEvent, RunFinished, RunOutput, RunRecomputed
 from protocols.messages import Offering
@@ -99,8 +99,8 @@ def request(**changes: Any) -> JobRequest:
 
 
 def _ability(price_micros: int) -> Ability:
-    offering = Offering("test.count", MODEL, ("exact14",), price_micros, 1_000_000, True)
-    return Ability(offering, "cpu", 10_000, 2**30)
+    offering = Offering("test.count", MODEL, ("exact14", "native"), price_micros, 1_000_000, True)
+    return Ability(offering, "cpu", 10_000, 2**30, CHUNK_UNITS)
 
 
 class Swarm:
@@ -111,14 +111,14 @@ class Swarm:
         count: int,
         *,
         runners: dict[int, Runner] | None = None,
-        lost: Callable[[bytes, bytes, Any], bool] = lambda sender, receiver, body: False,
+        lost: Callable[[bytes, Signed[Any]], bool] = lambda sender, message: False,
     ) -> None:
         """Make and link the peers; peer n asks 100 + n micro-units, so peer 1 is the cheapest.
 
         Args:
             count: how many.
             runners: workers that aren't honest, by peer number.
-            lost: (sender, receiver, body of a direct message) to whether the network loses it.
+            lost: (sender, direct message) to whether the network loses it.
         """
         self.now_ms = START_MS
         self.nodes: dict[bytes, NodeCore] = {}
@@ -178,7 +178,7 @@ class Swarm:
                                 self.now_ms + DELAY_MS, other, self._gossip(other, topic, message.raw, key)
                             )
                 case Transmit(peer, frame):
-                    if not self._is_lost(key, peer, frame):
+                    if not self._is_lost(key, frame):
                         self._at(self.now_ms + DELAY_MS, peer, self._frame(peer, key, frame))
                 case SetTimer(timer, at_ms):
                     self._timers[(key, timer)] = at_ms
@@ -187,15 +187,15 @@ class Swarm:
                     for event in self._runners[key].run(run_key, task):
                         self._at(self.now_ms + DELAY_MS, key, self._run_event(key, event))
 
-    def _is_lost(self, sender: bytes, receiver: bytes, frame: bytes) -> bool:
+    def _is_lost(self, sender: bytes, frame: bytes) -> bool:
         is_ack, rest = split_frame(frame)
         if is_ack:
             return False
         try:
-            body: Any = open_envelope(rest, network=NETWORK, crypto=CRYPTO).body
+            message: Signed[Any] = open_envelope(rest, network=NETWORK, crypto=CRYPTO)
         except PeerFault:
             return False
-        return self._lost(sender, receiver, body)
+        return self._lost(sender, message)
 
     def _gossip(self, key: bytes, topic: str, raw: bytes, sender: bytes) -> Callable[[], Iterable[Act]]:
         def happen() -> Iterable[Act]:

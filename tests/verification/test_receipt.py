@@ -88,6 +88,34 @@ def test_a_false_verifier_earns_nothing_and_convicts_nobody() -> None:
     assert all(claim.is_right == (claim.peer != liar) for claim in report.claims)
 
 
+def test_a_verifier_that_lies_about_a_forged_chunk_earns_nothing_either() -> None:
+    report = check(evidence("lying executor and verifier"))
+    fraud = report.attempts[0].segments[2]
+    assert fraud.verdict == "fraud"
+    assert {v.peer: v.is_paid for v in fraud.verifiers} == {
+        keyring(2).public: True,
+        keyring(3).public: False,
+        keyring(4).public: True,
+    }
+
+
+def test_a_wider_draw_is_granted_in_the_receipt() -> None:
+    widenings = {
+        v.widening for s in check(evidence("widened draw")).attempts[0].segments for v in s.verifiers
+    }
+    assert max(widenings) > 0
+
+
+def test_a_job_that_ran_out_of_time_pays_for_what_was_verified() -> None:
+    report = check(evidence("out of time"))
+    assert report.state == "timed_out"
+    (attempt,) = report.attempts
+    assert attempt.outcome == "cancelled"
+    assert [segment.verdict for segment in attempt.segments] == ["verified", "verified", "", ""]
+    assert attempt.units_after == 16
+    assert report.earnings[attempt.executor] == 16 * attempt.price_micros
+
+
 def test_a_silent_verifier_earns_nothing() -> None:
     report = check(evidence("silent verifier"))
     assert keyring(3).public not in report.earnings
@@ -96,7 +124,10 @@ def test_a_silent_verifier_earns_nothing() -> None:
 
 def test_what_only_the_requester_says_is_noted() -> None:
     assert "withheld" in check(evidence("withheld opening")).notes[0]
-    assert "too large" in check(evidence("lying executor, large input")).notes[0]
+    for kind in ("lying executor, large input", "lying executor, native"):
+        report = check(evidence(kind))
+        assert "fraud by the requester's word" in report.notes[0]
+        assert all(claim.is_right for claim in report.claims)
 
 
 # --- Integrity ---------------------------------------------------------------------------------

@@ -14,7 +14,9 @@ import pytest
 from p2p_node.receipts import FILE_BYTES_MAX, check_file, recompute_claims, render, write
 from protocols.digest import tagged
 from protocols.effects import Recompute
+from protocols.envelope import seal
 from protocols.identity import peer_id
+from tests.support.forgery import at, opened, put
 from tests.support.jobs import KINDS, finished
 from tests.support.keys import CRYPTO, keyring
 from tests.support.swarm import NETWORK, UNITS_MAX, honest_digest
@@ -167,6 +169,21 @@ def test_a_false_accusation_shows() -> None:
     broken = [r.claim for r in recompute_claims(report, as_the_accused) if not r.holds]
     assert {claim.role for claim in broken} == {"executor", "verifier"}
     assert all(dict(claim.digests).keys() >= {5} for claim in broken)
+
+
+def test_an_honest_verifier_that_was_not_paid_after_fraud_shows() -> None:
+    """No signature tells whether it was right about the disputed chunk; arithmetic does."""
+    receipt = finished("lying executor").receipt
+    assert receipt is not None
+    verifier = ("attempts", 0, "segments", 2, "verifiers", 0)
+    body = receipt.body
+    for name in ("voucher", "voucher_receipt"):
+        body = put((*verifier, name), b"")(body)
+    cheated = opened(at(body, (*verifier, "claim"))).signer
+    raw = seal(body, network=NETWORK, key=keyring(0)).raw
+    report = check_receipt(raw, network=NETWORK, crypto=CRYPTO)
+    broken = [r.claim for r in recompute_claims(report, honest) if not r.holds]
+    assert [(claim.peer, claim.role, claim.is_right) for claim in broken] == [(cheated, "verifier", False)]
 
 
 def test_one_run_settles_all_claims_about_one_segment() -> None:

@@ -60,6 +60,14 @@ def _opening_of_nobody(body: ReceiptBody) -> bytes:
     return seal(Opening(commitment.id, ()), network=NETWORK, key=keyring(1)).raw
 
 
+def _accuse_the_verifier(body: ReceiptBody) -> Any:
+    """A proof that holds, but against somebody else."""
+    liar = keyring(3).public
+    verifiers = at(body, (*ATTEMPT, "segments", 2, "verifiers"))
+    reveal = next(v.reveal for v in verifiers if opened(v.claim).signer == liar)
+    return edit(body, (*ATTEMPT, "segments", 2, "fraud"), lambda raw: resigned(raw, statement=reveal))
+
+
 def _fraud(body: ReceiptBody) -> bytes:
     raw: bytes = at(body, (*ATTEMPT, "segments", 2, "fraud"))
     return raw
@@ -390,6 +398,16 @@ LIES: dict[str, tuple[str, Change, str]] = {
         "withheld opening",
         put((*SEGMENT, "verdict"), "no verifier answered"),
         "attempt 0, segment 0: verdict: unverified, but verifiers had committed and nothing was opened",
+    ),
+    "confirmation of nothing": (
+        "lying executor",
+        move((*ATTEMPT, "segments", 1, "voucher_receipt"), (*ATTEMPT, "segments", 2, "voucher_receipt")),
+        "attempt 0, segment 2: executor's voucher: a voucher is confirmed that isn't here",
+    ),
+    "fraud proof against a verifier": (
+        "lying executor and verifier",
+        _accuse_the_verifier,
+        "attempt 0, segment 2: fraud proof: it doesn't accuse the executor's opening",
     ),
 }
 

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from protocols.auction import bid_seal
 from protocols.messages import AttemptRecord, ReceiptBody
 from protocols.units import units_digest
 from tests.support.forgery import (
@@ -45,8 +46,20 @@ def _loser(body: ReceiptBody) -> bytes:
     return next(raw for raw in body.bids if opened(raw).signer == keyring(4).public)
 
 
+def _bid_over_the_ceiling(body: ReceiptBody) -> Any:
+    """A bidder and the requester as accomplices."""
+    index = body.bids.index(_loser(body))
+    bid = opened(resigned(body.bids[index], signer=4, price_micros=501))
+    seals = tuple(
+        msgspec.structs.replace(s, seal=bid_seal(bid.signer, bid.body)) if s.bidder == bid.signer else s
+        for s in opened(body.closes[0]).body.seals
+    )
+    moved = edit(body, ("closes", 0), lambda raw: resigned(raw, seals=seals))
+    return edit(moved, ("bids", index), lambda old: bid.raw)
+
+
 def _shortened_prefix(body: ReceiptBody) -> Any:
-    changes = {"prefix_units": 8, "prefix_digest": units_digest(body.units[:8])}
+    changes: dict[str, Any] = {"prefix_units": 8, "prefix_digest": units_digest(body.units[:8])}
     return edit(body, ("attempts", 1, "award"), lambda raw: resigned(raw, **changes))
 
 
@@ -149,6 +162,11 @@ LIES: dict[str, tuple[str, Change, str]] = {
         "auction",
         sign_anew(("bids", 0), signer=2, price_micros=1),
         "bid 0: it isn't the bid whose seal the auction recorded",
+    ),
+    "bid over the ceiling": (
+        "auction",
+        _bid_over_the_ceiling,
+        "bid 1: price_micros=501 exceeds the offer's ceiling 500",
     ),
     "bid twice": ("auction", repeat(("bids",), 0), "bid 4: its bidder has another bid"),
     "winning bid unlisted": (
