@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+import threading
+
+import psutil
 import pytest
 import trio
 
@@ -315,6 +319,19 @@ async def test_closing_leaves_no_socket_open() -> None:
             await next_event(one, PeerDisconnected)
     with pytest.raises(OSError):
         await trio.open_tcp_stream(host, port)
+
+
+async def test_nothing_is_left_open() -> None:
+    process = psutil.Process()
+    descriptors, threads = process.num_fds(), threading.active_count()
+    for _ in range(3):
+        async with network(1) as one, network(2) as two, network(3, bootstrap=one.addresses) as three:
+            await join(one, two)
+            await next_event(three, PeerConnected)
+    await trio.sleep(0.1)
+    gc.collect()
+    assert process.num_fds() <= descriptors
+    assert threading.active_count() <= threads
 
 
 async def test_status_names_the_peer() -> None:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import random
 import socket
+import subprocess
+import sys
 
 import pytest
+import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
 from p2p_node.network import interfaces
 from p2p_node.network.dialplan import BACKOFF_LASTING_MAX_MS, FAILURES_MAX, BadAddress, DialPlan, peer_of
 from p2p_node.network.interfaces import reachable_addresses
+from p2p_node.network.libp2p import mdns
 from p2p_node.network.libp2p.admission import Admission
 from p2p_node.network.libp2p.mdns import from_text, to_text
 from p2p_node.network.libp2p.varint import VarintSplitter
@@ -252,6 +256,25 @@ def test_addresses_travel_in_a_text_record() -> None:
 @given(record=st.binary(max_size=600))
 def test_any_text_record_can_be_read(record: bytes) -> None:
     assert all(isinstance(text, str) for text in from_text(record))
+
+
+async def test_without_multicast_discovery_gives_up_quietly(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_multicast() -> None:
+        raise OSError("no multicast here")
+
+    monkeypatch.setattr(mdns, "Zeroconf", no_multicast)
+    found: list[str] = []
+    with trio.fail_after(5):
+        await mdns.advertise_and_browse([address(1)], found.append)
+    assert found == []
+
+
+def test_the_port_and_its_pure_parts_do_not_import_libp2p() -> None:
+    modules = "port", "frames", "standing", "dialplan", "interfaces", "simulated"
+    imports = "; ".join(f"import p2p_node.network.{module}" for module in modules)
+    subprocess.run(
+        [sys.executable, "-c", f"{imports}; import sys; assert 'libp2p' not in sys.modules"], check=True
+    )
 
 
 # --- Length prefixes ----------------------------------------------------------------------------

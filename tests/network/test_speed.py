@@ -9,6 +9,7 @@ import trio.testing
 from libp2p.io.trio import TrioTCPStream
 
 from p2p_node.network.libp2p import speed
+from p2p_node.network.libp2p.network import Libp2pNetwork
 from p2p_node.network.port import FrameReceived
 from tests.network.hosts import join, network, next_event
 
@@ -62,18 +63,22 @@ async def test_credit_returned_is_what_was_read_and_one_growth() -> None:
     assert len(sent) < 5_000 / 10
 
 
-async def test_a_long_transfer_arrives_whole() -> None:
+async def test_long_transfers_both_ways_at_once_arrive_whole() -> None:
     rng = random.Random(6)
     frames = [rng.randbytes(rng.choice([10, 1_000, 65_519, 65_536, 300_000, 1_000_000])) for _ in range(60)]
     async with network(1) as one, network(2) as two:
         await join(one, two)
         async with trio.open_nursery() as nursery:
 
-            async def send() -> None:
+            async def send(sender: Libp2pNetwork, receiver: Libp2pNetwork) -> None:
                 for frame in frames:
-                    while not await one.send(two.local_key, frame):
+                    while not await sender.send(receiver.local_key, frame):
                         await trio.sleep(0.01)
 
-            nursery.start_soon(send)
-            for frame in frames:
-                assert (await next_event(two, FrameReceived)).data == frame
+            async def receive(receiver: Libp2pNetwork) -> None:
+                for frame in frames:
+                    assert (await next_event(receiver, FrameReceived)).data == frame
+
+            for here, there in ((one, two), (two, one)):
+                nursery.start_soon(send, here, there)
+                nursery.start_soon(receive, here)

@@ -100,6 +100,7 @@ class Link:
         self.ended = trio.Event()
         self.failure: DialFailed | None = None
         self.superseded = False
+        self.announced = False
         self._owner = owner
         self._connections = {connection}
         self._first = connection
@@ -169,8 +170,10 @@ class Link:
             await self._greeted.wait()
         if handshake.cancelled_caught:
             raise DialFailed(f"no hello within {HANDSHAKE_S:g} s")
-        await self._owner.link_up(self)
+        # Whoever hears that the peer is there may send to it at once.
         self.up.set()
+        await self._owner.link_up(self)
+        self.announced = True
         self._settled.set()
 
     async def close_streams(self) -> None:
@@ -220,7 +223,7 @@ class Link:
             if not self._greeted.is_set():
                 raise Malformed("the first frame must be a hello")
             await self._settled.wait()
-            if self.up.is_set():
+            if self.announced:
                 await self._owner.link_frame(self, payload)
             return
         message = read_control(payload)

@@ -286,7 +286,7 @@ class Libp2pNetwork:
             if not link.superseded:
                 await self._disconnect(peer_id_of(link.key))
         log.info("link ended", peer=short_id(link.key), reason=str(link.failure or "closed"))
-        if link.up.is_set():
+        if link.announced:
             await self._announce(PeerDisconnected(link.key))
 
     async def _announce(self, event: NetworkEvent) -> None:
