@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import json
 import random
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -196,3 +198,9 @@ def test_one_run_settles_all_claims_about_one_segment() -> None:
 
     assert len(recompute_claims(report, counting)) == 16
     assert [task.chunks for task in tasks] == [(0, 1), (2, 3), (4, 5), (6, 7)]
+
+
+def test_checking_needs_neither_torch_nor_a_network() -> None:
+    code = "import sys, p2p_node.receipts; print(*{'torch', 'libp2p', 'trio'} & sys.modules.keys())"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.split() == []
