@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from protocols.limits import LM_CHUNK_UNITS, RESERVATION_MS_MAX
 from protocols.messages import Offer, Offering
 
 __all__ = ["Ability", "BidPlan", "Capacity", "DeclineReason", "consider"]
@@ -22,6 +23,8 @@ class Ability:
     context_units_max: int
     """Input and output units together."""
     ram_bytes: int
+    chunk_units: int = LM_CHUNK_UNITS
+    """Output units of one chunk, as the workload cuts them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +91,9 @@ def consider(
         return DeclineReason("rate", have=offering.rate_milli, need=offer.rate_milli_min)
     if offering.price_micros > offer.price_micros_max:
         return DeclineReason("price", have=offer.price_micros_max, need=offering.price_micros)
+    window_ms = offer.bids_close_ms - offer.sent_ms
+    if window_ms > RESERVATION_MS_MAX:
+        return DeclineReason("window", have=RESERVATION_MS_MAX, need=window_ms)
     if capacity.is_paused:
         return DeclineReason("paused", detail="the owner paused this peer")
     if capacity.slots_free < 1:

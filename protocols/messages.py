@@ -561,7 +561,7 @@ class ReceiptBody(Body, frozen=True):
 
     offers: Annotated[tuple[Raw, ...], Meta(min_length=1, max_length=limits.ATTEMPTS_MAX)]
     closes: Annotated[tuple[Raw, ...], Meta(max_length=limits.ATTEMPTS_MAX)]
-    bids: Annotated[tuple[Raw, ...], Meta(max_length=limits.BIDS_PER_JOB_MAX * 2)]
+    bids: Annotated[tuple[Raw, ...], Meta(max_length=limits.BIDS_PER_JOB_MAX * limits.ATTEMPTS_MAX)]
     attempts: Annotated[tuple[AttemptRecord, ...], Meta(max_length=limits.ATTEMPTS_MAX)]
     input: Annotated[bytes, Meta(max_length=limits.INPUT_BYTES_MAX)]
     units: Annotated[tuple[Unit, ...], Meta(max_length=limits.UNITS_MAX)]

@@ -51,9 +51,9 @@ class Standings:
 
     def _kept(self, peer: bytes) -> PeerStanding:
         if peer not in self.peers and len(self.peers) >= REGISTRY_PEERS_MAX:
-            forgettable = next((p for p, s in self.peers.items() if not s.convicted), None)
-            if forgettable is not None:
-                del self.peers[forgettable]
+            # A conviction is kept longest, but nobody may grow our memory by having many keys convicted.
+            oldest = next(iter(self.peers))
+            del self.peers[next((p for p, s in self.peers.items() if not s.convicted), oldest)]
         return self.peers.setdefault(peer, PeerStanding())
 
     def record_completion(self, peer: bytes, *, declared_ms: int, delivered_ms: int) -> None:

@@ -27,7 +27,7 @@ from verification.evidence import (
     segment_chunk_range,
 )
 
-__all__ = ["Accusation", "build_proof", "open_proof"]
+__all__ = ["EXACT_PROFILES", "Accusation", "build_proof", "open_proof"]
 
 EXACT_PROFILES = ("exact14", "exact21")
 """Only these convict: elsewhere honest machines may differ."""
@@ -94,7 +94,13 @@ def build_proof(
     input: bytes,
     units: tuple[int, ...],
 ) -> FraudProof | None:
-    """The proof that ``statement`` is false about ``chunk``, or None if it's too large to gossip."""
+    """The proof that ``statement`` is false about ``chunk``.
+
+    Returns:
+        None if it's too large to gossip, or the profile isn't exact and a difference proves nothing.
+    """
+    if contract.terms.profile not in EXACT_PROFILES:
+        return None
     if len(input) > FRAUD_INPUT_BYTES_MAX or len(units) > FRAUD_UNITS_MAX:
         return None
     return FraudProof(

@@ -369,4 +369,6 @@ class Round:
     def _finish(self, verdict: Verdict) -> list[Effect]:
         self.state = RoundState.DONE
         self.verdict = verdict
+        # A long job has many rounds, and each holds all units up to its end.
+        self._units = ()
         return []

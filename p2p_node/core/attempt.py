@@ -35,7 +35,7 @@ from protocols.messages import (
     Voucher,
     VoucherReceipt,
 )
-from protocols.units import units_digest
+from protocols.units import chunk_count, units_digest
 from verification.electorate import Electorate
 from verification.evidence import (
     Contract,
@@ -47,9 +47,6 @@ from verification.evidence import (
 from verification.round import Round, RoundState, Verdict
 
 __all__ = ["Attempt", "Outcome"]
-
-EARLY_OUTPUTS_MAX = 256
-"""Output messages held while an earlier one is missing."""
 
 ACCEPT_MS = 5_000
 """An executor answers an award within this time, or the runner-up gets it."""
@@ -120,6 +117,7 @@ class Attempt:
         self._prefix = prefix
         self._units: list[int] = list(prefix)
         self._early: dict[int, tuple[int, ...]] = {}
+        self._early_units = 0
         self._commitments: list[Signed[Commitment]] = []
         self._waiting: list[Signed[Commitment]] = []
         self._lanes: dict[bytes, PayerLane] = {}
@@ -246,22 +244,30 @@ class Attempt:
         if end > self.award.body.units_max:
             raise Rejected(f"output up to unit {end} exceeds units_max={self.award.body.units_max}")
         if body.first_unit > len(self._units):
-            if len(self._early) >= EARLY_OUTPUTS_MAX:
-                raise Rejected(f"more than {EARLY_OUTPUTS_MAX} outputs ahead of a missing one")
-            self._early[body.first_unit] = body.units
-            return []
+            return self._hold_output(body)
         first = len(self._units)
         self._append(body.first_unit, body.units)
-        while self._early:
-            start = min(self._early)
+        for start in sorted(self._early):
             if start > len(self._units):
                 break
-            self._append(start, self._early.pop(start))
+            held = self._early.pop(start)
+            self._early_units -= len(held)
+            self._append(start, held)
         fresh = tuple(self._units[first:])
         effects: list[Effect] = []
         if fresh:
             effects.append(Notify(self.job_id, "output", {"first_unit": first, "units": fresh}))
         return effects + self._retry_waiting(now_ms)
+
+    def _hold_output(self, body: Output) -> list[Effect]:
+        """Keep output that overtook an earlier part. Honest parts don't overlap, which bounds them."""
+        if not body.units or body.first_unit in self._early:
+            return []
+        if self._early_units + len(body.units) > self.award.body.units_max:
+            raise Rejected(f"outputs overlap: more than units_max={self.award.body.units_max} units in all")
+        self._early[body.first_unit] = body.units
+        self._early_units += len(body.units)
+        return []
 
     def _append(self, first_unit: int, units: tuple[int, ...]) -> None:
         self._units.extend(units[len(self._units) - first_unit :])
@@ -270,6 +276,12 @@ class Attempt:
         self._progress_ms = now_ms
         if any(known.id == message.id for known in (*self._commitments, *self._waiting)):
             return []
+        if any(known.body.segment == message.body.segment for known in self._waiting):
+            return self._end(Outcome.INCONSISTENT, f"two commitments for segment {message.body.segment}")
+        terms = self.award.body
+        segments_max = chunk_count(chunk_count(terms.units_max, terms.chunk_units), terms.segment_chunks)
+        if message.body.segment >= segments_max:
+            raise Rejected(f"commitment segment={message.body.segment} must be below {segments_max}")
         self._waiting.append(message)
         return self._retry_waiting(now_ms)
 
@@ -416,7 +428,7 @@ class Attempt:
             return []
         if name == "accept" and self.contract is None:
             return self._end(Outcome.UNRESPONSIVE, "no answer to the award")
-        if name == "finish":
+        if name == "finish" and not self._is_final_committed():
             return self._end(Outcome.UNRESPONSIVE, "the deadline of the contract passed")
         if name == "stall":
             # Verification has its own deadlines; a stall is about the executor.

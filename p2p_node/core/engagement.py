@@ -75,6 +75,7 @@ class Engagement:
         self._units = list(prefix)
         self._digests: dict[int, bytes] = {}
         self._has_output_all = False
+        self._done_ms = 0
         self._prover = Prover(
             self.contract, secret=node.secret, network=node.network, crypto=node.crypto, sign=node.sign
         )
@@ -112,7 +113,7 @@ class Engagement:
             case Heard(message) if isinstance(message.body, Cancel):
                 if message.signer != self.award.signer:
                     raise Rejected("cancel isn't the requester's")
-                return self._stop(f"cancelled: {message.body.reason}")
+                return self._stop(f"cancelled: {message.body.reason}", now_ms)
             case RunOutput(first_unit=first, units=units) if self.state is EngagementState.RUNNING:
                 return self._produce(first, units, now_ms)
             case RunChunk(chunk=chunk, digest=digest) if self.state is EngagementState.RUNNING:
@@ -120,22 +121,37 @@ class Engagement:
                 return self._commit_ready(now_ms)
             case RunFinished() if self.state is EngagementState.RUNNING:
                 self._has_output_all = True
-                return self._commit_ready(now_ms)
+                return self._finish(now_ms)
             case RunFailed(reason=reason, detail=detail) if self.state is EngagementState.RUNNING:
                 return self._fail(reason, detail, now_ms)
             case TimerFired((_, _, "finish")) if self.state is EngagementState.RUNNING:
                 return self._fail("deadline", "the contract's deadline passed", now_ms)
             case TimerFired((_, _, "settle")):
-                return self._stop("no verdict came" if self.lane.best is None else "over")
+                return self._stop("no verdict came" if self.lane.best is None else "over", now_ms)
         return []
+
+    def is_forgettable(self, now_ms: int) -> bool:
+        """Whether it is over for so long that not even a late voucher can come."""
+        return self.state is EngagementState.DONE and now_ms >= self._done_ms + SETTLE_MS
 
     # --- Output and commitments ------------------------------------------------------------------
 
     def _produce(self, first_unit: int, units: tuple[int, ...], now_ms: int) -> list[Effect]:
+        units_max = self.award.body.units_max
+        if first_unit + len(units) > units_max:
+            # What the input asks for beyond the terms nobody pays, nor could it be committed to.
+            return self._fail("terms", f"the input's output exceeds units_max={units_max}", now_ms)
         self._units[first_unit:] = units
         output = self._node.sign(Output(self.award.id, first_unit, units))
         sent: list[Effect] = [Send(self.award.signer, output, self.award.body.finish_by_ms)]
         return sent + self._commit_ready(now_ms)
+
+    def _finish(self, now_ms: int) -> list[Effect]:
+        effects = self._commit_ready(now_ms)
+        if self.state is EngagementState.RUNNING:
+            # Nothing more will come, so waiting would only hold the slot.
+            effects += self._fail("incomplete", "the run ended without all of its chunks", now_ms)
+        return effects
 
     def _commit_ready(self, now_ms: int) -> list[Effect]:
         effects: list[Effect] = []
@@ -190,18 +206,20 @@ class Engagement:
                     },
                 )
             )
-        if self.lane.settled_micros == self.lane.delivered_micros and self.state is EngagementState.COMMITTED:
-            self.state = EngagementState.DONE
+        # By segments, not by money: where the price is 0 nothing is ever owed, and openings still are.
+        is_all_paid = self.lane.sequence >= len(self._prover.commitments)
+        if is_all_paid and self.state is EngagementState.COMMITTED:
+            self.state, self._done_ms = EngagementState.DONE, now_ms
         return effects
 
     def _fail(self, reason: str, detail: str, now_ms: int) -> list[Effect]:
         message = self._node.sign(ExecutionFailed(self.award.id, reason[:64], detail[:250]))
-        return [*self._stop(f"failed: {reason}"), Send(self.award.signer, message, now_ms + 60_000)]
+        return [*self._stop(f"failed: {reason}", now_ms), Send(self.award.signer, message, now_ms + 60_000)]
 
-    def _stop(self, why: str) -> list[Effect]:
+    def _stop(self, why: str, now_ms: int) -> list[Effect]:
         was_running = self.state is EngagementState.RUNNING
         if self.state is EngagementState.DONE:
             return []
-        self.state = EngagementState.DONE
+        self.state, self._done_ms = EngagementState.DONE, now_ms
         effects: list[Effect] = [Notify(b"", "disengaged", {"award": self.award.id, "why": why})]
         return [CancelRun(self.run_key), *effects] if was_running else effects

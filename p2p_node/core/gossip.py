@@ -15,21 +15,23 @@ from protocols.crypto import Crypto
 from protocols.envelope import Signed, open_envelope
 from protocols.errors import PeerFault, Rejected, UnknownKind
 from protocols.limits import (
+    BID_WINDOW_MS_MAX,
     CLOCK_SKEW_MS,
     GOSSIP_BYTES_MAX,
     OFFER_LIFETIME_MS_MAX,
+    RECENT_GOSSIP_BYTES_MAX,
     RECENT_GOSSIP_MAX,
     RECENT_GOSSIP_MS,
     SEEN_MESSAGES_MAX,
     SYNC_IDS_MAX,
 )
-from protocols.messages import Advert, CommitmentNotice, FraudProof, Offer, Widening
+from protocols.messages import Advert, Commitment, CommitmentNotice, FraudProof, Offer, Widening
 from protocols.rulings import Ruling
 from protocols.standing import Standings
 from verification.evidence import Contract, open_notice
 from verification.fraud import Accusation, open_proof
 
-__all__ = ["TOPICS", "TOPIC_OF_KIND", "GossipBook", "Judged"]
+__all__ = ["TOPICS", "TOPIC_OF_KIND", "GossipBook", "GossipReader", "Judged"]
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -55,17 +57,53 @@ class Judged:
         self.opened = opened
 
 
+class GossipReader:
+    """What a gossip message says by itself: the same for every peer, whatever it knows already."""
+
+    def __init__(self, *, network: str, crypto: Crypto) -> None:
+        self._network = network
+        self._crypto = crypto
+
+    def envelope(self, data: bytes) -> Signed[Any]:
+        """The message, if it is properly signed.
+
+        Raises:
+            PeerFault: it isn't.
+        """
+        return open_envelope(data, network=self._network, crypto=self._crypto, bytes_max=GOSSIP_BYTES_MAX)
+
+    def notice(self, message: Signed[CommitmentNotice]) -> tuple[Contract, Signed[Commitment]]:
+        """The contract and the commitment in a notice.
+
+        Raises:
+            PeerFault: a part isn't properly signed, or the parts don't belong together.
+        """
+        contract, commitment = open_notice(message.body, network=self._network, crypto=self._crypto)
+        # [REJECT] Only the executor announces its commitment, or anybody could time the draw.
+        if message.signer != contract.executor:
+            raise Rejected("commitment notice isn't from the executor")
+        return contract, commitment
+
+    def accusation(self, message: Signed[FraudProof]) -> Accusation:
+        """What a fraud proof claims.
+
+        Raises:
+            PeerFault: a part isn't properly signed or bound to the rest.
+        """
+        return open_proof(message.body, network=self._network, crypto=self._crypto)
+
+
 class GossipBook:
     """What this peer has heard by gossip, bounded."""
 
-    def __init__(self, *, network: str, crypto: Crypto, registry: Registry, standings: Standings) -> None:
-        self._network = network
-        self._crypto = crypto
+    def __init__(self, *, reader: GossipReader, registry: Registry, standings: Standings) -> None:
+        self._reader = reader
         self._registry = registry
         self._standings = standings
         self._seen: OrderedDict[bytes, None] = OrderedDict()
-        self._judged: OrderedDict[bytes, Judged] = OrderedDict()
+        self._judged: OrderedDict[tuple[str, bytes], Judged] = OrderedDict()
         self._recent: OrderedDict[bytes, tuple[int, str, bytes]] = OrderedDict()
+        self._recent_bytes = 0
         self._requester_of: OrderedDict[bytes, bytes] = OrderedDict()
 
     # --- Judging ---------------------------------------------------------------------------------
@@ -80,15 +118,13 @@ class GossipBook:
             return Ruling.REJECT, str(fault)
         if judged is None:
             return Ruling.IGNORE, "late or known"
-        _remember(self._judged, data, judged, JUDGED_MAX)
+        _remember(self._judged, (topic, data), judged, JUDGED_MAX)
         return Ruling.ACCEPT, ""
 
     def _open(self, topic: str, data: bytes, now_ms: int) -> Judged | None:
-        if data in self._judged:
-            return self._judged[data]
-        message: Signed[Any] = open_envelope(
-            data, network=self._network, crypto=self._crypto, bytes_max=GOSSIP_BYTES_MAX
-        )
+        if (topic, data) in self._judged:
+            return self._judged[(topic, data)]
+        message = self._reader.envelope(data)
         if message.id in self._seen:
             return None
         if TOPIC_OF_KIND.get(message.body.KIND) != topic:
@@ -99,8 +135,10 @@ class GossipBook:
                 return Judged(message, None) if is_current else None
             case Offer() as offer:
                 return Judged(message, None) if _check_offer(offer, now_ms) else None
-            case CommitmentNotice() as notice:
-                return self._open_notice(message, notice, now_ms)
+            case CommitmentNotice():
+                contract, commitment = self._reader.notice(message)
+                is_over = contract.terms.finish_by_ms + CLOCK_SKEW_MS < now_ms
+                return None if is_over else Judged(message, (contract, commitment))
             case Widening():
                 requester = self._requester_of.get(message.body.commitment_id)
                 if requester is None:
@@ -108,27 +146,18 @@ class GossipBook:
                 if requester != message.signer:
                     raise Rejected("widening isn't the requester's")
                 return Judged(message, None)
-            case FraudProof() as proof:
-                accusation: Accusation = open_proof(proof, network=self._network, crypto=self._crypto)
+            case FraudProof():
+                accusation = self._reader.accusation(message)
                 if self._standings.of(accusation.accused).convicted:
                     return None
                 return Judged(message, accusation)
         return None
 
-    def _open_notice(self, message: Signed[Any], notice: CommitmentNotice, now_ms: int) -> Judged | None:
-        contract, commitment = open_notice(notice, network=self._network, crypto=self._crypto)
-        # [REJECT] Only the executor announces its commitment, or anybody could time the draw.
-        if message.signer != contract.executor:
-            raise Rejected("commitment notice isn't from the executor")
-        if contract.terms.finish_by_ms + CLOCK_SKEW_MS < now_ms:
-            return None
-        return Judged(message, (contract, commitment))
-
     # --- Keeping ---------------------------------------------------------------------------------
 
     def take(self, topic: str, data: bytes, now_ms: int) -> Judged | None:
         """An accepted message, once; None if it is a repeat."""
-        judged = self._judged.pop(data, None)
+        judged = self._judged.pop((topic, data), None)
         if judged is None or judged.message.id in self._seen:
             return None
         self.keep(topic, judged.message, now_ms)
@@ -140,7 +169,16 @@ class GossipBook:
     def keep(self, topic: str, message: Signed[Any], now_ms: int) -> None:
         """Remember a message as seen, and for neighbours that missed it."""
         _remember(self._seen, message.id, None, SEEN_MESSAGES_MAX)
-        _remember(self._recent, message.id, (now_ms, topic, message.raw), RECENT_GOSSIP_MAX)
+        if message.id in self._recent:
+            return
+        self._recent[message.id] = (now_ms, topic, message.raw)
+        self._recent_bytes += len(message.raw)
+        while len(self._recent) > RECENT_GOSSIP_MAX or self._recent_bytes > RECENT_GOSSIP_BYTES_MAX:
+            self._forget_oldest()
+
+    def _forget_oldest(self) -> None:
+        _, (_, _, raw) = self._recent.popitem(last=False)
+        self._recent_bytes -= len(raw)
 
     def know_commitment(self, contract: Contract, commitment_id: bytes) -> None:
         """Remember whose commitment it is, to judge widenings."""
@@ -151,10 +189,10 @@ class GossipBook:
     def recent_ids(self, now_ms: int) -> tuple[bytes, ...]:
         """Newest gossip, for a neighbour to compare."""
         while self._recent:
-            oldest = next(iter(self._recent))
-            if self._recent[oldest][0] >= now_ms - RECENT_GOSSIP_MS:
+            heard_ms, _, _ = next(iter(self._recent.values()))
+            if heard_ms >= now_ms - RECENT_GOSSIP_MS:
                 break
-            del self._recent[oldest]
+            self._forget_oldest()
         return tuple(list(self._recent)[-SYNC_IDS_MAX:])
 
     def missing(self, ids: tuple[bytes, ...]) -> tuple[bytes, ...]:
@@ -170,6 +208,9 @@ class GossipBook:
 def _check_offer(offer: Offer, now_ms: int) -> bool:
     if not offer.sent_ms <= offer.bids_close_ms < offer.expires_ms:
         raise Rejected("offer times must be sent_ms <= bids_close_ms < expires_ms")
+    # [REJECT] A long window would hold a slot of every bidder for nothing.
+    if offer.bids_close_ms - offer.sent_ms > BID_WINDOW_MS_MAX:
+        raise Rejected(f"offer collects bids for more than {BID_WINDOW_MS_MAX} ms")
     if offer.expires_ms - offer.sent_ms > OFFER_LIFETIME_MS_MAX + CLOCK_SKEW_MS:
         raise Rejected(f"offer lifetime must be at most {OFFER_LIFETIME_MS_MAX} ms")
     if offer.sent_ms > now_ms + CLOCK_SKEW_MS:

@@ -13,9 +13,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from p2p_node.core.engagement import Engagement, EngagementState
-from p2p_node.core.gossip import TOPIC_OF_KIND, GossipBook
-from p2p_node.core.outbox import Outbox, Transmit, ack_frame, split_frame
+from p2p_node.core.engagement import Engagement
+from p2p_node.core.gossip import TOPIC_OF_KIND, GossipBook, GossipReader
+from p2p_node.core.outbox import Outbox, Transmit, ack_frame, message_frame, split_frame
 from p2p_node.core.provider import Provider
 from p2p_node.core.registry import Registry
 from p2p_node.core.request import JobRequest
@@ -24,11 +24,18 @@ from p2p_node.core.verifier import Verifier
 from protocols.auction import Candidate, score_micros
 from protocols.bidding import Ability
 from protocols.crypto import Crypto, KeyPair
+from protocols.digest import tagged
 from protocols.effects import Effect, Penalise, Persist, Publish, Send, SetTimer
 from protocols.envelope import Signed, open_envelope, seal
 from protocols.errors import PeerFault
 from protocols.events import Event, Heard, RunEvent, TimerFired
-from protocols.limits import OPEN_JOBS_MAX
+from protocols.limits import (
+    EARLY_COMMITMENTS_MAX,
+    ELECTORATE_MEMBERS_MAX,
+    OPEN_JOBS_MAX,
+    SYNC_BYTES_MAX,
+    VERIFIERS_PER_SEGMENT_MAX,
+)
 from protocols.messages import (
     Accelerator,
     Advert,
@@ -37,6 +44,7 @@ from protocols.messages import (
     Bid,
     Body,
     Closed,
+    DrawClaim,
     FraudProof,
     Member,
     Offer,
@@ -94,6 +102,7 @@ class NodeCore:
         network: str,
         capability: Capability,
         jitter: random.Random,
+        reader: GossipReader | None = None,
     ) -> None:
         """A peer that knows nobody yet.
 
@@ -104,6 +113,7 @@ class NodeCore:
             network: messages for any other network are refused.
             capability: what it offers.
             jitter: spreads periodic work; nothing of the protocol depends on it.
+            reader: opens gossip, where many cores in one process share what they read.
         """
         self.network = network
         self.crypto = crypto
@@ -118,9 +128,13 @@ class NodeCore:
         self._keys = keys
         self._jitter = jitter
         self._gossip = GossipBook(
-            network=network, crypto=crypto, registry=self.registry, standings=self.standings
+            reader=reader or GossipReader(network=network, crypto=crypto),
+            registry=self.registry,
+            standings=self.standings,
         )
         self._routes: dict[bytes, Any] = {}
+        self._early_claims: OrderedDict[bytes, dict[bytes, Signed[DrawClaim]]] = OrderedDict()
+        self._due_claims: list[Signed[DrawClaim]] = []
         self._direct_seen: OrderedDict[bytes, None] = OrderedDict()
         self._advertised_ms = -ADVERT_PACE_MS
         self._advertised_slots = 0
@@ -186,11 +200,20 @@ class NodeCore:
             for key in able
             if key not in (self.key, executor) and self.standings.is_welcome(key, now_ms)
         ]
-        return Electorate(members) if members else None
+        if len(members) > ELECTORATE_MEMBERS_MAX:
+            # Anybody can fill a registry with keys: proven peers first, the rest by a lot they can't aim at.
+            members.sort(
+                key=lambda member: (
+                    -self.standings.of(member.key).reputation_ppm,
+                    tagged("p2p-node/electorate-lot/1", offer.nonce, member.key),
+                )
+            )
+        return Electorate(members[:ELECTORATE_MEMBERS_MAX]) if members else None
 
     def route(self, identifier: bytes, owner: Any) -> None:
         """Deliver messages that name ``identifier`` to ``owner``."""
         self._routes[identifier] = owner
+        self._due_claims += self._early_claims.pop(identifier, {}).values()
 
     # --- Commands --------------------------------------------------------------------------------
 
@@ -282,7 +305,7 @@ class NodeCore:
             case Widening():
                 return self.verifier.hear(message, now_ms)
             case FraudProof():
-                return self.verifier.hear_accusation(message, opened)
+                return self.verifier.hear_accusation(message, opened, now_ms)
         contract, commitment = opened
         return self.verifier.hear_commitment(contract, commitment, now_ms)
 
@@ -301,6 +324,8 @@ class NodeCore:
         self._direct_seen[message.id] = None
         while len(self._direct_seen) > OPEN_JOBS_MAX * 4:
             self._direct_seen.popitem(last=False)
+        if isinstance(message.body, SyncWant):
+            return [ack, *self._serve_gossip(peer, message.body)]
         try:
             effects = self._hear_direct(peer, message, now_ms)
         except PeerFault as fault:
@@ -320,8 +345,6 @@ class NodeCore:
             case SyncSummary():
                 missing = self._gossip.missing(body.ids)
                 return [Send(peer, self.sign(SyncWant(missing)), now_ms + SYNC_MS)] if missing else []
-            case SyncWant():
-                return self._serve_gossip(peer, body)
             case AuctionClose():
                 return self.provider.hear_close(message, now_ms)
             case Closed():
@@ -338,16 +361,31 @@ class NodeCore:
             return self.verifier.hear_voucher(message, now_ms)
         if isinstance(body, Opening):
             return self.verifier.hear(message, now_ms)
+        if isinstance(body, DrawClaim):
+            self._keep_early_claim(message)
         return []  # About something that is over, or that we never knew.
 
-    def _serve_gossip(self, peer: bytes, want: SyncWant) -> list[Effect]:
-        served: list[Effect] = []
-        for identifier in want.ids:
+    def _keep_early_claim(self, message: Signed[DrawClaim]) -> None:
+        """A verifier was quicker than the executor whose commitment it heard by gossip."""
+        claims = self._early_claims.setdefault(message.body.commitment_id, {})
+        if len(claims) < VERIFIERS_PER_SEGMENT_MAX:
+            claims[message.signer] = message
+        while len(self._early_claims) > EARLY_COMMITMENTS_MAX:
+            self._early_claims.popitem(last=False)
+
+    def _serve_gossip(self, peer: bytes, want: SyncWant) -> list[Act]:
+        """What a neighbour missed, said once: if it is lost, the next comparison finds it again."""
+        served: list[Act] = []
+        bytes_total = 0
+        for identifier in dict.fromkeys(want.ids):
             raw = self._gossip.recent(identifier)
-            if raw is not None:
-                message: Signed[Any] = open_envelope(raw, network=self.network, crypto=self.crypto)
-                # Sent once: if it is lost, the next comparison finds it again.
-                served.append(Send(peer, message, 0))
+            if raw is None:
+                continue
+            bytes_total += len(raw)
+            # A request is small, an answer isn't: who wants more asks again.
+            if bytes_total > SYNC_BYTES_MAX:
+                break
+            served.append(Transmit(peer, message_frame(raw)))
         return served
 
     # --- Timers and runs -------------------------------------------------------------------------
@@ -378,7 +416,15 @@ class NodeCore:
 
     def _handle(self, owner: Any, event: Event, now_ms: int) -> list[Effect]:
         handle: Callable[[Event, int], list[Effect]] = owner.handle
-        return handle(event, now_ms)
+        effects = handle(event, now_ms)
+        # The event may have been the commitment that these claims are for.
+        due, self._due_claims = self._due_claims, []
+        for claim in due:
+            try:
+                effects += self._routes[claim.body.commitment_id].handle(Heard(claim), now_ms)
+            except PeerFault as fault:
+                effects.append(Penalise(claim.signer, fault.points, f"draw-claim: {fault}"))
+        return effects
 
     def _advertise(self, now_ms: int) -> list[Effect]:
         if now_ms - self._advertised_ms < ADVERT_PACE_MS:
@@ -422,7 +468,7 @@ class NodeCore:
         finished = [job_id for job_id, job in self.jobs.items() if job.is_final]
         for job_id in finished[: max(0, len(finished) - FINISHED_JOBS_MAX)]:
             del self.jobs[job_id]
-        self._routes = {key: owner for key, owner in self._routes.items() if not _is_over(owner)}
+        self._routes = {key: owner for key, owner in self._routes.items() if not _is_over(owner, now_ms)}
         self.verifier.forget(now_ms)
         self.provider.capacity(now_ms)
         changed = self._advertised_slots != self._free_slots()
@@ -452,7 +498,7 @@ class NodeCore:
         return sorted(acts, key=lambda act: not isinstance(act, Persist))
 
 
-def _is_over(owner: Any) -> bool:
+def _is_over(owner: Any, now_ms: int) -> bool:
     if isinstance(owner, Job):
         return owner.is_final
-    return isinstance(owner, Engagement) and owner.state is EngagementState.DONE
+    return isinstance(owner, Engagement) and owner.is_forgettable(now_ms)

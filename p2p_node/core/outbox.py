@@ -7,13 +7,14 @@ survive a restart.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
 from protocols.digest import DIGEST_BYTES
 from protocols.effects import Effect, Persist, Send, SetTimer
 from protocols.errors import Malformed
-from protocols.limits import OUTBOX_MESSAGES_MAX
+from protocols.limits import OUTBOX_MESSAGES_MAX, OUTBOX_MESSAGES_PER_PEER_MAX
 
 __all__ = ["Outbox", "Transmit", "ack_frame", "message_frame", "split_frame"]
 
@@ -69,6 +70,7 @@ class Outbox:
 
     def __init__(self) -> None:
         self._pending: dict[tuple[bytes, bytes], _Pending] = {}
+        self._waiting_for: Counter[bytes] = Counter()
 
     def __len__(self) -> int:
         return len(self._pending)
@@ -80,15 +82,20 @@ class Outbox:
             return []
         effects: list[Effect | Transmit] = []
         is_durable = message.body.KIND in DURABLE_KINDS
-        if is_durable:
-            effects.append(Persist("outbox", effect.peer + message.id, _pack(effect)))
-        if len(self._pending) < OUTBOX_MESSAGES_MAX or is_durable:
-            self._pending[key] = _Pending(
-                effect.peer, message.raw, effect.until_ms, FIRST_RETRY_MS, is_durable
-            )
+        has_room = len(self._pending) < OUTBOX_MESSAGES_MAX or is_durable
+        # A peer that never acknowledges takes its own room, not everybody's; past it we say things once.
+        if has_room and self._waiting_for[effect.peer] < OUTBOX_MESSAGES_PER_PEER_MAX:
+            if is_durable:
+                effects.append(Persist("outbox", effect.peer + message.id, _pack(effect)))
+            self._hold(key, message.raw, effect.until_ms, is_durable)
             effects.append(SetTimer(("outbox", *key), now_ms + FIRST_RETRY_MS))
         effects.append(Transmit(effect.peer, message_frame(message.raw)))
         return effects
+
+    def _hold(self, key: tuple[bytes, bytes], raw: bytes, until_ms: int, is_durable: bool) -> None:
+        if key not in self._pending:
+            self._waiting_for[key[0]] += 1
+        self._pending[key] = _Pending(key[0], raw, until_ms, FIRST_RETRY_MS, is_durable)
 
     def restore(self, key: bytes, value: bytes, now_ms: int) -> list[Effect | Transmit]:
         """Go on delivering a message from the store after a restart."""
@@ -96,13 +103,18 @@ class Outbox:
         until_ms, raw = int.from_bytes(value[:8], "big"), value[8:]
         if until_ms < now_ms:
             return [Persist("outbox", key, None)]
-        self._pending[(peer, identifier)] = _Pending(peer, raw, until_ms, FIRST_RETRY_MS, True)
+        self._hold((peer, identifier), raw, until_ms, True)
         return [SetTimer(("outbox", peer, identifier), now_ms + FIRST_RETRY_MS)]
 
     def acknowledged(self, peer: bytes, identifier: bytes) -> list[Effect | Transmit]:
         """The receiver has the message."""
         pending = self._pending.pop((peer, identifier), None)
-        if pending is None or not pending.is_durable:
+        if pending is None:
+            return []
+        self._waiting_for[peer] -= 1
+        if not self._waiting_for[peer]:
+            del self._waiting_for[peer]
+        if not pending.is_durable:
             return []
         return [Persist("outbox", peer + identifier, None)]
 

@@ -6,6 +6,7 @@ with the award, with word that somebody else won, or with the window.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from dataclasses import dataclass
 
 from p2p_node.core.engagement import Engagement, EngagementState
@@ -17,7 +18,12 @@ from protocols.digest import tagged
 from protocols.effects import Effect, Notify, Send
 from protocols.envelope import Signed, open_envelope
 from protocols.errors import PeerFault, Rejected
-from protocols.limits import CLOCK_SKEW_MS, OPEN_JOBS_MAX
+from protocols.limits import (
+    AGREED_SEGMENT_CHUNKS_MAX,
+    CLOCK_SKEW_MS,
+    OFFER_LIFETIME_MS_MAX,
+    OPEN_JOBS_MAX,
+)
 from protocols.messages import (
     AuctionClose,
     Award,
@@ -64,6 +70,7 @@ class Provider:
         self.is_paused = False
         self.engagements: dict[bytes, Engagement] = {}
         self._reservations: dict[bytes, _Reservation] = {}
+        self._taken: OrderedDict[bytes, None] = OrderedDict()
         self._node = node
         self._registry = registry
         self._own_key = own_key
@@ -171,7 +178,8 @@ class Provider:
             raise Rejected("proposal carries somebody else's award or offer")
         if award.body.executor != self._own_key:
             raise Rejected("proposal's award names another executor")
-        if award.id in self.engagements:
+        # Once, even after it is over: a second run of one contract would be paid by the first's voucher.
+        if award.id in self._taken:
             return []
         reservation = self._reservations.get(offer.id)
         try:
@@ -192,6 +200,9 @@ class Provider:
             eta_ms=eta_ms,
         )
         self.engagements[award.id] = engagement
+        self._taken[award.id] = None
+        while len(self._taken) > OPEN_JOBS_MAX:
+            self._taken.popitem(last=False)
         return engagement.start(now_ms)
 
     def _check_terms(
@@ -218,6 +229,14 @@ class Provider:
             raise _Refused("prefix", "prefix doesn't match its digest")
         if terms.prefix_units % terms.chunk_units or terms.prefix_units >= terms.units_max:
             raise _Refused("prefix", f"prefix_units={terms.prefix_units} isn't a whole number of chunks")
+        # Until then our messages to the requester wait for it, acknowledged or not.
+        latest_ms = max(terms.accept_by_ms, terms.finish_by_ms)
+        if latest_ms > now_ms + OFFER_LIFETIME_MS_MAX + CLOCK_SKEW_MS:
+            raise _Refused("terms", f"deadline {latest_ms} is too far ahead")
+        if terms.segment_chunks > AGREED_SEGMENT_CHUNKS_MAX:
+            raise _Refused(
+                "terms", f"segment_chunks={terms.segment_chunks} exceeds {AGREED_SEGMENT_CHUNKS_MAX}"
+            )
         if reservation is not None:
             plan: BidPlan | DeclineReason = reservation.plan
             if reservation.bid is None or terms.basis != reservation.bid.id:
@@ -236,6 +255,9 @@ class Provider:
             for a in self.abilities
             if (a.offering.workload, a.offering.model) == (terms.workload, terms.model)
         )
+        # Chunks cut in another way than our worker cuts them would make honest digests look false.
+        if terms.chunk_units != ability.chunk_units:
+            raise _Refused("terms", f"chunk_units={terms.chunk_units} must be {ability.chunk_units}")
         return ability, plan.eta_ms
 
     def _check_electorate(self, award: Signed[Award], proposal: Proposal, now_ms: int) -> None:
@@ -244,8 +266,10 @@ class Provider:
             electorate = Electorate(proposal.electorate)
         except ValueError as error:
             raise _Refused("electorate", str(error)) from error
-        pinned = (electorate.root, electorate.total_weight, electorate.count)
-        if pinned != (terms.electorate_root, terms.electorate_weight, terms.electorate_count):
+        heaviest = max(member.weight for member in electorate.members)
+        pinned = (electorate.root, electorate.total_weight, electorate.count, heaviest)
+        claimed = (terms.electorate_root, terms.electorate_weight, terms.electorate_count)
+        if pinned != (*claimed, terms.electorate_weight_max):
             raise _Refused("electorate", "members don't match the root in the terms")
         known = {
             key: 1

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from protocols.effects import Effect, Persist
 from protocols.envelope import Signed
 from protocols.errors import Rejected
-from protocols.limits import ADVERT_LIFETIME_MS_MAX, CLOCK_SKEW_MS, REGISTRY_PEERS_MAX
+from protocols.limits import ADVERT_BYTES_MAX, ADVERT_LIFETIME_MS_MAX, CLOCK_SKEW_MS, REGISTRY_PEERS_MAX
 from protocols.messages import Advert, Offering
 
 __all__ = ["Registry", "check_advert"]
@@ -24,9 +24,11 @@ def check_advert(message: Signed[Advert], now_ms: int) -> bool:
         False for one that has expired: late, not wrong.
 
     Raises:
-        Rejected: its times contradict each other or the clock.
+        Rejected: its times contradict each other or the clock, or it is too large.
     """
     advert = message.body
+    if len(message.raw) > ADVERT_BYTES_MAX:
+        raise Rejected(f"advert of {len(message.raw)} bytes exceeds {ADVERT_BYTES_MAX}")
     lifetime = advert.expires_ms - advert.sent_ms
     if not 0 < lifetime <= ADVERT_LIFETIME_MS_MAX:
         raise Rejected(f"advert lifetime of {lifetime} ms must be in (0, {ADVERT_LIFETIME_MS_MAX}]")

@@ -19,6 +19,7 @@ from protocols.events import Event, Heard, TimerFired
 from protocols.limits import ATTEMPTS_MAX, CLOCK_SKEW_MS
 from protocols.messages import AuctionClose, Bid, Closed, Decline, Offer, ReceiptBody
 from protocols.units import input_digest
+from verification.fraud import EXACT_PROFILES
 
 __all__ = ["Job"]
 
@@ -181,8 +182,10 @@ class Job:
     def _award_next(self, now_ms: int) -> list[Effect]:
         self.state = JobState.AWARDING
         prefix = self.units
-        attempts_max = min(self.request.attempts_max, ATTEMPTS_MAX)
-        while self._next_candidate < len(self._candidates) and len(self.attempts) < attempts_max:
+        # A refusal costs one round trip and nobody's work, so it uses up none of the client's attempts.
+        tried = sum(attempt.outcome is not Outcome.REFUSED for attempt in self.attempts)
+        may_try = tried < self.request.attempts_max and len(self.attempts) < ATTEMPTS_MAX
+        while may_try and self._next_candidate < len(self._candidates):
             index = self._next_candidate
             self._next_candidate += 1
             candidate = self._candidates[index]
@@ -208,9 +211,7 @@ class Job:
             )
             self.attempts.append(attempt)
             return attempt.start()
-        if len(self.attempts) >= attempts_max:
-            return self._give_up(now_ms)
-        return self._offer_again_or_give_up(now_ms)
+        return self._offer_again_or_give_up(now_ms) if may_try else self._give_up(now_ms)
 
     def _price(self, index: int) -> int:
         if self.request.mode == "posted":
@@ -266,10 +267,12 @@ class Job:
                 delivered_ms=now_ms - attempt.started_ms,
             )
             return self._conclude(JobState.VERIFIED, "", now_ms)
-        self._failed_peers.add(peer)
+        if outcome is not Outcome.REFUSED:
+            # One that was only busy may take the next offer.
+            self._failed_peers.add(peer)
         if outcome in EXECUTOR_FAULTS:
             self._node.standings.record_failure(peer, now_ms)
-        if outcome is Outcome.FRAUD:
+        if outcome is Outcome.FRAUD and self.request.profile in EXACT_PROFILES:
             # We recomputed it ourselves: the gossiped proof convinces the others.
             self._node.standings.convict(peer)
         if outcome is Outcome.CANCELLED:

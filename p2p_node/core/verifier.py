@@ -9,7 +9,6 @@ from protocols.bidding import Ability
 from protocols.crypto import KeyPair
 from protocols.effects import Effect, Notify, Persist, Run, Send
 from protocols.envelope import Signed
-from protocols.errors import Rejected
 from protocols.events import Heard, RunEvent, RunRecomputed, TimerFired
 from protocols.lane import PayeeLane
 from protocols.limits import DUTIES_MAX
@@ -49,6 +48,7 @@ class Verifier:
         return any(
             (a.offering.workload, a.offering.model) == (terms.workload, terms.model)
             and terms.profile in a.offering.profiles
+            and terms.chunk_units == a.chunk_units
             for a in self.abilities
         )
 
@@ -68,7 +68,7 @@ class Verifier:
         proof = draw_proof(self._keys, self._node.network, commitment.id)
         beta = self._node.crypto.vrf_output(own, alpha(self._node.network, commitment.id), proof)
         level = None if beta is None else draw_level(beta, contract)
-        if level is None or len(self.duties) >= DUTIES_MAX:
+        if level is None or not self._make_room():
             return []
         duty = Duty(
             contract,
@@ -84,13 +84,27 @@ class Verifier:
         self.duties[commitment.id] = duty
         return duty.start(now_ms)
 
+    def _make_room(self) -> bool:
+        """Whether there is room for one more duty; the oldest that cost no work yet may go for it.
+
+        Anybody can announce commitments of contracts with itself, and must not use up our duties.
+        """
+        if len(self.duties) < DUTIES_MAX:
+            return True
+        idle = (DutyState.DONE, DutyState.WAITING, DutyState.CLAIMED)
+        oldest = next((key for key, duty in self.duties.items() if duty.state in idle), None)
+        if oldest is not None:
+            del self.duties[oldest]
+        return oldest is not None
+
     def hear(self, message: Signed[Assignment | Opening | Widening], now_ms: int) -> list[Effect]:
         """A message about a duty; about any other commitment it concerns somebody else."""
         duty = self.duties.get(message.body.commitment_id)
         if duty is None:
             return []
+        was_hidden = duty.state is DutyState.HIDDEN
         effects = duty.handle(Heard(message), now_ms)
-        if duty.state is DutyState.DONE and isinstance(message.body, Opening):
+        if was_hidden and duty.state is DutyState.DONE:
             self._expect_fee(duty)
         return effects
 
@@ -127,11 +141,11 @@ class Verifier:
         """A requester pays for a verdict.
 
         Raises:
-            Rejected: for work we didn't do, or more than it is worth.
+            Rejected: it pays more than our work is worth, or less than before.
         """
         lane = self._lanes.get(message.body.lane)
         if lane is None:
-            raise Rejected("voucher is for a lane we don't know")
+            return []  # Of a contract that is long over, or of which a restart left us nothing.
         is_news = lane.accept(message, now_ms)
         receipt = self._node.sign(VoucherReceipt(message.id, message.body.settled_micros))
         effects: list[Effect] = [Send(message.signer, receipt, now_ms + 60_000)]
@@ -153,12 +167,16 @@ class Verifier:
 
     # --- Accusations -----------------------------------------------------------------------------
 
-    def hear_accusation(self, message: Signed[FraudProof], accusation: Accusation) -> list[Effect]:
+    def hear_accusation(
+        self, message: Signed[FraudProof], accusation: Accusation, now_ms: int
+    ) -> list[Effect]:
         """Recompute an accused chunk ourselves; nobody is convicted on anybody's word."""
         if accusation.accused == self._keys.public or not self._is_able(accusation.contract):
             return []
         if len(self._accusations) >= ACCUSATIONS_MAX:
             return []
+        if not self._node.standings.is_welcome(message.signer, now_ms):
+            return []  # It accused falsely before, and each accusation costs us a recomputation.
         self._accusations[message.id] = (message, accusation)
         return [Run(("fraud", message.id), accusation.task)]
 

@@ -7,9 +7,19 @@ the real pair.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from protocols.digest import tagged
 
 __all__ = ["SimCrypto", "SimKeys"]
+
+_REMEMBERED = 65_536
+"""Everybody hears the same gossip: in one process a signature need be computed once."""
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _signature(public: bytes, message: bytes) -> bytes:
+    return tagged("p2p-node/sim-signature/1", public, message) * 2
 
 
 class SimKeys:
@@ -20,7 +30,7 @@ class SimKeys:
 
     def sign(self, message: bytes) -> bytes:
         """A 64-byte keyed hash."""
-        return tagged("p2p-node/sim-signature/1", self.public, message) * 2
+        return _signature(self.public, message)
 
     def vrf_prove(self, alpha: bytes) -> bytes:
         """80 bytes, the same for the same key and ``alpha``."""
@@ -32,7 +42,7 @@ class SimCrypto:
 
     def verify(self, key: bytes, message: bytes, signature: bytes) -> bool:
         """Whether the keyed hash is the one for this key and message."""
-        return signature == tagged("p2p-node/sim-signature/1", key, message) * 2
+        return signature == _signature(key, message)
 
     def vrf_output(self, key: bytes, alpha: bytes, proof: bytes) -> bytes | None:
         """64 bytes spread by hashing the proof, or None if it isn't this key's."""

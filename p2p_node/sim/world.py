@@ -11,16 +11,20 @@ import heapq
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
+
+from blake3 import blake3
 
 from p2p_node.core.node import Act, Capability, NodeCore
 from p2p_node.core.outbox import Transmit, split_frame
 from p2p_node.core.request import JobRequest
 from p2p_node.sim.crypto import SimCrypto, SimKeys
+from p2p_node.sim.reader import RememberingReader
 from p2p_node.sim.workload import SimTask, chunk_digest, derive_unit, recompute
 from protocols.digest import tagged
 from protocols.effects import CancelRun, Execute, Notify, Penalise, Persist, Publish, Recompute, Run, SetTimer
-from protocols.envelope import open_envelope
+from protocols.envelope import Signed, open_envelope
 from protocols.errors import PeerFault
 from protocols.events import RunChunk, RunEvent, RunFinished, RunOutput, RunRecomputed
 from protocols.limits import LM_CHUNK_UNITS
@@ -29,7 +33,14 @@ from protocols.rulings import Ruling
 
 __all__ = ["CHEATS", "Conditions", "Peer", "World"]
 
-CHEATS = ("wrong-result", "withheld-opening", "false-verdict", "silent-verifier", "dead-executor")
+CHEATS = (
+    "wrong-result",
+    "false-unit",
+    "withheld-opening",
+    "false-verdict",
+    "silent-verifier",
+    "dead-executor",
+)
 START_MS = 1_700_000_000_000
 NETWORK = "sim"
 
@@ -92,10 +103,11 @@ class World:
         self.on_step: Callable[[Peer], None] = lambda peer: None
         self.events_total = 0
         self.frames_total = 0
-        self.trace = tagged("p2p-node/sim-trace/1", seed.to_bytes(8, "little", signed=True))
+        self._trace = blake3(b"p2p-node/sim-trace/1" + seed.to_bytes(8, "little", signed=True))
         self._heap: list[tuple[int, int, Callable[[], None]]] = []
         self._number = 0
         crypto = SimCrypto()
+        reader = RememberingReader(network=NETWORK, crypto=crypto)
         for index, capability in enumerate(capabilities):
             name = index.to_bytes(4, "little")
             keys = SimKeys(tagged("p2p-node/sim-seed/1", seed.to_bytes(8, "little", signed=True), name))
@@ -106,12 +118,13 @@ class World:
                 network=NETWORK,
                 capability=capability,
                 jitter=random.Random(seed * 1_000_003 + index),  # noqa: S311
+                reader=reader,
             )
             peer = Peer(index, core, (cheats or {}).get(index, ""))
             self.peers.append(peer)
             self.by_key[core.key] = peer
         for peer in self.peers:
-            self.at(self.luck.randint(0, 200), lambda peer=peer: self._start(peer, neighbours))
+            self.at(self.luck.randint(0, 200), partial(self._start, peer, neighbours))
 
     # --- Driving ---------------------------------------------------------------------------------
 
@@ -132,8 +145,13 @@ class World:
         while self._heap and self._heap[0][0] <= START_MS + until_ms and not stop():
             self.now_ms, number, action = heapq.heappop(self._heap)
             self.events_total += 1
-            self.trace = tagged("p2p-node/sim-trace/1", self.trace, f"{self.now_ms}:{number}".encode())
+            self._trace.update(self.now_ms.to_bytes(8, "little") + number.to_bytes(8, "little"))
             action()
+
+    @property
+    def trace(self) -> bytes:
+        """Digest of everything that happened so far: when, and in which order."""
+        return self._trace.digest()
 
     def crash(self, peer: Peer) -> None:
         """A peer vanishes: nothing reaches it or leaves it any more."""
@@ -189,15 +207,19 @@ class World:
 
     def _is_cut(self, one: Peer, other: Peer) -> bool:
         elapsed = self.now_ms - START_MS
-        return any(
-            start <= elapsed < end and (one.index < size) != (other.index < size)
-            for start, end, size in self.conditions.partitions
-        )
+        for start, end, size in self.conditions.partitions:
+            if start <= elapsed < end and (one.index < size) != (other.index < size):
+                return True
+        return False
 
     def _copies(self, loss: float) -> int:
         if self.luck.random() < loss:
             return 0
         return 2 if self.luck.random() < self.conditions.duplication else 1
+
+    def _latency_ms(self) -> int:
+        low, high = self.conditions.latency_ms
+        return low + int(self.luck.random() * (high - low + 1))
 
     def _transmit(self, sender: Peer, to: bytes, frame: bytes) -> None:
         receiver = self.by_key.get(to)
@@ -205,10 +227,7 @@ class World:
             return
         for _ in range(self._copies(self.conditions.loss)):
             self.frames_total += 1
-            self.at(
-                self.luck.randint(*self.conditions.latency_ms),
-                lambda: self._deliver_frame(receiver, sender, frame),
-            )
+            self.at(self._latency_ms(), partial(self._deliver_frame, receiver, sender, frame))
 
     def _deliver_frame(self, receiver: Peer, sender: Peer, frame: bytes) -> None:
         if receiver.cheat == "dead" or self._is_cut(sender, receiver):
@@ -220,16 +239,15 @@ class World:
     def _publish(self, sender: Peer, topic: str, data: bytes) -> None:
         if sender.cheat == "dead":
             return
-        low, high = self.conditions.latency_ms
         for receiver in self.peers:
             if receiver is sender or self._is_cut(sender, receiver):
                 continue
             for _ in range(self._copies(self.conditions.gossip_loss)):
                 # A flood takes a few hops.
-                hops = self.luck.randint(1, 3)
+                hops = 1 + int(self.luck.random() * 3)
                 self.at(
-                    self.luck.randint(low, high) * hops,
-                    lambda receiver=receiver: self._deliver_gossip(receiver, sender, topic, data),
+                    self._latency_ms() * hops,
+                    partial(self._deliver_gossip, receiver, sender, topic, data),
                 )
 
     def _deliver_gossip(self, receiver: Peer, sender: Peer, topic: str, data: bytes) -> None:
@@ -261,6 +279,9 @@ class World:
         units_max = self._units_max(peer, key)
         units = [*task.prefix, *(derive_unit(task.input, i) for i in range(len(task.prefix), units_max))]
         variant = b"cheap" if peer.cheat == "wrong-result" else b""
+        if peer.cheat == "false-unit":
+            # The last one: nothing after it would show.
+            units[-1] ^= 1
         delay = 0
         for first in range(len(task.prefix), units_max, LM_CHUNK_UNITS):
             end = min(units_max, first + LM_CHUNK_UNITS)
@@ -269,9 +290,9 @@ class World:
             chunk = first // LM_CHUNK_UNITS
             digest = chunk_digest(task, units[:end], chunk, chunk_units=LM_CHUNK_UNITS, variant=variant)
             done = RunChunk(key, chunk, digest)
-            self.at(delay, lambda output=output: self._report(peer, output))
-            self.at(delay, lambda done=done: self._report(peer, done))
-        self.at(delay, lambda: self._report(peer, RunFinished(key, units_max, 1_000)))
+            self.at(delay, partial(self._report, peer, output))
+            self.at(delay, partial(self._report, peer, done))
+        self.at(delay, partial(self._report, peer, RunFinished(key, units_max, 1_000)))
 
     @staticmethod
     def _units_max(peer: Peer, key: tuple[Any, ...]) -> int:
@@ -289,7 +310,7 @@ def _is_opening_request(frame: bytes) -> bool:
         is_ack, raw = split_frame(frame)
         if is_ack:
             return False
-        message = open_envelope(raw, network=NETWORK, crypto=SimCrypto())
+        message: Signed[Any] = open_envelope(raw, network=NETWORK, crypto=SimCrypto())
     except PeerFault:
         return False
     return isinstance(message.body, OpeningRequest)
