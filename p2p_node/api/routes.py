@@ -106,7 +106,8 @@ class _Routes:
     async def submit_job(self, request: Request) -> Response:
         document = await _body(request, DOCUMENT_BYTES_MAX)
         try:
-            spec = parse_job_spec(document)
+            # A thread: a file of 64 KiB can be made to take a second, and peers shouldn't wait.
+            spec = await trio.to_thread.run_sync(parse_job_spec, document)
             record = self._node.book.submit(spec, views.described_spec(spec))
         except JobSpecError as error:
             raise _Refusal(
