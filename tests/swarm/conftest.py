@@ -1,0 +1,37 @@
+"""One swarm of real processes for all tests here: starting peers is what takes the time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import psutil
+import pytest
+
+from p2p_node.swarm import Swarm, running_swarm
+from tests.swarm.jobs import Run, run_job
+
+
+@pytest.fixture(scope="session")
+def swarm() -> Iterator[Swarm]:
+    """Five honest peers. Tests may add peers and end those that they added."""
+    killed: list[int] = []
+
+    def on_event(event: str, details: dict[str, object]) -> None:
+        if event == "killed":
+            killed.append(details["peer"].index)  # type: ignore[attr-defined]
+
+    with running_swarm(5, seed=1, on_event=on_event) as running:
+        yield running
+        processes = [peer.process.pid for peer in running.peers if peer.is_running]
+        workers = [child for pid in processes for child in psutil.Process(pid).children(recursive=True)]
+    assert len(workers) >= len(processes), "the peers had workers to be stopped"
+    _, left = psutil.wait_procs(workers, timeout=5)
+    assert killed == []
+    assert [worker.pid for worker in left] == []
+    assert not running.folder.exists()
+
+
+@pytest.fixture(scope="session")
+def honest_run(swarm: Swarm) -> Run:
+    """The job of these tests, done by a swarm that is honest throughout."""
+    return run_job(swarm)
