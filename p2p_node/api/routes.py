@@ -40,6 +40,9 @@ log = structlog.get_logger(__name__)
 KEEP_ALIVE_S = 15
 """A stream with nothing to say sends a comment this often, so that a reader that is gone is noticed."""
 
+DRAINED_BYTES_MAX = 8 * 1024 * 1024
+"""A body that is too large is read this far: whoever is still sending doesn't hear an answer."""
+
 HEADERS = {"cache-control": "no-store"}
 
 
@@ -220,15 +223,19 @@ async def _body(request: Request, bytes_max: int) -> bytes:
     Raises:
         _Refusal: it is larger than ``bytes_max``, whatever its headers say.
     """
-    body = b""
+    body, size = bytearray(), 0
     try:
         async for part in request.stream():
-            body += part
-            if len(body) > bytes_max:
-                raise _Refusal(413, f"a body must have at most {bytes_max} bytes", f"{len(body)} or more")
+            size += len(part)
+            if size <= bytes_max:
+                body += part
+            elif size > DRAINED_BYTES_MAX:
+                break
     except ClientDisconnect:
         raise _Refusal(400, "a body must be complete") from None
-    return body
+    if size > bytes_max:
+        raise _Refusal(413, f"a body must have at most {bytes_max} bytes", f"{size} or more")
+    return bytes(body)
 
 
 def _json(value: Any, *, status: int = 200, headers: dict[str, str] | None = None) -> JSONResponse:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator
 
@@ -184,12 +185,12 @@ def test_bodies_are_bounded_whether_announced_or_not(http: httpx.Client) -> None
 
     before = len(http.get("/v1/jobs").json())
     for content in (b"#" * (DOCUMENT_BYTES_MAX + 1), b"#" * 4_000_000, parts()):
-        try:
-            response = http.post("/v1/jobs", content=content)
-        except httpx.WriteError:
-            continue  # The answer came, and the connection went, before all was sent.
+        response = http.post("/v1/jobs", content=content)
         assert response.status_code == 413
         assert str(DOCUMENT_BYTES_MAX) in response.json()["error"]["rule"]
+    # Who goes on for longer may be cut off before the answer.
+    with contextlib.suppress(httpx.TransportError):
+        assert http.post("/v1/jobs", content=b"#" * 20_000_000).status_code == 413
     assert len(http.get("/v1/jobs").json()) == before
 
 
