@@ -189,7 +189,7 @@ class Runtime:
                 return self.core.peer_connected(peer, now_ms)
             case PeerDisconnected(peer):
                 log.info("peer disconnected", peer=short_id(peer))
-                return self.core.peer_disconnected(peer)
+                return self.core.peer_disconnected(peer, now_ms)
 
     # --- Performing acts -------------------------------------------------------------------------
 

@@ -52,6 +52,10 @@ ACCEPT_MS = 5_000
 """An executor answers an award within this time, or the runner-up gets it."""
 
 
+RECONNECT_MS = 5_000
+"""An executor whose link broke must be linked again within this time."""
+
+
 class Outcome(enum.Enum):
     """How an attempt ended."""
 
@@ -433,10 +437,20 @@ class Attempt:
         if name == "stall":
             # Verification has its own deadlines; a stall is about the executor.
             due = self._progress_ms + self.request.stall_ms
-            if self._is_final_committed() or now_ms < due:
-                return [SetTimer(self._timer_key("stall"), max(due, now_ms + self.request.stall_ms))]
+            if self._is_final_committed():
+                due = max(due, now_ms + self.request.stall_ms)
+            if now_ms < due:
+                return [SetTimer(self._timer_key("stall"), due)]
             return self._end(Outcome.UNRESPONSIVE, f"no output for {self.request.stall_ms} ms")
+        is_gone = self.candidate.peer not in self._node.connected
+        # Once all is committed only the opening is wanted of it, and that has its own deadline.
+        if name == "lost" and is_gone and not self._is_final_committed():
+            return self._end(Outcome.UNRESPONSIVE, f"gone for {RECONNECT_MS} ms")
         return []
+
+    def link_lost(self, now_ms: int) -> list[Effect]:
+        """The link to the executor broke: it has a moment to come back, long before a stall would show."""
+        return [SetTimer(self._timer_key("lost"), now_ms + RECONNECT_MS)]
 
     def _is_final_committed(self) -> bool:
         return bool(self._commitments) and self._commitments[-1].body.final

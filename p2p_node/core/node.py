@@ -275,10 +275,11 @@ class NodeCore:
         summary = Send(peer, self.sign(SyncSummary(self._gossip.recent_ids(now_ms))), now_ms + SYNC_MS)
         return [*self._act([*self._advertise(now_ms), summary], now_ms), *self.outbox.flush(peer)]
 
-    def peer_disconnected(self, peer: bytes) -> list[Act]:
+    def peer_disconnected(self, peer: bytes, now_ms: int) -> list[Act]:
         """A link is down; timers decide what that means for jobs."""
         self.connected.discard(peer)
-        return []
+        effects = [effect for job in self.jobs.values() for effect in job.link_lost(peer, now_ms)]
+        return self._act(effects, now_ms)
 
     def judge(self, topic: str, data: bytes, now_ms: int) -> tuple[Ruling, str]:
         """Whether gossip may be forwarded. Quick, and changes nothing that matters."""

@@ -105,6 +105,11 @@ class Job:
                 return self._advance_auction(offer_id, event, now_ms)
         return self._advance_attempt(event, now_ms)
 
+    def link_lost(self, peer: bytes, now_ms: int) -> list[Effect]:
+        """The link to a peer broke; it matters if the peer is executing."""
+        running = [a for a in self.attempts if a.outcome is None and a.candidate.peer == peer]
+        return [effect for attempt in running for effect in attempt.link_lost(now_ms)]
+
     def cancel(self, now_ms: int, reason: str = "cancelled by the client") -> list[Effect]:
         """Stop on the client's word; what was verified stays owed."""
         if self.is_final:

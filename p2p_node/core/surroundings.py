@@ -23,6 +23,7 @@ class Surroundings(Protocol):
     crypto: Crypto
     secret: bytes
     standings: Standings
+    connected: set[bytes]
 
     def sign(self, body: B) -> Signed[B]:
         """Seal a body with this peer's key."""
