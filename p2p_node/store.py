@@ -2,7 +2,8 @@
 
 The protocol core asks for changes to named tables; this module makes all changes of one call in
 one transaction that has reached the disk when the call returns, because a signed voucher must
-never be sent before it is written. It does not know what keys and values mean.
+never be sent before it is written. Changes to tables that owe nobody anything (`EASY_TABLES`) reach it with
+the next such transaction. It does not know what keys and values mean.
 
 Calls must not overlap; which thread makes them does not matter.
 """
@@ -19,7 +20,7 @@ from pathlib import Path
 from p2p_node.errors import UserError
 from protocols.effects import Persist
 
-__all__ = ["TABLES", "Store", "StoreError"]
+__all__ = ["EASY_TABLES", "TABLES", "Store", "StoreError"]
 
 TABLES = frozenset(
     {
@@ -35,8 +36,15 @@ TABLES = frozenset(
     }
 )
 
+EASY_TABLES = frozenset({"jobs", "registry", "addresses"})
+"""A power cut (not the death of the process) may take back their newest changes: what a list shows, and what
+the network tells again. Waiting for the disk would hold up every job by milliseconds."""
+
 PAGE_ROWS = 256
 _BUSY_TIMEOUT_S = 5.0
+# With less than FULL, a power cut may take back a transaction after its voucher was sent.
+_WAIT_FOR_DISK = "PRAGMA synchronous = FULL"
+_DONT_WAIT = "PRAGMA synchronous = NORMAL"
 
 # Step i takes a file from user_version i to i + 1. Steps are only ever appended.
 _MIGRATIONS: tuple[tuple[str, ...], ...] = (
@@ -75,8 +83,7 @@ class Store:
         try:
             with store._explained():
                 connection.execute("PRAGMA journal_mode = WAL")
-                # With less than FULL, a power cut may take back a transaction after its voucher was sent.
-                connection.execute("PRAGMA synchronous = FULL")
+                connection.execute(_WAIT_FOR_DISK)
                 store._migrate()
         except BaseException:
             connection.close()
@@ -94,7 +101,7 @@ class Store:
         self._connection.close()
 
     def apply(self, changes: Sequence[Persist]) -> None:
-        """Make all ``changes``, in order, in one transaction that is durable on return.
+        """Make all ``changes``, in order, in one transaction, durable on return unless all tables are easy.
 
         Raises:
             ValueError: a change names an unknown table; nothing was changed.
@@ -104,7 +111,12 @@ class Store:
             _check(change.table)
         if not changes:
             return
-        with self._explained(), self._transaction():
+        is_easy = all(change.table in EASY_TABLES for change in changes)
+        with (
+            self._explained(),
+            self._not_waiting() if is_easy else contextlib.nullcontext(),
+            self._transaction(),
+        ):
             for change in changes:
                 if change.value is None:
                     self._connection.execute(f"DELETE FROM {change.table} WHERE key = ?", (change.key,))
@@ -190,6 +202,15 @@ class Store:
                 for statement in _MIGRATIONS[step]:
                     self._connection.execute(statement)
                 self._connection.execute(f"PRAGMA user_version = {step + 1}")
+
+    @contextlib.contextmanager
+    def _not_waiting(self) -> Iterator[None]:
+        # The log is written in order, so the next commit that waits takes these to the disk too.
+        self._connection.execute(_DONT_WAIT)
+        try:
+            yield
+        finally:
+            self._connection.execute(_WAIT_FOR_DISK)
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:

@@ -108,6 +108,27 @@ def test_commits_reach_the_disk_before_they_return(path: Path) -> None:
         assert connection.execute("PRAGMA synchronous").fetchone() == (2,)
 
 
+def test_only_what_owes_nobody_anything_may_reach_the_disk_later(path: Path) -> None:
+    with Store.open(path) as store:
+        waits: list[int] = []
+
+        def on_write(*_: object) -> int:
+            (level,) = store._connection.execute("PRAGMA synchronous").fetchone()
+            waits.append(level)
+            return 0
+
+        store._connection.create_function("note_level", 0, on_write)
+        store._connection.execute(
+            "CREATE TEMP TRIGGER watch_jobs AFTER INSERT ON main.jobs BEGIN SELECT note_level(); END"
+        )
+        store.apply([Persist("jobs", b"a", b"1")])
+        store.apply([Persist("jobs", b"b", b"1"), Persist("vouchers", b"b", b"1")])
+        with pytest.raises(sqlite3.ProgrammingError):
+            store.apply([Persist("jobs", b"c", None), Persist("jobs", b"d", object())])  # type: ignore[arg-type]
+        assert store._connection.execute("PRAGMA synchronous").fetchone() == (2,)
+    assert waits == [1, 2]
+
+
 def test_a_newer_file_is_refused_and_left_alone(path: Path) -> None:
     with Store.open(path) as store:
         store.apply([Persist("jobs", b"a", b"1")])
