@@ -260,8 +260,8 @@ class Round:
         opened = dict(check_opening(self.contract, self.commitment, message))
         blinded = {key: entry for key, entry in self.entries.items() if entry.blind is not None}
         wanted = {chunk for entry in blinded.values() for chunk in entry.chunks}
-        if not wanted <= opened.keys():
-            raise Rejected(f"opening leaves out chunks {sorted(wanted - opened.keys())}")
+        if wanted != opened.keys():
+            raise Rejected(f"opening must be of chunks {sorted(wanted)}, it is of {sorted(opened)}")
         self.opening = message
         self._opened = opened
         self.state = RoundState.AWAITING_REVEALS
@@ -324,9 +324,11 @@ class Round:
     def _settle(self, truth: dict[int, bytes]) -> list[Effect]:
         if self.state is not RoundState.SETTLING or self.opening is None:
             return []
-        for chunk in self._disputed_chunks():
-            if truth.get(chunk) is None:
-                return self._finish(Verdict.UNSETTLED)
+        disputed = self._disputed_chunks()
+        # Nobody is accused on half the truth.
+        if not truth.keys() >= set(disputed):
+            return self._finish(Verdict.UNSETTLED)
+        for chunk in disputed:
             if truth[chunk] != self._opened[chunk] and self.guilty_chunk is None:
                 self.guilty_chunk = chunk
                 self._accuse(self.opening, chunk)

@@ -417,6 +417,11 @@ class Attempt:
             if voucher.id == message.body.voucher_id:
                 if message.signer != voucher.body.payee:
                     raise Rejected("voucher receipt isn't the payee's")
+                if message.body.settled_micros != voucher.body.settled_micros:
+                    raise Rejected(
+                        f"voucher receipt settled_micros={message.body.settled_micros} isn't the voucher's "
+                        f"{voucher.body.settled_micros}"
+                    )
                 self.voucher_receipts[voucher.id] = message
         return []
 

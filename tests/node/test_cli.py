@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -19,6 +18,7 @@ from p2p_node.cli import COMMANDS, cli, main
 from p2p_node.cli.output import print_record, print_rows
 from p2p_node.config import NodeConfig
 from p2p_node.datadir import DataDir
+from p2p_node.service import Options
 from protocols.identity import peer_key
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "verse.yaml"
@@ -136,15 +136,12 @@ def test_start_hands_over_settings_directory_and_seed(
 ) -> None:
     started: list[tuple[Any, ...]] = []
 
-    def run(config: NodeConfig, place: DataDir, seed: bytes) -> None:
-        started.append((config, place, seed))
+    def run(config: NodeConfig, place: DataDir, seed: bytes, options: Options) -> None:
+        started.append((config, place, seed, options))
         # Whoever runs holds the directory.
         assert run_main(monkeypatch, "start", "--datadir", str(place.path)) == 2
 
-    service = ModuleType("p2p_node.service")
-    service.run = run  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "p2p_node.service", service)
-    monkeypatch.setattr("p2p_node.service", service, raising=False)
+    monkeypatch.setattr("p2p_node.service.run", run)
     datadir = tmp_path / "node"
     identity = keystore.create(DataDir.open(datadir).keystore, None)
     (datadir / "config.toml").write_text('network = "lab"\nprice_micros = 3\n')
@@ -161,7 +158,7 @@ def test_start_hands_over_settings_directory_and_seed(
         log_format="json",
         mdns=False,
     )
-    assert started == [(expected, DataDir(datadir), identity.seed)]
+    assert started == [(expected, DataDir(datadir), identity.seed, Options())]
     assert f"in use by process {os.getpid()}" in result.stderr
 
 
