@@ -82,6 +82,7 @@ def run(
     document = _read_job(file)
     from p2p_node.client import connect
 
+    code = ExitCode.OK
     with _node(datadir, swarm, cheat) as place, connect(place) as client:
         job = client.submit(document)
         if id_only:
@@ -89,11 +90,11 @@ def run(
         if follow:
             shown = "none" if id_only else output
             code = _see_through(client, job["id"], output=shown, timeout_ms=timeout_ms, receipt=receipt)
-            ctx.exit(code)
         elif not id_only:
             from p2p_node.cli.output import print_record
 
             print_record(job, output)
+    ctx.exit(code)
 
 
 def _read_job(file: Path) -> bytes:
