@@ -162,28 +162,25 @@ class JobBook:
         """
         request = build_request(spec, self._models, self._tokenizers)
         now_ms = self._clock()
-        # Notes of the first acts come before the id is known to us.
-        early: list[Notify] = []
-        self._early = early
+
+        def book(job_id: bytes) -> None:
+            self._records[job_id] = JobRecord(job_id, spec.name, now_ms, described)
+
         try:
-            job_id = self._runtime.submit(request, nonce=secrets.token_bytes(16))
+            job_id = self._runtime.submit(request, nonce=secrets.token_bytes(16), announce=book)
         except ValueError as error:
             raise UserError(str(error)) from error
-        finally:
-            self._early = None
-        record = JobRecord(job_id, spec.name, now_ms, described)
-        self._records[job_id] = record
-        while len(self._records) > RECORDS_MAX:
-            oldest = next((key for key, r in self._records.items() if r.is_final), None)
-            if oldest is None:
-                break
-            del self._records[oldest]
+        record = self._records[job_id]
         self._keep(record)
-        for note in early:
-            self.on_notify(note, now_ms)
+        self._forget_oldest()
         return record
 
-    _early: list[Notify] | None = None
+    def _forget_oldest(self) -> None:
+        while len(self._records) > RECORDS_MAX:
+            oldest = next((key for key, record in self._records.items() if record.is_final), None)
+            if oldest is None:
+                return
+            del self._records[oldest]
 
     def cancel(self, record: JobRecord) -> None:
         """Cancel an open job; a job that is over stays as it is."""
@@ -253,9 +250,6 @@ class JobBook:
 
     def on_notify(self, note: Notify, now_ms: int) -> None:
         """Book an event of a job; others aren't ours."""
-        if self._early is not None:
-            self._early.append(note)
-            return
         record = self._records.get(note.subject)
         if record is None:
             return

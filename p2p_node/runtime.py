@@ -141,13 +141,24 @@ class Runtime:
             log.warning("gossip rejected", forwarder=short_id(forwarder), why=why)
         return ruling
 
-    def submit(self, request: JobRequest, *, nonce: bytes) -> bytes:
-        """Offer a job; returns its id.
+    def submit(
+        self, request: JobRequest, *, nonce: bytes, announce: Callable[[bytes], None] = lambda job_id: None
+    ) -> bytes:
+        """Offer a job.
+
+        Args:
+            request: what is asked for.
+            nonce: fresh randomness that makes the job's id unique.
+            announce: told the job's id before anything happens to the job.
+
+        Returns:
+            The job's id.
 
         Raises:
             ValueError: too many jobs are open.
         """
         job_id, acts = self.core.submit(request, nonce=nonce, now_ms=self.clock())
+        announce(job_id)
         self.perform(acts)
         return job_id
 
