@@ -64,7 +64,8 @@ class Story:
     reason: str = ""
     executor: str = ""
     price_micros: int = 0
-    bids: int = 0
+    asks_micros: dict[str, int] = field(default_factory=dict)
+    """Price of each bid on the last offer, by peer."""
     awards: int = 0
     """Since the last offer."""
     verifiers: dict[str, str] = field(default_factory=dict)
@@ -95,11 +96,12 @@ class Story:
         peer = short_peer(str(event.get("peer", "")))
         match name:
             case "offered":
-                self.bids = self.awards = 0
+                self.asks_micros.clear()
+                self.awards = 0
                 where = "to whoever bids" if event.get("mode") == "auction" else "to the best posted price"
                 return "offered", where
             case "bid":
-                self.bids += 1
+                self.asks_micros[str(event.get("peer", ""))] = int(event.get("price_micros", 0))
                 warm = "model loaded" if event.get("warm") else "model not loaded"
                 eta = duration_text(int(event.get("eta_ms", 0)))
                 device = harmless(str(event.get("device", "")))
@@ -137,12 +139,12 @@ class Story:
         self.units = int(event.get("resumes_at", 0))
         self.awards += 1
         self._paid_in_lane.clear()
-        if not self.bids:
+        score, ask = int(event.get("score_micros", 0)), self.asks_micros.get(self.executor)
+        if ask is None:
             why = "best posted price"
-        elif self.awards == 1:
-            why = f"lowest score of {self.bids} bids, {event.get('score_micros')}"
         else:
-            why = f"next lowest score, {event.get('score_micros')}"
+            rank = f"lowest of {len(self.asks_micros)} scores" if self.awards == 1 else "next lowest score"
+            why = f"{rank}, {score} (asks {ask}; {score - ask} for its time and standing)"
         onward = f"; goes on from token {self.units}" if self.units else ""
         return (
             "awarded",

@@ -50,11 +50,13 @@ def test_who_won_and_why() -> None:
         bid = told(story, "bid", peer=peer, price_micros=price, eta_ms=2_500, device="cpu", warm=True)
         assert bid == f"bid: {peer[-8:]} asks {price} per token, ready in 2.5 s (cpu, model loaded)"
     assert told(story, "awarded", **award()) == (
-        "awarded: xecutor1 wins: lowest score of 2 bids, 120; is paid 110 per token; "
-        "3 peers may be drawn to verify"
+        "awarded: xecutor1 wins: lowest of 2 scores, 120 (asks 100; 20 for its time and standing); "
+        "is paid 110 per token; 3 peers may be drawn to verify"
     )
     told(story, "attempt-failed", peer=EXECUTOR, outcome="fraud", detail="")
-    assert "next lowest score, 130" in told(story, "awarded", **award(SECOND, score_micros=130))
+    assert "next lowest score, 130 (asks 120; 10 for" in told(
+        story, "awarded", **award(SECOND, score_micros=130)
+    )
     assert story.executor == SECOND
 
 
