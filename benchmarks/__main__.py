@@ -1,0 +1,63 @@
+"""All benchmarks, one after another, each in a process of its own.
+
+python -m benchmarks [--quick] [--only NAME]
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+
+from benchmarks.table import machine_line
+
+__all__ = ["PROGRAMS", "commands", "main"]
+
+PROGRAMS = {
+    "model": "what exactness costs: native, exact14 and exact21 on the model that ships",
+    "network": "gossip and direct streams, against raw TCP",
+    "simulator": "virtual peers and jobs for each second of real time",
+    "swarm": "jobs through five real peers, against the model called directly",
+}
+QUICK = {"model": ["--tokens", "128", "--rounds", "2"]}
+"""What makes a program quick, where it isn't ``--quick``."""
+
+
+def commands(only: Sequence[str], *, quick: bool) -> list[list[str]]:
+    """The command line of each program to run, in order."""
+    return [
+        [sys.executable, "-m", f"benchmarks.{name}", *(QUICK.get(name, ["--quick"]) if quick else [])]
+        for name in PROGRAMS
+        if not only or name in only
+    ]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the programs; the exit status is the number of those that failed."""
+    lines = "\n".join(f"  {name:10} {text}" for name, text in PROGRAMS.items())
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description=f"{__doc__}\n{lines}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--quick", action="store_true", help="fewer and shorter samples")
+    parser.add_argument(
+        "--only", action="append", default=[], choices=PROGRAMS, metavar="NAME", help="may be repeated"
+    )
+    arguments = parser.parse_args(argv)
+    print(machine_line(), flush=True)
+    failed = 0
+    for command in commands(arguments.only, quick=arguments.quick):
+        print(f"\n=== {command[2]}", flush=True)
+        # One thread for each process: peers of one swarm share the cores.
+        done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False)
+        if done.returncode != 0:
+            failed += 1
+            print(f"{command[2]} failed with status {done.returncode}", flush=True)
+    return failed
+
+
+if __name__ == "__main__":
+    sys.exit(main())
