@@ -15,6 +15,7 @@ from typing import Any
 
 import trio
 
+from p2p_node import explain
 from p2p_node.core.request import FINAL_STATES, JobRequest, JobState
 from p2p_node.errors import UserError
 from p2p_node.executor import ModelPlace
@@ -209,31 +210,13 @@ class JobBook:
         return self._store.get("receipts", record.id)
 
     def explain(self, record: JobRecord) -> list[dict[str, Any]]:
-        """Why peers didn't bid: reasons added up, each with the smallest change that would have helped."""
-        job = self._runtime.core.jobs.get(record.id)
-        groups: dict[str, dict[str, Any]] = {}
-        for message in job.declines() if job else []:
-            body = message.body
-            group = groups.setdefault(
-                body.reason, {"reason": body.reason, "peers": set(), "need": None, "details": set()}
-            )
-            group["peers"].add(peer_id(message.signer))
-            if body.detail:
-                group["details"].add(body.detail)
-            # The smallest change that helps: the lowest ask, or the peer that has most.
-            nearest = -body.need if body.reason == "price" else body.have
-            if body.need and (group["need"] is None or nearest > group["nearest"]):
-                group.update(need=body.need, have=body.have, nearest=nearest)
-        return [
-            {
-                "reason": reason,
-                "count": len(group["peers"]),
-                "peers": sorted(group["peers"]),
-                "change": _change(reason, group.get("have"), group["need"]),
-                "details": sorted(group["details"]),
-            }
-            for reason, group in sorted(groups.items())
-        ]
+        """Why peers didn't take a job; see `p2p_node.explain`. Forgotten with the job's messages."""
+        core = self._runtime.core
+        job = core.jobs.get(record.id)
+        if job is None:
+            return []
+        adverts = [advert for advert in core.registry.current(self._clock()) if advert.signer != core.key]
+        return explain.add_up(explain.reasons(job, adverts))
 
     def subscribe(self, record: JobRecord) -> trio.MemoryReceiveChannel[dict[str, Any]]:
         """Every event of a job, from its first; the channel ends after the last one."""
@@ -317,27 +300,6 @@ class JobBook:
                 record.reason = "the node stopped before the job ended"
                 record.finished_ms = self._clock()
                 self._keep(record)
-
-
-def _change(reason: str, have: int | None, need: int | None) -> str:
-    match reason:
-        case "price":
-            return f"raise auction.max_price from {have} to {need}"
-        case "ram":
-            return f"lower resources.ram from {need} to {have} bytes"
-        case "rate":
-            return f"lower resources.min_rate from {need} to {have}"
-        case "context":
-            return f"shorten prompt and max_tokens together from {need} to {have} tokens"
-        case "busy":
-            return "wait, or raise timeouts.queue: every slot was taken"
-        case "model" | "workload":
-            return "name a model that peers offer (see: p2p-node peers)"
-        case "profile":
-            return "choose another verify.profile"
-        case "excluded":
-            return "drop the peer from placement.exclude"
-    return ""
 
 
 def _plain(value: Any, name: str = "") -> Any:

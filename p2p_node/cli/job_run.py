@@ -218,7 +218,8 @@ def _print_result(job: dict[str, Any], story: Story, output: str) -> None:
 
 def _explain(client: NodeClient, job_id: str) -> None:
     from p2p_node.cli.follow import say
+    from p2p_node.cli.story import harmless
 
     for group in client.explain(job_id)["declines"]:
         change = f"; {group['change']}" if group["change"] else ""
-        say("declined", f"{group['count']} peers: {group['reason']}{change}")
+        say("declined", f"{group['count']} peers: {harmless(group['reason'])}{change}")
