@@ -97,8 +97,7 @@ def parse(document: bytes) -> yaml.Node:
         line = document.count(b"\n", 0, error.start) + 1
         raise Fault(line, "", "must be UTF-8", f"byte 0x{document[error.start]:02x}") from None
     try:
-        _refuse_fancy(content)
-        root = yaml.compose(content, Loader=yaml.SafeLoader)
+        root = yaml.compose(content, Loader=_PlainLoader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = mark.line + 1 if mark is not None else 1
@@ -329,22 +328,28 @@ def _show(node: yaml.Node) -> str:
     return ascii(shortened) if not shortened.isprintable() else repr(shortened)
 
 
-def _refuse_fancy(content: str) -> None:
-    """Stop at the first anchor, alias, tag or needless depth, before anything is built of it."""
-    depth = 0
-    event: yaml.Event
-    for event in yaml.parse(content, Loader=yaml.SafeLoader):
+class _PlainLoader(yaml.SafeLoader):
+    """Stops at the first anchor, alias, tag or needless depth, before anything is built of it."""
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self._depth = 0
+
+    def get_event(self) -> yaml.Event:
+        """The parser's next event, if it is plain."""
+        event: yaml.Event = super().get_event()  # type: ignore[no-untyped-call]
         line = event.start_mark.line + 1 if event.start_mark is not None else 1
         if isinstance(event, yaml.AliasEvent):
             raise Fault(line, "", "must not use aliases", f"*{event.anchor}")
         if isinstance(event, yaml.CollectionEndEvent):
-            depth -= 1
+            self._depth -= 1
         if isinstance(event, yaml.CollectionStartEvent | yaml.ScalarEvent):
             if event.anchor is not None:
                 raise Fault(line, "", "must not use anchors", f"&{event.anchor}")
             if event.tag is not None:
                 raise Fault(line, "", "must not use tags", event.tag[:_SHOWN_CHARACTERS_MAX])
         if isinstance(event, yaml.CollectionStartEvent):
-            depth += 1
-            if depth > DEPTH_MAX:
+            self._depth += 1
+            if self._depth > DEPTH_MAX:
                 raise Fault(line, "", f"must not be nested deeper than {DEPTH_MAX} levels")
+        return event
