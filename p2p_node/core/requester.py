@@ -189,8 +189,9 @@ class Job:
         prefix = self.units
         # A refusal costs one round trip and nobody's work, so it uses up none of the client's attempts.
         tried = sum(attempt.outcome is not Outcome.REFUSED for attempt in self.attempts)
-        may_try = tried < self.request.attempts_max and len(self.attempts) < ATTEMPTS_MAX
-        while may_try and self._next_candidate < len(self._candidates):
+        if tried >= min(self.request.attempts_max, ATTEMPTS_MAX):
+            return self._give_up(now_ms)
+        while self._next_candidate < len(self._candidates) and len(self.attempts) < ATTEMPTS_MAX:
             index = self._next_candidate
             self._next_candidate += 1
             candidate = self._candidates[index]
@@ -216,7 +217,7 @@ class Job:
             )
             self.attempts.append(attempt)
             return attempt.start()
-        return self._offer_again_or_give_up(now_ms) if may_try else self._give_up(now_ms)
+        return self._offer_again_or_give_up(now_ms)
 
     def _price(self, index: int) -> int:
         if self.request.mode == "posted":
@@ -292,6 +293,8 @@ class Job:
                 JobState.TIMED_OUT, f"no verified result within {self.request.total_ms} ms", now_ms
             )
         if name == "rebid" and self.state is JobState.BIDDING:
+            # Who refused the last offer left nothing to show, and makes room for this one's attempts.
+            self.attempts = [a for a in self.attempts if a.outcome is not Outcome.REFUSED]
             self._make_offer(now_ms)
             return self._announce(now_ms)
         if name == "acknowledge" and self.state is JobState.SETTLING:
