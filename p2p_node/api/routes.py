@@ -96,6 +96,7 @@ class _Routes:
 
     async def shut_down(self, request: Request) -> Response:
         async def stop() -> None:
+            log.info("stopping", by="api")
             self._node.stop()
 
         # Once the answer is on its way: stopping closes this connection too.
