@@ -150,15 +150,13 @@ class Job:
         auction = Auction(offer, appraise=self._node.appraise, sign=self._node.sign)
         self.auctions.append(auction)
         self.state = JobState.BIDDING
-        effects: list[Effect] = [
-            Publish("jobs", offer),
-            Notify(self.id, "offered", {"offer": offer.id, "mode": self.request.mode}),
-        ]
+        offered = Notify(self.id, "offered", {"offer": offer.id, "mode": self.request.mode})
         if self.request.mode == "posted":
+            # Nobody bids, so nobody needs to hear of it but the executor, whose proposal carries the offer.
             self._candidates = self._node.posted_candidates(offer, now_ms)
             self._next_candidate = 0
-            return effects + self._award_next(now_ms)
-        return effects + auction.start()
+            return [offered, *self._award_next(now_ms)]
+        return [Publish("jobs", offer), offered, *auction.start()]
 
     def _advance_auction(self, offer_id: bytes, event: Event, now_ms: int) -> list[Effect]:
         auction = next((a for a in self.auctions if a.offer.id == offer_id), None)
