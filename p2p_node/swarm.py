@@ -107,6 +107,7 @@ class Swarm:
         self._secret = secrets.token_bytes(32) if seed is None else str(seed).encode()
         self._latency_ms = latency_ms
         self._on_event = on_event
+        self._started = 0
 
     @property
     def requester(self) -> SwarmPeer:
@@ -130,7 +131,8 @@ class Swarm:
         if len(self.peers) + len(wanted) > PEERS_MAX:
             raise SwarmError(f"a swarm has at most {PEERS_MAX} peers, got {len(self.peers) + len(wanted)}")
         # Where everybody will be is settled first, so that all can start at once and find each other.
-        first = len(self.peers)
+        first = self._started
+        self._started += len(wanted)
         identities = [self._make_identity(first + offset) for offset in range(len(wanted))]
         ports = _free_ports(len(wanted))
         addresses = [
@@ -231,6 +233,8 @@ class Swarm:
                     peer.is_up = True
                     self._on_event("up", {"peer": peer})
                 elif not peer.is_running:
+                    # It never was one of the swarm.
+                    self.peers.remove(peer)
                     raise self._died(peer)
             if time.monotonic() > deadline:
                 raise SwarmError(

@@ -14,19 +14,12 @@ from tests.swarm.jobs import Run, run_job
 @pytest.fixture(scope="session")
 def swarm() -> Iterator[Swarm]:
     """Five honest peers. Tests may add peers and end those that they added."""
-    killed: list[int] = []
-
-    def on_event(event: str, details: dict[str, object]) -> None:
-        if event == "killed":
-            killed.append(details["peer"].index)  # type: ignore[attr-defined]
-
-    with running_swarm(5, seed=1, on_event=on_event) as running:
+    with running_swarm(5, seed=1) as running:
         yield running
         processes = [peer.process.pid for peer in running.peers if peer.is_running]
         workers = [child for pid in processes for child in psutil.Process(pid).children(recursive=True)]
     assert len(workers) >= len(processes), "the peers had workers to be stopped"
     _, left = psutil.wait_procs(workers, timeout=5)
-    assert killed == []
     assert [worker.pid for worker in left] == []
     assert not running.folder.exists()
 
