@@ -36,9 +36,10 @@ TABLES = frozenset(
     }
 )
 
-EASY_TABLES = frozenset({"jobs", "registry", "addresses"})
-"""A power cut (not the death of the process) may take back their newest changes: what a list shows, and what
-the network tells again. Waiting for the disk would hold up every job by milliseconds."""
+EASY_TABLES = frozenset({"jobs", "registry", "addresses", "contracts"})
+"""A power cut (not the death of the process) may take back their newest changes: what a list shows, what the
+network tells again, and contracts on which nothing was paid yet, since a voucher takes what it is for to the
+disk with it. No work goes on after a restart. Waiting for the disk would hold up each job by milliseconds."""
 
 PAGE_ROWS = 256
 _BUSY_TIMEOUT_S = 5.0
