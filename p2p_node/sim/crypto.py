@@ -22,6 +22,11 @@ def _signature(public: bytes, message: bytes) -> bytes:
     return tagged("p2p-node/sim-signature/1", public, message) * 2
 
 
+@lru_cache(maxsize=_REMEMBERED)
+def _vrf_proof(public: bytes, alpha: bytes) -> bytes:
+    return (tagged("p2p-node/sim-vrf/1", public, alpha) * 3)[:80]
+
+
 class SimKeys:
     """One simulated peer's key pair."""
 
@@ -34,7 +39,7 @@ class SimKeys:
 
     def vrf_prove(self, alpha: bytes) -> bytes:
         """80 bytes, the same for the same key and ``alpha``."""
-        return (tagged("p2p-node/sim-vrf/1", self.public, alpha) * 3)[:80]
+        return _vrf_proof(self.public, alpha)
 
 
 class SimCrypto:
@@ -46,7 +51,7 @@ class SimCrypto:
 
     def vrf_output(self, key: bytes, alpha: bytes, proof: bytes) -> bytes | None:
         """64 bytes spread by hashing the proof, or None if it isn't this key's."""
-        if proof != (tagged("p2p-node/sim-vrf/1", key, alpha) * 3)[:80]:
+        if proof != _vrf_proof(key, alpha):
             return None
         return tagged("p2p-node/sim-vrf-output/1", proof, b"0") + tagged(
             "p2p-node/sim-vrf-output/1", proof, b"1"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from protocols.digest import tagged
 from protocols.effects import Execute, Recompute
@@ -17,6 +18,7 @@ from protocols.units import FALSE_UNITS
 __all__ = ["SimTask", "chunk_digest", "derive_unit", "recompute"]
 
 
+@lru_cache(maxsize=65_536)
 def derive_unit(input: bytes, index: int) -> int:
     """The only right output unit at ``index``."""
     return int.from_bytes(tagged("p2p-node/sim-unit/1", input, index.to_bytes(4, "little"))[:2], "little")
