@@ -18,7 +18,7 @@ def test_all_that_the_demo_claims_holds(
     swarm: Swarm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     console = Console(file=io.StringIO(), width=200)
     document = DOCUMENT.format(max_tokens=40).encode()
     failures = show(swarm, document, console)
