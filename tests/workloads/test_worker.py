@@ -94,9 +94,10 @@ def test_what_is_no_frame_is_refused(data: bytes) -> None:
 class Harness:
     """A running pool, and runs that are waited for."""
 
-    def __init__(self, pool: WorkerPool, deaths: list[str]) -> None:
+    def __init__(self, pool: WorkerPool, deaths: list[str], others: set[psutil.Process]) -> None:
         self.pool = pool
         self.deaths = deaths
+        self.others = others
 
     async def run(
         self, work: Any, meanwhile: Callable[[int, Event], None] = lambda _run, _event: None
@@ -116,19 +117,25 @@ class Harness:
         return events
 
     def worker_pid(self) -> int:
-        (child,) = psutil.Process().children()
+        (child,) = children() - self.others
         return child.pid
 
 
 @asynccontextmanager
 async def running_pool(slots: int = 1) -> AsyncIterator[Harness]:
     deaths: list[str] = []
+    others = children()
     pool = WorkerPool(slots, on_death=deaths.append)
     async with trio.open_nursery() as nursery:
         await nursery.start(pool.run)
-        yield Harness(pool, deaths)
+        yield Harness(pool, deaths, others)
         nursery.cancel_scope.cancel()
-    assert psutil.Process().children() == []
+    assert children() <= others
+
+
+def children() -> set[psutil.Process]:
+    """This process's children: other tests' fixtures may have some too."""
+    return set(psutil.Process().children())
 
 
 def joined(events: list[Event]) -> tuple[int, ...]:
