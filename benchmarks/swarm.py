@@ -49,7 +49,7 @@ class Effort:
     long_tokens: int
 
 
-FULL = Effort(dispatches=30, auctions=10, short_tokens=48, long_runs=5, long_tokens=512)
+FULL = Effort(dispatches=30, auctions=10, short_tokens=48, long_runs=6, long_tokens=512)
 QUICK = Effort(dispatches=10, auctions=4, short_tokens=48, long_runs=2, long_tokens=256)
 
 
@@ -270,15 +270,21 @@ def _latency_row(name: str, values: Sequence[float], baseline: Sequence[float]) 
 
 
 def streaming_row(profile: str, direct: Sequence[Generation], jobs: Sequence[Job]) -> list[str]:
-    """Tokens a second after the first token, medians; and the CPU time of node processes per token."""
-    base = statistics.median(run.tokens_per_s for run in direct)
-    swarm = statistics.median(job.generation.tokens_per_s for job in jobs)
+    """Tokens a second after the first token, direct and through the swarm, and CPU time of node processes.
+
+    The best run of each side counts besides the median: what else runs on the machine spoils it least.
+    """
+    base = [run.tokens_per_s for run in direct]
+    swarm = [job.generation.tokens_per_s for job in jobs]
     tokens = sum(job.generation.tokens for job in jobs)
-    overhead = [
+    cells = [profile]
+    for choose in (statistics.median, max):
+        cells += [f"{choose(base):.0f}", f"{choose(swarm):.0f}", f"{choose(swarm) / choose(base):.3f}"]
+    cells += [
         f"{sum(job.node_cpu_us.get(role, 0) for job in jobs) / tokens:.0f}"
         for role in ("requester", "executor", "others")
     ]
-    return [profile, f"{base:.0f}", f"{swarm:.0f}", f"{swarm / base:.3f}", *overhead]
+    return cells
 
 
 def verifying_row(profile: str, jobs: Sequence[Job]) -> list[str]:
@@ -328,12 +334,13 @@ def measure_streaming(bench: Bench, direct: Direct, effort: Effort) -> None:
         streaming.append(streaming_row(profile, calls, jobs))
         verifying.append(verifying_row(profile, jobs))
     native = [direct.generate("native", effort.long_tokens, seed) for seed in range(effort.long_runs)]
-    rate = statistics.median(run.tokens_per_s for run in native)
-    streaming.append(["native, for reference", f"{rate:.0f}", *[""] * 5])
+    rates = [run.tokens_per_s for run in native]
+    reference = [f"{statistics.median(rates):.0f}", "", "", f"{max(rates):.0f}"]
+    streaming.append(["native, for reference", *reference, *[""] * 5])
     print_table(
         f"Streaming {effort.long_tokens} tokens, {effort.long_runs} jobs: tokens a second after the first "
-        f"(target: {STREAMING_TARGET} of direct), and CPU time of node processes in microseconds a token",
-        ["profile", "direct", "swarm", "ratio", "requester", "executor", "others"],
+        f"(target: {STREAMING_TARGET} of direct), median and best runs; CPU of nodes in microseconds a token",
+        ["profile", "direct", "swarm", "ratio", "best", "swarm", "ratio", "requester", "executor", "others"],
         streaming,
     )
     print_table(

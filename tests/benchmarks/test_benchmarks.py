@@ -104,10 +104,12 @@ def test_latencies_are_compared_with_the_direct_call() -> None:
 
 def test_streaming_counts_from_the_first_token() -> None:
     node_cpu_us = {"requester": 100, "executor": 50, "others": 10}
-    rows = streaming_row(
-        "exact14", [Generation(10, 0.1, 1.0, 1)], [job(0.2, 1.2, node_cpu_us=node_cpu_us)] * 2
-    )
-    assert rows == ["exact14", "10", "9", "0.900", "10", "5", "1"]
+    direct = [Generation(10, 0.1, 1.0, 1), Generation(10, 0.1, 1.0, 1), Generation(10, 0.1, 0.55, 1)]
+    jobs = [job(0.2, 1.2, node_cpu_us=node_cpu_us)] * 2
+    assert streaming_row("exact14", direct, jobs) == [
+        *("exact14", "10", "9", "0.900", "20", "9", "0.450"),
+        *("10", "5", "1"),
+    ]
 
 
 def test_verifying_is_shared_among_those_who_did_it() -> None:
