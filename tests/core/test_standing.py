@@ -1,0 +1,69 @@
+"""What a node thinks of its peers follows from what it saw, and is bounded."""
+
+from __future__ import annotations
+
+import pytest
+
+from protocols.standing import Standings
+from tests.support.builders import NOW_MS, key
+
+PEER = key(1)
+
+
+def test_an_unknown_peer_is_welcome_and_unproven() -> None:
+    standings = Standings()
+    assert standings.is_welcome(PEER, NOW_MS) and standings.of(PEER).reputation_ppm == 0
+    assert standings.peers == {}
+
+
+def test_reputation_grows_with_work_and_falls_faster() -> None:
+    standings = Standings()
+    for _ in range(8):
+        standings.record_completion(PEER, declared_ms=100, delivered_ms=100)
+    assert standings.of(PEER).reputation_ppm == 800_000
+    standings.record_failure(PEER, NOW_MS)
+    assert standings.of(PEER).reputation_ppm == 8_000_000 // 14
+
+
+def test_exclusion_doubles_and_ends() -> None:
+    standings = Standings()
+    for expected_ms in (60_000, 120_000, 240_000):
+        standings.record_failure(PEER, NOW_MS)
+        assert not standings.is_welcome(PEER, NOW_MS + expected_ms - 1)
+        assert standings.is_welcome(PEER, NOW_MS + expected_ms)
+    for _ in range(100):
+        standings.record_failure(PEER, NOW_MS)
+    assert standings.is_welcome(PEER, NOW_MS + (60_000 << 10))
+
+
+def test_a_conviction_is_for_good() -> None:
+    standings = Standings()
+    standings.record_completion(PEER, declared_ms=1, delivered_ms=1)
+    standings.convict(PEER)
+    assert not standings.is_welcome(PEER, 2**62) and standings.of(PEER).reputation_ppm == 0
+
+
+def test_declaring_less_time_than_it_takes_does_not_pay() -> None:
+    standings = Standings()
+    standings.record_completion(PEER, declared_ms=100, delivered_ms=500)
+    assert standings.of(PEER).latency_factor_ppm == 2_000_000
+    standings.record_completion(PEER, declared_ms=0, delivered_ms=10**9)
+    assert standings.of(PEER).latency_factor_ppm <= 27_000_000
+
+
+def test_being_quicker_than_declared_is_worth_no_more() -> None:
+    standings = Standings()
+    standings.record_completion(PEER, declared_ms=500, delivered_ms=1)
+    assert standings.of(PEER).latency_factor_ppm == 1_000_000
+
+
+def test_convictions_are_kept_longest_but_not_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("protocols.standing.REGISTRY_PEERS_MAX", 3)
+    standings = Standings()
+    standings.convict(key(1))
+    standings.record_failure(key(2), NOW_MS)
+    standings.convict(key(3))
+    standings.convict(key(4))
+    assert list(standings.peers) == [key(1), key(3), key(4)]
+    standings.convict(key(5))
+    assert list(standings.peers) == [key(3), key(4), key(5)]
