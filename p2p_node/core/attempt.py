@@ -11,6 +11,7 @@ import enum
 from collections.abc import Callable
 from typing import Any
 
+from p2p_node.core.payouts import Payouts
 from p2p_node.core.request import JobRequest
 from p2p_node.core.surroundings import Surroundings
 from protocols.auction import Candidate
@@ -18,7 +19,6 @@ from protocols.effects import Effect, Notify, Persist, Publish, Send, SetTimer
 from protocols.envelope import Signed
 from protocols.errors import Rejected
 from protocols.events import Event, Heard, RunEvent, TimerFired
-from protocols.lane import PayerLane
 from protocols.messages import (
     Acceptance,
     AttemptRecord,
@@ -32,7 +32,6 @@ from protocols.messages import (
     Refusal,
     SegmentRecord,
     VerifierRecord,
-    Voucher,
     VoucherReceipt,
 )
 from protocols.units import chunk_count, units_digest
@@ -111,9 +110,6 @@ class Attempt:
         self.verified = prefix
         self.started_ms = now_ms
         self.rounds: dict[bytes, Round] = {}
-        self.vouchers: dict[tuple[bytes, bytes], Signed[Voucher]] = {}
-        """By (commitment id, payee)."""
-        self.voucher_receipts: dict[bytes, Signed[VoucherReceipt]] = {}
         self._node = node
         self._route = route
         self._offer = offer
@@ -124,7 +120,6 @@ class Attempt:
         self._early_units = 0
         self._commitments: list[Signed[Commitment]] = []
         self._waiting: list[Signed[Commitment]] = []
-        self._lanes: dict[bytes, PayerLane] = {}
         self._progress_ms = now_ms
         award = Award(
             job_id=offer.id,
@@ -155,6 +150,7 @@ class Attempt:
             answer_within_ms=request.answer_ms,
         )
         self.award: Signed[Award] = node.sign(award)
+        self.payouts = Payouts(node, self.award.id, job_id=job_id, route=route)
 
     def start(self) -> list[Effect]:
         """Propose the award."""
@@ -194,7 +190,8 @@ class Attempt:
         """
         match event:
             case Heard(message) if isinstance(message.body, VoucherReceipt):
-                return self._hear_voucher_receipt(message)
+                self.payouts.hear_receipt(message)
+                return []
             case Heard(message) if self.outcome is not None:
                 return []
             case Heard(message) if isinstance(
@@ -379,7 +376,7 @@ class Attempt:
         for entry in round_.entries.values():
             if entry.is_payable:
                 fee = self.award.body.verifier_fee_micros * len(entry.chunks)
-                effects += self._pay(entry.claim.signer, fee, round_.commitment.id, now_ms)
+                effects += self.payouts.pay(entry.claim.signer, fee, round_.commitment.id, now_ms)
         for proof in round_.proofs:
             effects.append(Publish("convictions", self._node.sign(proof)))
         if verdict is not Verdict.VERIFIED:
@@ -396,39 +393,10 @@ class Attempt:
                 break
             amount = (body.units_total - len(self.verified)) * self.award.body.price_micros
             self.verified = tuple(self._units[: body.units_total])
-            effects += self._pay(self.candidate.peer, amount, commitment.id, now_ms)
+            effects += self.payouts.pay(self.candidate.peer, amount, commitment.id, now_ms)
             if body.final:
                 effects += self._end(Outcome.VERIFIED, "")
         return effects
-
-    def _pay(self, payee: bytes, amount: int, commitment_id: bytes, now_ms: int) -> list[Effect]:
-        lane = self._lanes.setdefault(payee, PayerLane(self.award.id, payee))
-        voucher = lane.pay(amount, evidence=commitment_id, now_ms=now_ms, sign=self._node.sign)
-        self.vouchers[(commitment_id, payee)] = voucher
-        self._route(voucher.id)
-        return [
-            Persist("vouchers", self.award.id + payee, voucher.raw),
-            Notify(self.job_id, "paid", {"peer": payee, "settled_micros": lane.settled_micros}),
-            Send(payee, voucher, now_ms + 60_000),
-        ]
-
-    def _hear_voucher_receipt(self, message: Signed[VoucherReceipt]) -> list[Effect]:
-        for voucher in self.vouchers.values():
-            if voucher.id == message.body.voucher_id:
-                if message.signer != voucher.body.payee:
-                    raise Rejected("voucher receipt isn't the payee's")
-                if message.body.settled_micros != voucher.body.settled_micros:
-                    raise Rejected(
-                        f"voucher receipt settled_micros={message.body.settled_micros} isn't the voucher's "
-                        f"{voucher.body.settled_micros}"
-                    )
-                self.voucher_receipts[voucher.id] = message
-        return []
-
-    @property
-    def is_acknowledged(self) -> bool:
-        """Whether every payee has confirmed its voucher."""
-        return all(voucher.id in self.voucher_receipts for voucher in self.vouchers.values())
 
     # --- Endings ---------------------------------------------------------------------------------
 
@@ -501,7 +469,7 @@ class Attempt:
     def _segment_record(self, commitment: Signed[Commitment]) -> SegmentRecord:
         round_ = self.rounds[commitment.id]
         fraud = next((p for p in round_.proofs if round_.opening and p.statement == round_.opening.raw), None)
-        voucher, receipt = self._voucher_raw(commitment.id, self.candidate.peer)
+        voucher, receipt = self.payouts.raws(commitment.id, self.candidate.peer)
         return SegmentRecord(
             commitment=commitment.raw,
             widenings=tuple(widening.raw for widening in round_.widenings),
@@ -512,7 +480,7 @@ class Attempt:
                     entry.membership,
                     entry.blind.raw if entry.blind else b"",
                     entry.reveal.raw if entry.reveal else b"",
-                    *self._voucher_raw(commitment.id, entry.claim.signer),
+                    *self.payouts.raws(commitment.id, entry.claim.signer),
                 )
                 for entry in round_.entries.values()
             ),
@@ -521,10 +489,3 @@ class Attempt:
             voucher=voucher,
             voucher_receipt=receipt,
         )
-
-    def _voucher_raw(self, commitment_id: bytes, payee: bytes) -> tuple[bytes, bytes]:
-        voucher = self.vouchers.get((commitment_id, payee))
-        if voucher is None:
-            return b"", b""
-        receipt = self.voucher_receipts.get(voucher.id)
-        return voucher.raw, receipt.raw if receipt else b""

@@ -258,7 +258,7 @@ class Job:
                 self.state = JobState.RUNNING
             if attempt.outcome is not None and not had_outcome:
                 effects += self._attempt_ended(attempt, now_ms)
-        if self.state is JobState.SETTLING and all(a.is_acknowledged for a in self.attempts):
+        if self.state is JobState.SETTLING and all(a.payouts.is_acknowledged for a in self.attempts):
             effects += self._finish(now_ms)
         return effects
 
@@ -312,7 +312,7 @@ class Job:
         bidders = sorted(self.auctions[-1].seals) if self.auctions else []
         effects += [Send(bidder, closed, now_ms + 10_000) for bidder in bidders]
         effects.append(Notify(self.id, "concluded", {"state": state.value, "reason": reason}))
-        if all(attempt.is_acknowledged for attempt in self.attempts):
+        if all(attempt.payouts.is_acknowledged for attempt in self.attempts):
             return effects + self._finish(now_ms)
         return [*effects, SetTimer(("job", self.id, "acknowledge"), now_ms + ACKNOWLEDGE_MS)]
 
@@ -346,7 +346,7 @@ def _concerns(attempt: Attempt, event: Event) -> bool:
             named: Any = getattr(body, "award_id", None) or getattr(body, "commitment_id", None)
             if named is None:
                 voucher_id = getattr(body, "voucher_id", b"")
-                return any(voucher.id == voucher_id for voucher in attempt.vouchers.values())
+                return attempt.payouts.has(voucher_id)
             return named == attempt.award.id or named in attempt.rounds
         case TimerFired(key):
             return key[1] == attempt.award.id or key[1] in attempt.rounds

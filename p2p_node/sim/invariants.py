@@ -79,7 +79,7 @@ class Invariants:
                 level=round_.level,
             )
             self._drawn.add((round_.commitment.id, key))
-        paid = (round_.commitment.id, attempt.candidate.peer) in attempt.vouchers
+        paid = (round_.commitment.id, attempt.candidate.peer) in attempt.payouts.vouchers
         self._require(not paid or round_.verdict is Verdict.VERIFIED, "no payment without a verdict", job)
 
     def _check_final(self, job: Job) -> None:

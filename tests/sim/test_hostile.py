@@ -78,7 +78,7 @@ def test_a_cheat_earns_nothing() -> None:
     attempts = [a for _, job in run.jobs for a in job.attempts if a.candidate.peer in cheats]
     assert attempts
     for attempt in attempts:
-        assert attempt.candidate.peer not in {payee for _, payee in attempt.vouchers}
+        assert attempt.candidate.peer not in {payee for _, payee in attempt.payouts.vouchers}
 
 
 def test_a_withheld_opening_loses_by_its_deadline() -> None:

@@ -56,7 +56,7 @@ def test_who_worked_was_paid_and_said_so(swarm: Play) -> None:
         voucher.body.settled_micros
         for job in verified
         for attempt in job.attempts
-        for (_, payee), voucher in attempt.vouchers.items()
+        for (_, payee), voucher in attempt.payouts.vouchers.items()
         if payee == attempt.candidate.peer
     )
     # One segment a job, so each executor's voucher is the whole price of its attempt.
