@@ -20,15 +20,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from p2p_node.api.server import host_and_port
 from p2p_node.api.serving import listening, run_app, url_of
 from p2p_node.core.request import JobState
+from p2p_node.listening import host_and_port
 
 if TYPE_CHECKING:
     # libp2p brings stubs that hide trio's own types, and these that go with them.
     from trio_typing import TaskStatus
 
-    from p2p_node.service import Node
+    from p2p_node.node import Node
 
 __all__ = ["render", "serve_metrics"]
 

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import random
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import structlog
 import trio
 
-from p2p_node.activity import Activity
+from p2p_node.calibration import calibrate, measure
 from p2p_node.config import NodeConfig
 from p2p_node.core.keyring import Keyring, RealCrypto
 from p2p_node.core.node import Capability, NodeCore
@@ -25,19 +22,19 @@ from p2p_node.errors import UserError
 from p2p_node.executor import ModelPlace, WorkerExecutor
 from p2p_node.hostile import hostile_core, worker_variant
 from p2p_node.jobs import JobBook
+from p2p_node.listening import host_and_port, loopback_host_and_port
 from p2p_node.logs import configure_logging
 from p2p_node.network.delayed import delayed
 from p2p_node.network.port import Network, NetworkError
+from p2p_node.node import Node, NodeNotes
+from p2p_node.records import AddressRecords, earnings
 from p2p_node.runtime import Runtime, topic_names
 from p2p_node.store import Store
 from p2p_node.workers import WorkerPool
 from protocols.bidding import Ability
 from protocols.digest import tagged
-from protocols.effects import Notify, Persist
-from protocols.identity import peer_id, short_id
+from protocols.identity import peer_id
 from protocols.messages import Accelerator, Offering
-from workloads import frames
-from workloads.lm.input import LmInput, encode_input
 from workloads.lm.manifest import builtin_models, load_manifest
 
 __all__ = ["Node", "Options", "run"]
@@ -47,9 +44,6 @@ log = structlog.get_logger(__name__)
 EXACT_PROFILES = ("exact14", "exact21")
 DRAIN_S = 3
 """Time to close after Ctrl-C; the rest of the promised 5 s is the system's."""
-
-CALIBRATION_UNITS = 24
-ADDRESS_BOOK_MAX = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,28 +56,6 @@ class Options:
     """Added to everything that this node sends."""
     measured: dict[str, Any] | None = None
     """What this machine was measured to do; None measures it now."""
-
-
-@dataclass(slots=True)
-class Node:
-    """A running node, as its API sees it."""
-
-    config: NodeConfig
-    place: DataDir
-    core: NodeCore
-    runtime: Runtime
-    network: Network
-    store: Store
-    book: JobBook
-    executor: WorkerExecutor
-    models: dict[str, ModelPlace]
-    measured: dict[str, Any]
-    started_ms: int
-    earned: dict[bytes, int]
-    """Micro-units settled to us, by award."""
-    activity: Activity
-    stop: Callable[[], None]
-    """Begins a graceful end, as SIGTERM does."""
 
 
 def run(config: NodeConfig, place: DataDir, seed: bytes, options: Options | None = None) -> None:
@@ -142,24 +114,28 @@ async def _serve(
     config: NodeConfig, place: DataDir, seed: bytes, options: Options, *, stop: Callable[[], None]
 ) -> None:
     started_ms = wall_clock_ms()
+    if config.api is not None:
+        loopback_host_and_port(config.api, flag="--api")
+    if config.metrics is not None:
+        host_and_port(config.metrics, flag="--metrics")
     store = Store.open(place.store)
     with _closing(store):
         models = {
             name: ModelPlace(name, path, load_manifest(path).digest)
             for name, path in builtin_models().items()
         }
-        node_notes = _NodeNotes()
+        node_notes = NodeNotes()
         working = WorkerPool(1, on_death=node_notes.worker_died)
         checking = WorkerPool(1, on_death=node_notes.worker_died)
         async with trio.open_nursery() as nursery:
             measured: dict[str, Any] = dict(options.measured or {})
             async with trio.open_nursery() as starting:
                 if not measured:
-                    starting.start_soon(_measure, place.path, measured)
+                    starting.start_soon(measure, place.path, measured)
                 # The pools belong to the outer nursery: they outlive the start.
                 starting.start_soon(nursery.start, working.run)
                 starting.start_soon(nursery.start, checking.run)
-            rates = {name: await _calibrate(working, checking, model) for name, model in models.items()}
+            rates = {name: await calibrate(working, checking, model) for name, model in models.items()}
             places = {model.digest: model for model in models.values()}
             executor = WorkerExecutor(working, checking, places, cheat=worker_variant(options.cheat))
             core = _make_core(
@@ -222,38 +198,6 @@ async def _serve_http(node: Node, nursery: trio.Nursery) -> None:
         await nursery.start(metrics.serve_metrics, node, node.config.metrics)
 
 
-class _NodeNotes:
-    """Logs what happens to the node, and passes what happens to jobs on to the book."""
-
-    def __init__(self) -> None:
-        self.book: JobBook | None = None
-        self.earned: dict[bytes, int] = {}
-        self.activity = Activity()
-
-    def worker_died(self, why: str) -> None:
-        """Log and count a death; the pool starts another worker."""
-        log.warning("worker died", why=why)
-        self.activity.worker_deaths += 1
-
-    def __call__(self, note: Notify, now_ms: int) -> None:
-        if note.subject:
-            if self.book is not None:
-                self.book.on_notify(note, now_ms)
-            return
-        self.activity.hear(note)
-        if note.event == "earned":
-            self.earned[note.details["award"]] = note.details["settled_micros"]
-        shown = {
-            name: short_id(value)
-            if name in ("peer", "requester", "accused", "accuser")
-            else value.hex()[:16]
-            if isinstance(value, bytes)
-            else value
-            for name, value in note.details.items()
-        }
-        log.info(note.event, **shown)
-
-
 # --- Parts -----------------------------------------------------------------------------------------
 
 
@@ -263,68 +207,6 @@ def _closing(store: Store) -> Iterator[None]:
         yield
     finally:
         store.close()
-
-
-async def _measure(place: Path, result: dict[str, Any]) -> None:
-    command = [sys.executable, "-I", "-m", "workloads.measure", "--disk", str(place)]
-    done = await trio.run_process(command, capture_stdout=True, capture_stderr=True, check=False)
-    if done.returncode != 0:
-        tail = done.stderr.decode(errors="replace").strip().splitlines()[-1:]
-        raise UserError(f"measuring this machine failed: {' '.join(tail)}")
-    result.update(json.loads(done.stdout))
-
-
-async def _calibrate(working: WorkerPool, checking: WorkerPool, model: ModelPlace) -> int:
-    """The model's measured rate on this machine, in output units per 1,000 seconds.
-
-    The output is verified as a peer's would be. So both workers are warm when the first job comes, and a
-    machine that would be convicted of its own arithmetic learns it here.
-
-    Raises:
-        UserError: the model doesn't run here, or not exactly.
-    """
-    reference = frames.ModelRef(str(model.path), model.digest, EXACT_PROFILES[0])
-    task = encode_input(
-        LmInput(prompt=(1, 2, 3, 4), max_tokens=CALIBRATION_UNITS, seed=0, temperature_milli=1_000)
-    )
-    # Loading is no part of the rate.
-    await _run(working, frames.Load(0, reference), model.name)
-    made = await _run(working, frames.Generate(0, reference, task), model.name)
-    units = tuple(unit for event in made if isinstance(event, frames.Output) for unit in event.units)
-    digests = {event.chunk: event.digest for event in made if isinstance(event, frames.ChunkDone)}
-    verify = frames.Recompute(0, reference, task, units, tuple(digests))
-    *_, checked = await _run(checking, verify, model.name)
-    if not isinstance(checked, frames.Recomputed) or dict(checked.digests) != digests:
-        raise UserError(
-            f"model {model.name!r} doesn't give the same bits twice on this machine, "
-            "so other peers would convict it"
-        )
-    cpu_us = sum(event.cpu_us for event in made if isinstance(event, frames.Finished))
-    return CALIBRATION_UNITS * 1_000_000_000 // max(1, cpu_us)
-
-
-async def _run(
-    pool: WorkerPool, work: frames.Load | frames.Generate | frames.Recompute, model: str
-) -> list[frames.Event]:
-    """Do one thing in a pool; returns its events, the last of them its end.
-
-    Raises:
-        UserError: it failed.
-    """
-    finished = trio.Event()
-    events: list[frames.Event] = []
-
-    def on_event(event: frames.Event) -> None:
-        events.append(event)
-        if isinstance(event, frames.Loaded | frames.Finished | frames.Recomputed | frames.Failed):
-            finished.set()
-
-    pool.start_run(work, on_event)
-    await finished.wait()
-    if isinstance(events[-1], frames.Failed):
-        ending = events[-1]
-        raise UserError(f"model {model!r} doesn't run on this machine: {ending.reason}: {ending.detail}")
-    return events
 
 
 def _make_core(
@@ -380,34 +262,6 @@ def _with_addresses(capability: Capability, addresses: list[str]) -> Capability:
     return replace(capability, addresses=tuple(addresses[:8]))
 
 
-class _Addresses:
-    """The persistent address book, bounded, newest first."""
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self._known = dict.fromkeys(
-            key.decode() for key, _ in sorted(store.load("addresses").items(), key=lambda row: row[1])
-        )
-
-    def load(self) -> list[str]:
-        return list(reversed(self._known))
-
-    def remember(self, address: str) -> None:
-        self._known.pop(address, None)
-        self._known[address] = None
-        stamp = wall_clock_ms().to_bytes(8, "big")
-        changes = [Persist("addresses", address.encode(), stamp)]
-        while len(self._known) > ADDRESS_BOOK_MAX:
-            oldest = next(iter(self._known))
-            del self._known[oldest]
-            changes.append(Persist("addresses", oldest.encode(), None))
-        self._store.apply(changes)
-
-    def forget(self, address: str) -> None:
-        if self._known.pop(address, "absent") != "absent":
-            self._store.apply([Persist("addresses", address.encode(), None)])
-
-
 def _network(config: NodeConfig, seed: bytes, runtime: Runtime, store: Store) -> Any:
     # Imported late: libp2p takes over a second.
     from p2p_node.network.libp2p import open_network
@@ -419,7 +273,7 @@ def _network(config: NodeConfig, seed: bytes, runtime: Runtime, store: Store) ->
         rule=runtime.rule,
         network_name=config.network,
         bootstrap=list(config.bootstrap),
-        address_book=_Addresses(store),
+        address_book=AddressRecords(store, wall_clock_ms),
         mdns=config.mdns,
         jitter=random.Random(seed),  # noqa: S311
         clock=wall_clock_ms,
@@ -427,8 +281,6 @@ def _network(config: NodeConfig, seed: bytes, runtime: Runtime, store: Store) ->
 
 
 def _restore(node: Node) -> None:
-    from p2p_node.records import earnings
-
     store = node.store
     node.earned.update(earnings(store, node.core))
     acts = node.core.restore(

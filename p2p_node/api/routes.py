@@ -31,7 +31,7 @@ from p2p_node.jobspec import JobSpecError, parse_job_spec
 from p2p_node.yamltree import DOCUMENT_BYTES_MAX
 
 if TYPE_CHECKING:
-    from p2p_node.service import Node
+    from p2p_node.node import Node
 
 __all__ = ["KEEP_ALIVE_S", "make_app"]
 

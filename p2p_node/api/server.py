@@ -8,7 +8,6 @@ would cross the network in the clear.
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import json
 import os
 import secrets
@@ -21,19 +20,17 @@ import trio
 
 from p2p_node.api.routes import make_app
 from p2p_node.api.serving import listening, run_app, url_of
-from p2p_node.errors import UserError
+from p2p_node.listening import loopback_host_and_port
 
 if TYPE_CHECKING:
     # libp2p brings stubs that hide trio's own types, and these that go with them.
     from trio_typing import TaskStatus
 
-    from p2p_node.service import Node
+    from p2p_node.node import Node
 
-__all__ = ["host_and_port", "serve"]
+__all__ = ["serve"]
 
 log = structlog.get_logger(__name__)
-
-PORT_MAX = 65_535
 
 
 async def serve(
@@ -49,9 +46,7 @@ async def serve(
     Raises:
         UserError: the address isn't loopback, or is taken.
     """
-    host, port = host_and_port(address, flag="--api")
-    if not _is_loopback(host):
-        raise UserError(f"--api {address} must be a loopback address, such as 127.0.0.1:{port}")
+    host, port = loopback_host_and_port(address, flag="--api")
     token = secrets.token_urlsafe(32)
     with listening(host, port, flag="--api") as sock:
         url = url_of(sock)
@@ -60,28 +55,6 @@ async def serve(
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(run_app, make_app(node, token), sock)
                 task_status.started()
-
-
-def host_and_port(address: str, *, flag: str) -> tuple[str, int]:
-    """The parts of ``host:port``, or of ``[host]:port`` for IPv6.
-
-    Raises:
-        UserError: it has another form, or the port is too large.
-    """
-    host, _, port = address.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
-    if not host or not (port.isascii() and port.isdecimal()) or int(port) > PORT_MAX:
-        raise UserError(f"{flag} {address!r} must be host:port with a port of at most {PORT_MAX}")
-    return host, int(port)
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 @contextlib.contextmanager

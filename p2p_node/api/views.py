@@ -16,7 +16,7 @@ from protocols.identity import peer_id
 from protocols.messages import Advert, Offering
 
 if TYPE_CHECKING:
-    from p2p_node.service import Node
+    from p2p_node.node import Node
 
 __all__ = ["described_spec", "peer_rows", "status"]
 

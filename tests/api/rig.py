@@ -27,8 +27,8 @@ from p2p_node.executor import ModelPlace
 from p2p_node.jobs import JobBook
 from p2p_node.logs import configure_logging
 from p2p_node.network.simulated import Conditions, SimulatedInternet, open_internet
+from p2p_node.node import Node, NodeNotes
 from p2p_node.runtime import Runtime, topic_names
-from p2p_node.service import Node, _NodeNotes
 from p2p_node.sim.workload import chunk_digest
 from p2p_node.store import Store
 from protocols.bidding import Ability
@@ -177,7 +177,7 @@ async def _open_node(
         jitter=random.Random(index),
     )
     store = stack.enter_context(Store.open(place.store))
-    notes = _NodeNotes()
+    notes = NodeNotes()
     executor: Any = QuickExecutor(nursery)
     runtime = Runtime(core, executor=executor, keeper=store, clock=clock, on_notify=notes)
     network = await stack.enter_async_context(
