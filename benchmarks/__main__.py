@@ -11,8 +11,6 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
-from benchmarks.table import machine_line
-
 __all__ = ["PROGRAMS", "commands", "main"]
 
 PROGRAMS = {
@@ -47,10 +45,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--only", action="append", default=[], choices=PROGRAMS, metavar="NAME", help="may be repeated"
     )
     arguments = parser.parse_args(argv)
-    print(machine_line(), flush=True)
     failed = 0
     for command in commands(arguments.only, quick=arguments.quick):
-        print(f"\n=== {command[2]}", flush=True)
+        print(f"\n=== {command[2]}: {PROGRAMS[command[2].partition('.')[2]]}", flush=True)
         # One thread for each process: peers of one swarm share the cores.
         done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False)
         if done.returncode != 0:

@@ -16,6 +16,7 @@ from collections.abc import Callable
 
 import torch
 
+from benchmarks.table import machine_line, print_table
 from workloads.lm.generate import LmExecutor
 from workloads.lm.input import LmInput
 from workloads.lm.manifest import builtin_models
@@ -38,6 +39,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
+    print(machine_line(), flush=True)
     torch.set_num_threads(1)
     folder = builtin_models()["kjv-2m"]
     job = LmInput(TextTokenizer(folder).encode(PROMPT), arguments.tokens, 1, 800)
@@ -62,20 +64,25 @@ def main() -> None:
             verify = cpu_seconds(lambda e=executor, u=units: e.recompute(job, u, chunks))  # type: ignore[misc]
             best[profile, "verify"] = min(best[profile, "verify"], verify)
 
-    print(f"kjv-2m, {len(job.prompt)} prompt and {arguments.tokens} output tokens, one thread, CPU time")
-    titles = ("decode", "to native", "first token", "verify", "to native", "verify/decode")
-    print(" " * 10 + "".join(f"{title:>15}" for title in titles))
+    rows = []
     for profile in PROFILES:
         decode, verify = best[profile, "decode"], best[profile, "verify"]
-        cells = (
-            f"{arguments.tokens / decode:.0f} tok/s",
-            f"{decode / best['native', 'decode']:.2f}x",
-            f"{best[profile, 'first'] * 1e3:.1f} ms",
-            f"{verify * 1e3:.1f} ms",
-            f"{verify / best['native', 'verify']:.2f}x",
-            f"{verify / decode:.3f}",
+        rows.append(
+            [
+                profile,
+                f"{arguments.tokens / decode:.0f} tok/s",
+                f"{decode / best['native', 'decode']:.2f}x",
+                f"{best[profile, 'first'] * 1e3:.1f} ms",
+                f"{verify * 1e3:.1f} ms",
+                f"{verify / best['native', 'verify']:.2f}x",
+                f"{verify / decode:.3f}",
+            ]
         )
-        print(f"{profile:10}" + "".join(f"{cell:>15}" for cell in cells))
+    print_table(
+        f"kjv-2m, {len(job.prompt)} prompt and {arguments.tokens} output tokens, one thread, CPU time",
+        ["profile", "decode", "to native", "first token", "verify", "to native", "verify/decode"],
+        rows,
+    )
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from typing import Any
 import structlog
 import trio
 
+from benchmarks.table import machine_line, percentile, print_table
 from p2p_node.network.libp2p import open_network
 from p2p_node.network.libp2p.network import Libp2pNetwork
 from p2p_node.network.port import FrameReceived, GossipReceived
@@ -81,11 +82,6 @@ def network() -> Any:
         jitter=random.Random(0),
         clock=lambda: time.monotonic_ns() // 1_000_000,
     )
-
-
-def percentile(values: list[float], percent: int) -> float:
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, round(percent / 100 * (len(ordered) - 1)))]
 
 
 def tag(sender: int, number: int) -> str:
@@ -389,17 +385,11 @@ async def direct_streams(effort: Effort) -> list[list[str]]:
 # --- Running --------------------------------------------------------------------------------------
 
 
-def table(title: str, head: list[str], rows: list[list[str]]) -> None:
-    widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
-    print(f"\n{title}")
-    for row in [head, *rows]:
-        print("  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)))
-
-
 def main(*, quick: bool = False) -> None:
     """Measure everything and print it."""
     effort = QUICK if quick else FULL
-    table(
+    print(machine_line(), flush=True)
+    print_table(
         "Direct stream: 1 KiB round trip and bulk in 1 MiB frames, between two processes",
         ["stream", "p50 ms", "p95 ms", "to raw", "MiB/s", "to raw"],
         trio.run(direct_streams, effort),
@@ -409,7 +399,7 @@ def main(*, quick: bool = False) -> None:
         trio.run(gossip_between_processes, 8, effort),
         trio.run(gossip_between_hosts, 16, effort),
     ]
-    table(
+    print_table(
         "Gossip of 1 KiB: from publishing to each peer, to the last peer, and the rate that all keep up with",
         ["swarm", "p50 ms", "p95 ms", "last p50", "last p95", "complete", "messages/s"],
         rows,
