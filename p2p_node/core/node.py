@@ -273,7 +273,9 @@ class NodeCore:
         """A link is up: tell the peer what we have, and send what waits for it."""
         self.connected.add(peer)
         summary = Send(peer, self.sign(SyncSummary(self._gossip.recent_ids(now_ms))), now_ms + SYNC_MS)
-        return [*self._act([*self._advertise(now_ms), summary], now_ms), *self.outbox.flush(peer)]
+        # What waited goes first; the summary isn't among it yet, or it would go twice.
+        waiting = self.outbox.flush(peer)
+        return [*waiting, *self._act([*self._advertise(now_ms), summary], now_ms)]
 
     def peer_disconnected(self, peer: bytes, now_ms: int) -> list[Act]:
         """A link is down; timers decide what that means for jobs."""

@@ -173,15 +173,6 @@ def test_an_acknowledgement_of_nothing_means_nothing(rain: Rain) -> None:
     assert rain.peers[0].core.frame_received(ATTACKER.public, ack_frame(bytes(32)), rain.now_ms) == []
 
 
-def test_acknowledging_for_another_does_not_stop_delivery(rain: Rain) -> None:
-    core = rain.peers[0].core
-    waiting = [key for key in core.outbox._pending if key[0] != ATTACKER.public]
-    assert waiting
-    for _, identifier in waiting:
-        assert core.frame_received(ATTACKER.public, ack_frame(identifier), rain.now_ms) == []
-    assert core.outbox._pending.keys() >= set(waiting)
-
-
 class Betrayal(World):
     """One message in five is altered by its own signer, nested statements included."""
 
