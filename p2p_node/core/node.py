@@ -423,8 +423,9 @@ class NodeCore:
         # The event may have been the commitment that these claims are for.
         due, self._due_claims = self._due_claims, []
         for claim in due:
+            job = self._routes.get(claim.body.commitment_id)
             try:
-                effects += self._routes[claim.body.commitment_id].handle(Heard(claim), now_ms)
+                effects += job.handle(Heard(claim), now_ms) if job else []
             except PeerFault as fault:
                 effects.append(Penalise(claim.signer, fault.points, f"draw-claim: {fault}"))
         return effects

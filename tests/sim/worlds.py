@@ -58,6 +58,7 @@ def play(
     conditions: Conditions | None = None,
     cheats: dict[int, str] | None = None,
     requesters: range | None = None,
+    neighbours: int = 6,
 ) -> Play:
     """Run a world until all of its jobs have ended.
 
@@ -74,12 +75,15 @@ def play(
         conditions: how bad the network is.
         cheats: what some peers do wrong.
         requesters: who may ask, all honest peers if not given.
+        neighbours: links of each peer, for anti-entropy.
     """
     capabilities = [
         sim_capability(price_micros=50 + index, slots=slots, serves=index % serving_each == 0)
         for index in range(peers)
     ]
-    world = World(seed=seed, capabilities=capabilities, conditions=conditions, cheats=cheats)
+    world = World(
+        seed=seed, capabilities=capabilities, conditions=conditions, cheats=cheats, neighbours=neighbours
+    )
     invariants = Invariants(world)
     world.on_step = invariants.check
     run = Play(world, invariants)
