@@ -15,23 +15,21 @@ from typing import Any, TypeVar
 
 from p2p_node.core.engagement import Engagement
 from p2p_node.core.gossip import TOPIC_OF_KIND, GossipBook, GossipReader
+from p2p_node.core.market import Market
 from p2p_node.core.outbox import Outbox, Transmit, ack_frame, message_frame, split_frame
 from p2p_node.core.provider import Provider
 from p2p_node.core.registry import Registry
 from p2p_node.core.request import JobRequest
 from p2p_node.core.requester import Job
 from p2p_node.core.verifier import Verifier
-from protocols.auction import Candidate, score_micros
 from protocols.bidding import Ability
 from protocols.crypto import Crypto, KeyPair
-from protocols.digest import tagged
 from protocols.effects import Effect, Penalise, Persist, Publish, Send, SetTimer
 from protocols.envelope import Signed, open_envelope, seal
 from protocols.errors import PeerFault
 from protocols.events import Event, Heard, RunEvent, TimerFired
 from protocols.limits import (
     EARLY_COMMITMENTS_MAX,
-    ELECTORATE_MEMBERS_MAX,
     OPEN_JOBS_MAX,
     SYNC_BYTES_MAX,
     VERIFIERS_PER_SEGMENT_MAX,
@@ -41,12 +39,10 @@ from protocols.messages import (
     Advert,
     Assignment,
     AuctionClose,
-    Bid,
     Body,
     Closed,
     DrawClaim,
     FraudProof,
-    Member,
     Offer,
     Opening,
     Proposal,
@@ -57,7 +53,6 @@ from protocols.messages import (
 )
 from protocols.rulings import Ruling
 from protocols.standing import Standings
-from verification.electorate import Electorate
 
 __all__ = ["Act", "Capability", "NodeCore"]
 
@@ -125,6 +120,7 @@ class NodeCore:
         self.outbox = Outbox()
         self.jobs: OrderedDict[bytes, Job] = OrderedDict()
         self.connected: set[bytes] = set()
+        self.market = Market(self.key, self.registry, self.standings, self.connected)
         self._keys = keys
         self._jitter = jitter
         self._gossip = GossipBook(
@@ -152,63 +148,6 @@ class NodeCore:
     def sign(self, body: B) -> Signed[B]:
         """Seal a body with this peer's key."""
         return seal(body, network=self.network, key=self._keys)
-
-    def appraise(self, peer: bytes, bid: Bid) -> tuple[int, int]:
-        """(penalty, corrected eta in ms) of a bid, with the ranking of the job it is for."""
-        return self._appraise(peer, bid.eta_ms, self._routes.get(bid.job_id))
-
-    def _appraise(self, peer: bytes, eta_ms: int, job: Job | None) -> tuple[int, int]:
-        standing = self.standings.of(peer)
-        # Delivered over declared time: promising less than one delivers doesn't win.
-        corrected = eta_ms * standing.latency_factor_ppm // 1_000_000
-        if job is None:
-            return 0, corrected
-        penalty = score_micros(
-            eta_ms=corrected, reputation_ppm=standing.reputation_ppm, ranking=job.request.ranking
-        )
-        return penalty, corrected
-
-    def posted_candidates(self, offer: Signed[Offer], now_ms: int) -> list[Candidate]:
-        """Peers whose standing ask fits an offer, best first."""
-        body, candidates = offer.body, []
-        able = self.registry.able(body.workload, body.model, body.profile, now_ms)
-        for peer, offering in able.items():
-            advert = self.registry.get(peer)
-            fits = (
-                advert is not None
-                and peer != self.key
-                and peer not in body.exclude
-                and offering.price_micros <= body.price_micros_max
-                and offering.rate_milli >= body.rate_milli_min
-                and self.standings.is_welcome(peer, now_ms)
-            )
-            if not fits or advert is None:
-                continue
-            eta_ms = 1_000_000 * body.units_max // max(1, offering.rate_milli)
-            penalty, eta_ms = self._appraise(peer, eta_ms, self._routes.get(offer.id))
-            # A connected peer saves a dial; a full one is tried last.
-            busy = 0 if advert.body.slots_free else 1_000
-            candidates.append(Candidate(peer, advert, offering.price_micros, penalty + busy, eta_ms))
-        candidates.sort(key=lambda c: (c.score_micros, c.peer not in self.connected, c.basis.id))
-        return candidates
-
-    def electorate(self, offer: Offer, executor: bytes, now_ms: int) -> Electorate | None:
-        """Everybody known who could verify an offer's job, but for the two parties."""
-        able = self.registry.able(offer.workload, offer.model, offer.profile, now_ms)
-        members = [
-            Member(key, 1)
-            for key in able
-            if key not in (self.key, executor) and self.standings.is_welcome(key, now_ms)
-        ]
-        if len(members) > ELECTORATE_MEMBERS_MAX:
-            # Anybody can fill a registry with keys: proven peers first, the rest by a lot they can't aim at.
-            members.sort(
-                key=lambda member: (
-                    -self.standings.of(member.key).reputation_ppm,
-                    tagged("p2p-node/electorate-lot/1", offer.nonce, member.key),
-                )
-            )
-        return Electorate(members[:ELECTORATE_MEMBERS_MAX]) if members else None
 
     def route(self, identifier: bytes, owner: Any) -> None:
         """Deliver messages that name ``identifier`` to ``owner``."""

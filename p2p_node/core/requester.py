@@ -147,16 +147,21 @@ class Job:
     def _announce(self, now_ms: int) -> list[Effect]:
         offer = self._offers[-1]
         self._node.route(offer.id, self)
-        auction = Auction(offer, appraise=self._node.appraise, sign=self._node.sign)
+        auction = Auction(offer, appraise=self._appraise, sign=self._node.sign)
         self.auctions.append(auction)
         self.state = JobState.BIDDING
         offered = Notify(self.id, "offered", {"offer": offer.id, "mode": self.request.mode})
         if self.request.mode == "posted":
             # Nobody bids, so nobody needs to hear of it but the executor, whose proposal carries the offer.
-            self._candidates = self._node.posted_candidates(offer, now_ms)
+            self._candidates = self._node.market.posted_candidates(
+                offer, ranking=self.request.ranking, now_ms=now_ms
+            )
             self._next_candidate = 0
             return [offered, *self._award_next(now_ms)]
         return [Publish("jobs", offer), offered, *auction.start()]
+
+    def _appraise(self, peer: bytes, bid: Bid) -> tuple[int, int]:
+        return self._node.market.appraise(peer, bid.eta_ms, ranking=self.request.ranking)
 
     def _advance_auction(self, offer_id: bytes, event: Event, now_ms: int) -> list[Effect]:
         auction = next((a for a in self.auctions if a.offer.id == offer_id), None)
@@ -195,7 +200,7 @@ class Job:
             candidate = self._candidates[index]
             if candidate.peer in self._failed_peers:
                 continue
-            electorate = self._node.electorate(self._offers[-1].body, candidate.peer, now_ms)
+            electorate = self._node.market.electorate(self._offers[-1].body, candidate.peer, now_ms)
             if electorate is None:
                 return self._conclude(
                     JobState.VERIFICATION_FAILED, "no peer is known that could verify this job", now_ms

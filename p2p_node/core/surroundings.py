@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any, Protocol, TypeVar
 
-from protocols.auction import Candidate
+from p2p_node.core.market import Market
 from protocols.crypto import Crypto
 from protocols.envelope import Signed
-from protocols.messages import Bid, Body, Offer
+from protocols.messages import Body
 from protocols.standing import Standings
-from verification.electorate import Electorate
 
 __all__ = ["Surroundings"]
 
@@ -24,21 +23,10 @@ class Surroundings(Protocol):
     secret: bytes
     standings: Standings
     connected: set[bytes]
+    market: Market
 
     def sign(self, body: B) -> Signed[B]:
         """Seal a body with this peer's key."""
-        ...
-
-    def appraise(self, peer: bytes, bid: Bid) -> tuple[int, int]:
-        """(penalty in micro-units, corrected eta in ms) of a bid."""
-        ...
-
-    def posted_candidates(self, offer: Signed[Offer], now_ms: int) -> list[Candidate]:
-        """Peers whose standing ask fits an offer, best first."""
-        ...
-
-    def electorate(self, offer: Offer, executor: bytes, now_ms: int) -> Electorate | None:
-        """Everybody known who could verify, without the two parties; None if nobody."""
         ...
 
     def route(self, identifier: bytes, owner: Any) -> None:

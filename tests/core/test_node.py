@@ -285,11 +285,11 @@ def test_early_claims_are_bounded() -> None:
 
 def test_a_registry_full_of_keys_does_not_break_the_electorate(monkeypatch: pytest.MonkeyPatch) -> None:
     """Adverts are free: more able peers than a list may hold once raised in the middle of an award."""
-    monkeypatch.setattr("p2p_node.core.node.ELECTORATE_MEMBERS_MAX", 4)
+    monkeypatch.setattr("p2p_node.core.market.ELECTORATE_MEMBERS_MAX", 4)
     node = core(REQUESTER, knows=tuple(range(1, 20)))
     node.standings.record_completion(key(7), declared_ms=1, delivered_ms=1)
-    one = node.electorate(offer().body, key(EXECUTOR), NOW_MS)
-    other = node.electorate(offer(nonce=bytes([1]) * 16).body, key(EXECUTOR), NOW_MS)
+    one = node.market.electorate(offer().body, key(EXECUTOR), NOW_MS)
+    other = node.market.electorate(offer(nonce=bytes([1]) * 16).body, key(EXECUTOR), NOW_MS)
     assert one is not None and other is not None
     assert one.count == other.count == 4
     # Proven peers stay; who else is in it nobody could aim at.
@@ -301,9 +301,9 @@ def test_a_registry_full_of_keys_does_not_break_the_electorate(monkeypatch: pyte
 def test_the_electorate_is_everybody_able_and_welcome() -> None:
     node = core(REQUESTER, knows=(1, 2, 3))
     node.standings.convict(key(3))
-    electorate = node.electorate(offer().body, key(1), NOW_MS)
+    electorate = node.market.electorate(offer().body, key(1), NOW_MS)
     assert electorate is not None and [m.key for m in electorate.members] == [key(2)]
-    assert core(REQUESTER).electorate(offer().body, key(1), NOW_MS) is None
+    assert core(REQUESTER).market.electorate(offer().body, key(1), NOW_MS) is None
 
 
 def test_a_late_voucher_still_finds_its_contract() -> None:

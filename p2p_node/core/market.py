@@ -1,0 +1,79 @@
+"""Who could do a job, who could verify it, and what choosing a peer costs, by what this node knows."""
+
+from __future__ import annotations
+
+from p2p_node.core.registry import Registry
+from protocols.auction import Candidate, Ranking, score_micros
+from protocols.digest import tagged
+from protocols.envelope import Signed
+from protocols.limits import ELECTORATE_MEMBERS_MAX
+from protocols.messages import Member, Offer
+from protocols.standing import Standings
+from verification.electorate import Electorate
+
+__all__ = ["Market"]
+
+BUSY_MICROS = 1_000
+"""Penalty of a peer whose advert shows no free slot: it is tried last."""
+
+
+class Market:
+    """One node's view of the others, as a requester's machines ask for it."""
+
+    def __init__(
+        self, own_key: bytes, registry: Registry, standings: Standings, connected: set[bytes]
+    ) -> None:
+        self._own_key = own_key
+        self._registry = registry
+        self._standings = standings
+        self._connected = connected
+
+    def appraise(self, peer: bytes, eta_ms: int, *, ranking: Ranking) -> tuple[int, int]:
+        """What a peer's slowness and standing cost, in micro-units, and its corrected eta in ms."""
+        standing = self._standings.of(peer)
+        # Delivered over declared time: promising less than one delivers doesn't win.
+        corrected = eta_ms * standing.latency_factor_ppm // 1_000_000
+        penalty = score_micros(eta_ms=corrected, reputation_ppm=standing.reputation_ppm, ranking=ranking)
+        return penalty, corrected
+
+    def posted_candidates(self, offer: Signed[Offer], *, ranking: Ranking, now_ms: int) -> list[Candidate]:
+        """Peers whose standing ask fits an offer, best first."""
+        body, candidates = offer.body, []
+        able = self._registry.able(body.workload, body.model, body.profile, now_ms)
+        for peer, offering in able.items():
+            advert = self._registry.get(peer)
+            fits = (
+                advert is not None
+                and peer != self._own_key
+                and peer not in body.exclude
+                and offering.price_micros <= body.price_micros_max
+                and offering.rate_milli >= body.rate_milli_min
+                and self._standings.is_welcome(peer, now_ms)
+            )
+            if not fits or advert is None:
+                continue
+            declared_ms = 1_000_000 * body.units_max // max(1, offering.rate_milli)
+            penalty, eta_ms = self.appraise(peer, declared_ms, ranking=ranking)
+            busy = 0 if advert.body.slots_free else BUSY_MICROS
+            candidates.append(Candidate(peer, advert, offering.price_micros, penalty + busy, eta_ms))
+        # A connected peer saves a dial.
+        candidates.sort(key=lambda c: (c.score_micros, c.peer not in self._connected, c.basis.id))
+        return candidates
+
+    def electorate(self, offer: Offer, executor: bytes, now_ms: int) -> Electorate | None:
+        """Everybody known who could verify an offer's job but for the two parties; None if nobody."""
+        able = self._registry.able(offer.workload, offer.model, offer.profile, now_ms)
+        members = [
+            Member(key, 1)
+            for key in able
+            if key not in (self._own_key, executor) and self._standings.is_welcome(key, now_ms)
+        ]
+        if len(members) > ELECTORATE_MEMBERS_MAX:
+            # Anybody can fill a registry with keys: proven peers first, the rest by a lot they can't aim at.
+            members.sort(
+                key=lambda member: (
+                    -self._standings.of(member.key).reputation_ppm,
+                    tagged("p2p-node/electorate-lot/1", offer.nonce, member.key),
+                )
+            )
+        return Electorate(members[:ELECTORATE_MEMBERS_MAX]) if members else None
