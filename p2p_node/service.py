@@ -37,7 +37,7 @@ from protocols.identity import peer_id
 from protocols.messages import Accelerator, Offering
 from workloads.lm.manifest import builtin_models, load_manifest
 
-__all__ = ["Node", "Options", "run"]
+__all__ = ["Options", "is_offered", "run"]
 
 log = structlog.get_logger(__name__)
 
@@ -80,6 +80,11 @@ def run(config: NodeConfig, place: DataDir, seed: bytes, options: Options | None
         raise UserError(str(fault)) from group
 
 
+def is_offered(device: str, choices: tuple[str, ...]) -> bool:
+    """Whether an operator's ``--devices`` name a torch device: itself, its kind, or auto for all."""
+    return not {"auto", device, device.partition(":")[0]}.isdisjoint(choices)
+
+
 def wall_clock_ms() -> int:
     """Milliseconds since the epoch."""
     return time.time_ns() // 1_000_000
@@ -118,6 +123,10 @@ async def _serve(
         loopback_host_and_port(config.api, flag="--api")
     if config.metrics is not None:
         host_and_port(config.metrics, flag="--metrics")
+    if not is_offered("cpu", config.devices):
+        raise UserError(
+            f"--devices {','.join(config.devices)} must include cpu or auto: exact profiles run on the CPU"
+        )
     store = Store.open(place.store)
     with _closing(store):
         models = {
@@ -242,6 +251,7 @@ def _make_core(
         accelerators=tuple(
             Accelerator(device["device"], device["name"], device["memory_bytes"])
             for device in measured["accelerators"]
+            if is_offered(device["device"], config.devices)
         ),
     )
     make = hostile_core(cheat)

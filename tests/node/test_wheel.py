@@ -101,3 +101,19 @@ def test_it_starts_and_makes_an_identity(installed: Path, tmp_path: Path) -> Non
     shown = run(installed, "p2p-node", "id", "-o", "json", P2P_NODE_DATADIR=datadir)
     assert json.loads(shown.stdout)["peer_id"] == made.stdout.strip()
     assert run(installed, "p2p-node", "--version").stdout == f"p2p-node {VERSION}\n"
+
+
+def test_a_node_runs_from_it(installed: Path, tmp_path: Path) -> None:
+    datadir = tmp_path / "node"
+    assert run(installed, "p2p-node", "init", "--no-passphrase", "--datadir", str(datadir)).returncode == 0
+    listening = ["--listen", "/ip4/127.0.0.1/tcp/0", "--api", "127.0.0.1:0", "--no-mdns"]
+    command = [str(installed / "bin" / "p2p-node"), "start", "--datadir", str(datadir), *listening]
+    with subprocess.Popen(command, cwd=installed, stderr=subprocess.PIPE, text=True) as node:
+        assert node.stderr is not None
+        told = []
+        for line in node.stderr:
+            told.append(line)
+            if "node is up" in line:
+                node.terminate()
+        assert node.wait() == 0, told
+    assert any("node is up" in line for line in told)
