@@ -47,7 +47,7 @@ class NodeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     ] = "main"
     """Peers of different networks don't hear each other."""
     devices: Annotated[tuple[_Device, ...], Meta(min_length=1)] = ("auto",)
-    """Torch devices to offer: auto, cpu, cuda, cuda:0, … Exact profiles run on the CPU, so it must be named."""
+    """Torch devices to offer: auto, cpu, cuda, cuda:0, … Exact profiles need the CPU among them."""
     price_micros: Annotated[int, Meta(ge=0, le=limits.PRICE_MICROS_MAX)] = 100
     """What we ask for one output unit."""
     api: _HostPort | None = "127.0.0.1:4151"
