@@ -89,6 +89,7 @@ class _Collector:
         messages.add_metric(["direct"], runtime.frames_received)
         messages.add_metric(["gossip"], runtime.gossip_received)
         yield messages
+        yield _counter("bugs_met", "Events from the network that met a bug of this node.", runtime.bugs_met)
         yield _counter("frames_dropped", "Outgoing messages dropped by a full queue.", runtime.frames_dropped)
         yield _counter("penalties", "Faults of peers that were counted against them.", runtime.penalties)
         yield _counter("worker_restarts", "Worker processes that died.", activity.worker_deaths)

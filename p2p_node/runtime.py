@@ -112,6 +112,7 @@ class Runtime:
         self.core = core
         self.clock = clock
         self.frames_dropped = 0
+        self.bugs_met = 0
         self.frames_received = 0
         self.gossip_received = 0
         self.penalties = 0
@@ -182,9 +183,19 @@ class Runtime:
             self.perform(self.core.start(self.clock()))
             task_status.started()
             async for event in network.events:
-                self.perform(self._hear(event))
+                self.perform(self._hear_contained(event))
                 # Many events may wait; sending and timers get their turn between them.
                 await trio.lowlevel.checkpoint()
+
+    def _hear_contained(self, event: NetworkEvent) -> list[Act]:
+        """What follows from an event, or nothing if we have a bug that it reaches."""
+        try:
+            return self._hear(event)
+        except Exception:
+            # A bug of ours must not become a way to stop us from afar; it is loud in log and metrics.
+            self.bugs_met += 1
+            log.exception("an event from the network met a bug", kind=type(event).__name__)
+            return []
 
     def _hear(self, event: NetworkEvent) -> list[Act]:
         now_ms = self.clock()
