@@ -152,12 +152,12 @@ class Job:
         self.state = JobState.BIDDING
         offered = Notify(self.id, "offered", {"offer": offer.id, "mode": self.request.mode})
         if self.request.mode == "posted":
-            # Nobody bids, so nobody needs to hear of it but the executor, whose proposal carries the offer.
             self._candidates = self._node.market.posted_candidates(
                 offer, ranking=self.request.ranking, now_ms=now_ms
             )
             self._next_candidate = 0
-            return [offered, *self._award_next(now_ms)]
+            # Everybody hears of every job, but the executor, whose proposal carries it, first.
+            return [offered, *self._award_next(now_ms), Publish("jobs", offer)]
         return [Publish("jobs", offer), offered, *auction.start()]
 
     def _appraise(self, peer: bytes, bid: Bid) -> tuple[int, int]:
