@@ -18,8 +18,8 @@ from protocols.messages import OpeningRequest
 __all__ = ["CHEATS", "hostile_core", "worker_variant"]
 
 CHEATS: dict[str, str] = {
-    "quantized-weights": "runs int4 weights; caught by recomputing a chunk's hidden states",
-    "skipped-layer": "leaves a layer out; caught by recomputing a chunk's hidden states",
+    "quantized-weights": "runs int4 weights; caught by recomputing a chunk's tokens and hidden states",
+    "skipped-layer": "leaves a layer out; caught by recomputing a chunk's tokens and hidden states",
     "spoofed-tokens": "decodes with a cheap model, then one honest prefill; caught by re-sampling tokens",
     "withheld-opening": "never opens its commitment; caught by the deadline",
     "false-verdict": "reports a mismatch that isn't there; caught by recomputing the disputed chunk",
