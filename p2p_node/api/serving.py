@@ -74,7 +74,7 @@ async def run_app(app: Any, sock: socket.socket) -> None:
     async def handle(stream: trio.SocketStream) -> None:
         streams.add(stream)
         try:
-            await TCPServer(
+            await _Connection(
                 wrapped,
                 config,
                 context,
@@ -88,6 +88,15 @@ async def run_app(app: Any, sock: socket.socket) -> None:
         nursery.start_soon(_close_when_cancelled, streams)
         listener = trio.SocketListener(trio.socket.from_stdlib_socket(sock))
         nursery.start_soon(functools.partial(trio.serve_listeners, handle, [listener]))
+
+
+class _Connection(TCPServer):
+    """Ends when its client does: hypercorn would keep a half-closed connection until it has idled."""
+
+    async def _read_data(self) -> None:
+        await super()._read_data()
+        if self._task_group._nursery is not None:
+            self._task_group._nursery.cancel_scope.cancel()
 
 
 async def _close_when_cancelled(streams: set[trio.SocketStream]) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import stat
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -161,7 +162,8 @@ def test_what_does_not_exist(http: httpx.Client, method: str, path: str, status:
         assert error["rule"]
 
 
-def test_junk_on_the_socket_leaves_the_api_up(rig: Rig, http: httpx.Client) -> None:
+@pytest.mark.parametrize("pause_s", [0.0, 0.03], ids=["at once", "after a pause"])
+def test_junk_on_the_socket_leaves_the_api_up(rig: Rig, http: httpx.Client, pause_s: float) -> None:
     host, port = announced(rig)["url"].removeprefix("http://").split(":")
     junk = [
         b"\0" * 1_000,
@@ -179,6 +181,7 @@ def test_junk_on_the_socket_leaves_the_api_up(rig: Rig, http: httpx.Client) -> N
             answer = b""
             try:
                 connection.sendall(data)
+                time.sleep(pause_s)  # An end of the stream that comes alone is another path.
                 connection.shutdown(socket.SHUT_WR)
                 while part := connection.recv(65_536):
                     answer += part
