@@ -17,8 +17,8 @@ from typing import NamedTuple
 
 from protocols.digest import DIGEST_BYTES, tagged
 from protocols.limits import ELECTORATE_MEMBERS_MAX, MEMBER_WEIGHT_MAX, TOTAL_WEIGHT_MAX
+from protocols.merkle import climb, grow, is_left
 from protocols.messages import Member, MembershipProof
-from verification.merkle import climb, grow, is_left
 
 __all__ = ["Electorate", "Member", "MembershipProof", "verify_membership"]
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from protocols import merkle
 from protocols.crypto import Crypto
 from protocols.envelope import Signed, open_envelope
 from protocols.errors import Rejected
@@ -26,7 +27,6 @@ from protocols.messages import (
     Widening,
 )
 from protocols.units import FALSE_UNITS, chunk_count, units_digest
-from verification import merkle
 from verification.commitment import blind_digest, chunk_leaf
 from verification.electorate import verify_membership
 from verification.sortition import alpha, drawn_chunks, is_drawn

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from protocols import merkle
 from protocols.crypto import Crypto
 from protocols.envelope import Signed, open_envelope
 from protocols.errors import Rejected
@@ -22,7 +23,6 @@ from protocols.messages import (
     Widening,
 )
 from protocols.units import units_digest
-from verification import merkle
 from verification.commitment import chunk_leaf, chunk_salt
 from verification.evidence import Contract, check_blind, check_draw, check_widening
 

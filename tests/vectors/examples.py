@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from protocols import merkle
 from protocols import messages as m
 from protocols.auction import bid_seal
 from protocols.digest import tagged
 from protocols.envelope import Signed, seal
 from protocols.units import input_digest, units_digest
 from tests.support.keys import keyring
-from verification import merkle
 from verification.commitment import blind_digest, chunk_leaf
 from verification.electorate import Electorate
 from verification.sortition import alpha

@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from protocols import merkle
 from protocols.auction import bid_seal
 from protocols.digest import tagged
 from protocols.envelope import Signed
@@ -21,7 +22,6 @@ from protocols.messages import Bid, Body, Member
 from protocols.units import input_digest, units_digest
 from tests.support.keys import keyring
 from tests.vectors.examples import NETWORK, examples
-from verification import merkle
 from verification.commitment import blind_digest, chunk_leaf
 from verification.ecvrf import proof_to_hash
 from verification.electorate import Electorate

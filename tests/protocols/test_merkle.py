@@ -6,8 +6,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from protocols import merkle
 from protocols.digest import tagged
-from verification import merkle
 
 quick = settings(max_examples=100, deadline=None, derandomize=True)
 digests = st.binary(min_size=32, max_size=32)
