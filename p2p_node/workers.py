@@ -76,7 +76,7 @@ class WorkerSettings:
 
     threads: int = 1
     memory_bytes_max: int = 0
-    models_max: int = 4
+    models_max: int = 8
     start_timeout_s: float = 120.0
 
 

@@ -47,19 +47,21 @@ class _Frame(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
 
 
 class ModelRef(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """A model in one numerics profile.
+    """A model of a workload in one numerics profile.
 
     Args:
         path: the directory.
         digest: what its files must hash to.
         profile: ``exact14``, ``exact21`` or ``native``.
         variant: how to cheat while generating, for hostile test peers; empty for honest.
+        workload: what it is run as (`workloads.registry`).
     """
 
     path: str
     digest: bytes
     profile: str
     variant: str = ""
+    workload: str = "lm.generate"
 
 
 class Load(_Frame, frozen=True):
@@ -75,7 +77,7 @@ class Generate(_Frame, frozen=True):
     Args:
         run: names this run in every answer.
         model: loaded first if it isn't.
-        input: `workloads.lm.input.encode_input`.
+        input: in the workload's own encoding.
         prefix: verified output to go on from, whole chunks of it.
     """
 

@@ -39,9 +39,10 @@ from workloads.frames import (
     Shutdown,
     encode_frame,
 )
+from workloads.registry import open_workload
 
 if TYPE_CHECKING:
-    from workloads.lm.generate import LmExecutor
+    from workloads.workload import Workload
 
 __all__ = ["main"]
 
@@ -59,6 +60,7 @@ Work = Load | Generate | Recompute
 
 
 class _ModelKey(NamedTuple):
+    workload: str
     digest: bytes
     profile: str
     variant: str
@@ -153,42 +155,42 @@ class _Models:
 
     def __init__(self, count_max: int) -> None:
         self._count_max = count_max
-        self._loaded: OrderedDict[_ModelKey, LmExecutor] = OrderedDict()
+        self._loaded: OrderedDict[_ModelKey, Workload] = OrderedDict()
 
-    def get(self, model: ModelRef) -> tuple[LmExecutor, int]:
-        """The model's executor and the milliseconds it took to load it, 0 if it was there."""
-        from workloads.lm.generate import LmExecutor
-
-        key = _ModelKey(model.digest, model.profile, model.variant)
-        executor = self._loaded.get(key)
-        if executor is not None:
+    def get(self, model: ModelRef) -> tuple[Workload, int]:
+        """The workload with its model, and the milliseconds it took to load it, 0 if it was there."""
+        key = _ModelKey(model.workload, model.digest, model.profile, model.variant)
+        workload = self._loaded.get(key)
+        if workload is not None:
             self._loaded.move_to_end(key)
-            return executor, 0
+            return workload, 0
         started = time.monotonic()
         while len(self._loaded) >= self._count_max:
             self._loaded.popitem(last=False)
-        executor = LmExecutor(
-            Path(model.path), model.profile, model.variant or None, expected_digest=model.digest
+        workload = open_workload(
+            model.workload,
+            Path(model.path),
+            model.profile,
+            model.variant or None,
+            expected_digest=model.digest,
         )
-        self._loaded[key] = executor
-        return executor, max(1, round((time.monotonic() - started) * 1000))
+        self._loaded[key] = workload
+        return workload, max(1, round((time.monotonic() - started) * 1000))
 
 
 def _perform(work: Work, models: _Models, inbox: _Inbox, outbox: _Outbox) -> None:
-    from workloads.lm.input import decode_input
-
     if inbox.is_cancelled(work.run) and not isinstance(work, Generate):
         outbox.send(Failed(work.run, "cancelled", "cancelled before it began"))
         return
-    executor, load_ms = models.get(work.model)
+    workload, load_ms = models.get(work.model)
     started = time.process_time_ns()
     match work:
         case Load():
             outbox.send(Loaded(work.run, work.model.digest, load_ms))
         case Generate():
             stream = _Stream(outbox, work.run)
-            outcome = executor.generate(
-                decode_input(work.input),
+            outcome = workload.generate(
+                work.input,
                 work.prefix,
                 stream.add,
                 stream.chunk,
@@ -197,7 +199,7 @@ def _perform(work: Work, models: _Models, inbox: _Inbox, outbox: _Outbox) -> Non
             stream.flush()
             outbox.send(Finished(work.run, outcome.units_total, outcome.reason, _cpu_us_since(started)))
         case Recompute():
-            digests = executor.recompute(decode_input(work.input), work.units, work.chunks)
+            digests = workload.recompute(work.input, work.units, work.chunks)
             outbox.send(Recomputed(work.run, tuple(sorted(digests.items())), _cpu_us_since(started)))
 
 
@@ -230,7 +232,7 @@ def main() -> None:
     parser.add_argument("--parent", type=int, required=True, help="process id of the node")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--memory-bytes-max", type=int, required=True, help="private memory")
-    parser.add_argument("--models-max", type=int, default=4, help="models kept loaded")
+    parser.add_argument("--models-max", type=int, default=8, help="models kept loaded")
     arguments = parser.parse_args()
 
     started = time.monotonic()
@@ -244,7 +246,7 @@ def main() -> None:
 
     import torch
 
-    import workloads.lm.generate  # noqa: F401
+    import workloads.lm.workload  # noqa: F401
     from workloads.llama.selfcheck import check_arithmetic
 
     torch.set_num_threads(arguments.threads)

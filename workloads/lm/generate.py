@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -25,21 +24,9 @@ from workloads.lm.hostile import SPOOFED_TOKENS, cheaper_model
 from workloads.lm.input import LmInput, chunk_range, finish_reason
 from workloads.lm.manifest import load_manifest
 from workloads.lm.sampling import sample
+from workloads.workload import Outcome
 
 __all__ = ["LmExecutor", "Outcome"]
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """How a generation ended.
-
-    Args:
-        units_total: output tokens, the prefix included.
-        reason: ``length``, ``stop`` or ``cancelled``.
-    """
-
-    units_total: int
-    reason: str
 
 
 class LmExecutor:

@@ -1,0 +1,47 @@
+"""``lm.generate`` among the kinds of work; readable without torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from protocols.limits import CHUNKS_PER_SEGMENT, LM_CHUNK_UNITS
+from workloads.llama.config import load_config
+from workloads.lm.input import LmInput, encode_input
+from workloads.lm.manifest import builtin_models, load_manifest
+from workloads.workload import EXACT_PROFILES, Kind, Model, Workload
+
+__all__ = ["LM"]
+
+_PROBE_TOKENS = 24
+
+
+def _models() -> tuple[Model, ...]:
+    return tuple(
+        Model(name, path, load_manifest(path).digest, load_config(path).max_position_embeddings)
+        for name, path in builtin_models().items()
+    )
+
+
+def _probe() -> bytes:
+    return encode_input(
+        LmInput(prompt=(1, 2, 3, 4), max_tokens=_PROBE_TOKENS, seed=0, temperature_milli=1_000)
+    )
+
+
+def _open(model_dir: Path, profile: str, variant: str | None, expected_digest: bytes | None) -> Workload:
+    from workloads.lm.workload import LmWorkload
+
+    return LmWorkload(model_dir, profile, variant, expected_digest=expected_digest)
+
+
+LM = Kind(
+    name="lm.generate",
+    unit="token",
+    chunk_units=LM_CHUNK_UNITS,
+    segment_chunks=CHUNKS_PER_SEGMENT,
+    profiles=EXACT_PROFILES,
+    variants=("quantized-weights", "skipped-layer", "spoofed-tokens"),
+    models=_models,
+    probe=_probe,
+    open=_open,
+)

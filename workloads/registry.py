@@ -1,0 +1,50 @@
+"""Which kinds of work there are; readable without torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from workloads.errors import InputRefused
+from workloads.lm.kind import LM
+from workloads.workload import Kind, Workload
+
+__all__ = ["KINDS", "kind_of", "open_workload"]
+
+KINDS: dict[str, Kind] = {kind.name: kind for kind in (LM,)}
+"""Kinds of work by the name that jobs carry."""
+
+
+def kind_of(name: str) -> Kind:
+    """The kind of work of this name.
+
+    Raises:
+        InputRefused: there is none.
+    """
+    kind = KINDS.get(name)
+    if kind is None:
+        raise InputRefused(f"workload {name!r} must be one of {', '.join(KINDS)}")
+    return kind
+
+
+def open_workload(
+    name: str,
+    model_dir: Path,
+    profile: str,
+    variant: str | None = None,
+    *,
+    expected_digest: bytes | None = None,
+) -> Workload:
+    """Load a model to run it or to check it.
+
+    Args:
+        name: of the workload, as jobs carry it.
+        model_dir: the model's directory; ignored by workloads without weights.
+        profile: one of the kind's numerics profiles.
+        variant: how to cheat while generating, for hostile test peers; recomputing is always honest.
+        expected_digest: what the model must hash to; None to take it as it is.
+
+    Raises:
+        InputRefused: no such workload, profile or variant.
+        ModelRefused: the directory is not a model of this workload, or hashes to something else.
+    """
+    return kind_of(name).open(model_dir, profile, variant, expected_digest)
