@@ -10,7 +10,7 @@ from functools import lru_cache
 
 from blake3 import blake3
 
-__all__ = ["DIGEST_BYTES", "tagged"]
+__all__ = ["DIGEST_BYTES", "tagged", "tagged_header"]
 
 DIGEST_BYTES = 32
 
@@ -31,6 +31,22 @@ def tagged(tag: str, *parts: bytes) -> bytes:
         pieces.append(part)
     # One call on joined bytes: a call for each piece costs more than hashing it.
     return blake3(b"".join(pieces)).digest()
+
+
+def tagged_header(tag: str, *parts: bytes, last_bytes: int) -> bytes:
+    """What `tagged` hashes before its last part, for a last part too large to copy.
+
+    Args:
+        tag: the purpose.
+        parts: all but the last.
+        last_bytes: length of the last.
+    """
+    pieces = [_prefix(tag)]
+    for part in parts:
+        pieces.append(len(part).to_bytes(8, "little"))
+        pieces.append(part)
+    pieces.append(last_bytes.to_bytes(8, "little"))
+    return b"".join(pieces)
 
 
 @lru_cache(maxsize=256)

@@ -77,6 +77,12 @@ WIDENING_MAX = 2
 
 VERIFIERS_PER_SEGMENT_MAX = 64
 MERKLE_DEPTH_MAX = 32
+PARAMETERS_MAX = 2**20
+"""Tensors of a model."""
+
+PARAMETER_NAME_BYTES_MAX = 256
+MODEL_FILES_MAX = 8
+"""Small files, e.g. a configuration and a tokenizer, that a model's digest names beside its tensors."""
 
 # --- What a peer remembers --------------------------------------------------------------------
 
@@ -158,3 +164,6 @@ OUTBOX_MESSAGES_PER_PEER_MAX = 1_024
 
 EARLY_COMMITMENTS_MAX = 256
 """Commitments not heard yet whose draw claims are kept."""
+
+COMMITMENTS_WATCHED_MAX = 2_048
+"""Commitments remembered, so that a second one for the same segment is noticed."""

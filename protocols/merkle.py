@@ -14,7 +14,7 @@ from typing import TypeVar
 from protocols.digest import DIGEST_BYTES, tagged
 from protocols.limits import MERKLE_DEPTH_MAX
 
-__all__ = ["LEAVES_MAX", "climb", "grow", "is_left", "prove", "root", "verify"]
+__all__ = ["LEAVES_MAX", "climb", "grow", "is_left", "prove", "reached", "root", "verify"]
 
 LEAVES_MAX = 2**MERKLE_DEPTH_MAX
 
@@ -56,15 +56,20 @@ def verify(root: bytes, *, leaf: bytes, index: int, count: int, proof: Sequence[
     False for whatever is malformed: an index or count out of bounds, a digest of another length,
     a proof that is longer or shorter than the place of the leaf demands.
     """
+    return reached(leaf=leaf, index=index, count=count, proof=proof) == root
+
+
+def reached(*, leaf: bytes, index: int, count: int, proof: Sequence[bytes]) -> bytes | None:
+    """The root that ``proof`` leads to from ``leaf``; None for whatever is malformed, as in `verify`."""
     if not 1 <= count <= LEAVES_MAX or not 0 <= index < count:
-        return False
+        return None
     siblings = [sibling for _, sibling in climb(index, count)]
     if len(proof) != len(siblings) or any(len(digest) != DIGEST_BYTES for digest in (leaf, *proof)):
-        return False
+        return None
     node = leaf
     for sibling, digest in zip(siblings, proof, strict=True):
         node = _join(digest, node) if is_left(sibling) else _join(node, digest)
-    return _seal(count, node) == root
+    return _seal(count, node)
 
 
 def grow(leaves: Sequence[_Node], join: Callable[[_Node, _Node], _Node]) -> list[Sequence[_Node]]:

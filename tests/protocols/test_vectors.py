@@ -108,6 +108,22 @@ def test_commitment_digests() -> None:
     assert blind.hex() == case["digest"]
 
 
+def test_values_and_models() -> None:
+    value, model = DIGESTS["value"], DIGESTS["model"]
+    shape = b"".join(spec.u64(size) for size in value["shape"])
+    data = bytes.fromhex(value["data"])
+    digest = spec.tagged("p2p-node/value/1", value["dtype"].encode(), shape, data)
+    assert digest.hex() == value["digest"]
+    parts = [part for name, digest in model["files"] for part in (name.encode(), bytes.fromhex(digest))]
+    leaves = [
+        spec.tagged("p2p-node/parameter/1", name.encode(), bytes.fromhex(digest))
+        for name, digest in model["parameters"]
+    ]
+    root = spec.merkle_root(leaves)
+    assert root.hex() == model["root"]
+    assert spec.tagged("p2p-node/model/2", *parts, root).hex() == model["digest"]
+
+
 def test_merkle_roots_and_proofs() -> None:
     case = DIGESTS["merkle"]
     leaves = [bytes.fromhex(leaf) for leaf in case["leaves"]]

@@ -26,6 +26,7 @@ __all__ = [
     "pack",
     "peer_id",
     "tagged",
+    "u64",
     "units_digest",
     "weighted_climb",
 ]

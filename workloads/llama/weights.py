@@ -6,7 +6,6 @@ The header is checked here before the library maps the file.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import torch
@@ -15,12 +14,12 @@ from torch import Tensor
 
 from workloads.errors import ModelRefused
 from workloads.llama.config import LlamaConfig
+from workloads.tensorfile import read_places
 
 __all__ = ["expected_shapes", "load_weights"]
 
 WEIGHTS_FILE = "model.safetensors"
-HEADER_BYTES_MAX = 16 << 20
-_DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}
+_DTYPES = ("bfloat16", "float16", "float32")
 
 
 def expected_shapes(config: LlamaConfig) -> dict[str, tuple[int, ...]]:
@@ -65,7 +64,7 @@ def load_weights(model_dir: Path, config: LlamaConfig) -> dict[str, Tensor]:
     """
     path = model_dir / WEIGHTS_FILE
     shapes = expected_shapes(config)
-    _check_header(path, shapes, tied=config.tie_word_embeddings)
+    _check_places(path, shapes, tied=config.tie_word_embeddings)
     weights: dict[str, Tensor] = {}
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
@@ -88,37 +87,17 @@ def _finite(name: str, tensor: Tensor) -> Tensor:
     return tensor
 
 
-def _check_header(path: Path, shapes: dict[str, tuple[int, ...]], *, tied: bool) -> None:
-    header = _read_header(path)
-    header.pop("__metadata__", None)
-    missing = sorted(shapes.keys() - header.keys())
+def _check_places(path: Path, shapes: dict[str, tuple[int, ...]], *, tied: bool) -> None:
+    places = {place.name: place for place in read_places(path)}
+    missing = sorted(shapes.keys() - places.keys())
     if missing:
         raise ModelRefused(f"{WEIGHTS_FILE} lacks {len(missing)} tensors, first {missing[0]}")
     allowed = shapes | ({"lm_head.weight": shapes["model.embed_tokens.weight"]} if tied else {})
-    extra = sorted(header.keys() - allowed.keys())
+    extra = sorted(places.keys() - allowed.keys())
     if extra:
         raise ModelRefused(f"{WEIGHTS_FILE} holds {len(extra)} unknown tensors, first {extra[0]}")
-    for name, entry in header.items():
-        if not isinstance(entry, dict) or entry.get("dtype") not in _DTYPES:
-            kind = entry.get("dtype") if isinstance(entry, dict) else entry
-            raise ModelRefused(f"tensor {name} has dtype {kind!r}, must be one of {sorted(_DTYPES)}")
-        if entry.get("shape") != list(allowed[name]):
-            raise ModelRefused(f"tensor {name} has shape {entry.get('shape')}, must be {list(allowed[name])}")
-
-
-def _read_header(path: Path) -> dict[str, object]:
-    try:
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            if not 2 <= length <= HEADER_BYTES_MAX:
-                raise ModelRefused(
-                    f"{WEIGHTS_FILE} header of {length} bytes must be in [2, {HEADER_BYTES_MAX}]"
-                )
-            header = json.loads(file.read(length))
-    except OSError as error:
-        raise ModelRefused(f"{WEIGHTS_FILE} cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise ModelRefused(f"{WEIGHTS_FILE} header is not JSON: {error}") from error
-    if not isinstance(header, dict):
-        raise ModelRefused(f"{WEIGHTS_FILE} header must be an object, got {type(header).__name__}")
-    return header
+    for name, place in places.items():
+        if place.dtype not in _DTYPES:
+            raise ModelRefused(f"tensor {name} has dtype {place.dtype}, must be one of {_DTYPES}")
+        if place.shape != allowed[name]:
+            raise ModelRefused(f"tensor {name} has shape {place.shape}, must be {allowed[name]}")

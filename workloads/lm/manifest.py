@@ -1,67 +1,80 @@
-"""What a model is, by content: the three files that decide its output, hashed. Readable without torch."""
+"""What a model is, by content: its small files, hashed, and the root over its tensors. Needs no torch."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from blake3 import blake3
 
-from protocols.digest import tagged
+from protocols.parameters import (
+    FileHash,
+    Parameter,
+    ParameterProof,
+    model_digest,
+    parameter_root,
+    prove_parameter,
+)
 from workloads.errors import ModelRefused
+from workloads.tensorfile import hash_tensors
 
-__all__ = ["MODEL_FILES", "ModelFile", "ModelManifest", "builtin_models", "load_manifest"]
+__all__ = ["SMALL_FILES", "WEIGHTS_FILE", "ModelManifest", "builtin_models", "load_manifest"]
 
 # In the order of their names, which is the order of the digest.
-MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json")
+SMALL_FILES = ("config.json", "tokenizer.json")
+WEIGHTS_FILE = "model.safetensors"
+_FILE_BYTES_MAX = 64 << 20
 _MODELS = Path(__file__).resolve().parent.parent / "models"
 
 
-@dataclass(frozen=True, slots=True)
-class ModelFile:
-    """One file of a model: its name, size and BLAKE3-256."""
-
-    name: str
-    size_bytes: int
-    blake3: bytes
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ModelManifest:
-    """The files of a model, sorted by name."""
+    """A model's small files and its tensors, each in the order of names."""
 
-    files: tuple[ModelFile, ...]
+    files: tuple[FileHash, ...]
+    parameters: tuple[Parameter, ...]
 
-    @property
+    @cached_property
+    def root(self) -> bytes:
+        """The Merkle root over the tensors."""
+        return parameter_root(self.parameters)
+
+    @cached_property
     def digest(self) -> bytes:
         """The 32 bytes by which a job names the model."""
-        parts: list[bytes] = []
-        for file in self.files:
-            parts += (file.name.encode(), file.size_bytes.to_bytes(8, "little"), file.blake3)
-        return tagged("p2p-node/model/1", *parts)
+        return model_digest(self.files, self.root)
 
-    @property
-    def size_bytes(self) -> int:
-        """Bytes of all files."""
-        return sum(file.size_bytes for file in self.files)
+    def prove(self, name: str) -> ParameterProof:
+        """The proof that the model has the tensor ``name`` with the value it has.
+
+        Raises:
+            KeyError: it has no such tensor.
+        """
+        return prove_parameter(self.files, self.parameters, name)
 
 
-def load_manifest(model_dir: Path) -> ModelManifest:
+def load_manifest(model_dir: Path, small_files: tuple[str, ...] = SMALL_FILES) -> ModelManifest:
     """Hash the files of a model directory.
 
+    Args:
+        model_dir: holds ``model.safetensors`` and the small files.
+        small_files: their names, sorted.
+
     Raises:
-        ModelRefused: a file is missing or can't be read.
+        ModelRefused: a file is missing, too large or can't be read, or as `hash_tensors`.
     """
     files = []
-    for name in MODEL_FILES:
-        path = model_dir / name
+    for name in small_files:
         try:
-            size = path.stat().st_size
-            digest = blake3(max_threads=1).update_mmap(path).digest() if size else blake3().digest()
+            with (model_dir / name).open("rb") as file:
+                data = file.read(_FILE_BYTES_MAX + 1)
         except OSError as error:
             raise ModelRefused(f"{name} cannot be read: {error.strerror or error}") from error
-        files.append(ModelFile(name, size, digest))
-    return ModelManifest(tuple(files))
+        if len(data) > _FILE_BYTES_MAX:
+            raise ModelRefused(f"{name} is larger than {_FILE_BYTES_MAX} bytes")
+        files.append(FileHash(name, blake3(data).digest()))
+    return ModelManifest(tuple(files), hash_tensors(model_dir / WEIGHTS_FILE))
 
 
 def builtin_models() -> dict[str, Path]:
