@@ -10,14 +10,11 @@ from typing import Any
 import trio
 
 from p2p_node.errors import UserError
-from p2p_node.executor import ModelPlace
 from p2p_node.workers import WorkerPool
 from workloads import frames
-from workloads.lm.input import LmInput, encode_input
+from workloads.workload import Kind, Model
 
 __all__ = ["calibrate", "measure"]
-
-CALIBRATION_UNITS = 24
 
 
 async def measure(place: Path, result: dict[str, Any]) -> None:
@@ -34,8 +31,8 @@ async def measure(place: Path, result: dict[str, Any]) -> None:
     result.update(json.loads(done.stdout))
 
 
-async def calibrate(working: WorkerPool, checking: WorkerPool, model: ModelPlace) -> int:
-    """The model's measured rate on this machine, in output units per 1,000 seconds.
+async def calibrate(working: WorkerPool, checking: WorkerPool, kind: Kind, model: Model) -> int:
+    """A workload's measured rate on this machine, in output units per 1,000 seconds.
 
     The output is verified as a peer's would be. So both workers are warm when the first job comes, and a
     machine that would be convicted of its own arithmetic learns it here.
@@ -43,10 +40,8 @@ async def calibrate(working: WorkerPool, checking: WorkerPool, model: ModelPlace
     Raises:
         UserError: the model doesn't run here, or not exactly.
     """
-    reference = frames.ModelRef(str(model.path), model.digest, "exact14")
-    task = encode_input(
-        LmInput(prompt=(1, 2, 3, 4), max_tokens=CALIBRATION_UNITS, seed=0, temperature_milli=1_000)
-    )
+    reference = frames.ModelRef(str(model.path), model.digest, kind.profiles[0], workload=kind.name)
+    task = kind.probe()
     # Loading is no part of the rate.
     await _run(working, frames.Load(0, reference), model.name)
     made = await _run(working, frames.Generate(0, reference, task), model.name)
@@ -60,7 +55,7 @@ async def calibrate(working: WorkerPool, checking: WorkerPool, model: ModelPlace
             "so other peers would convict it"
         )
     cpu_us = sum(event.cpu_us for event in made if isinstance(event, frames.Finished))
-    return CALIBRATION_UNITS * 1_000_000_000 // max(1, cpu_us)
+    return len(units) * 1_000_000_000 // max(1, cpu_us)
 
 
 async def _run(

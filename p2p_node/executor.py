@@ -15,8 +15,9 @@ from p2p_node.workers import WorkerPool
 from protocols.effects import Execute, Recompute
 from protocols.events import RunChunk, RunEvent, RunFailed, RunFinished, RunOutput, RunRecomputed
 from workloads import frames
+from workloads.registry import KINDS
 
-__all__ = ["ModelPlace", "WorkerExecutor"]
+__all__ = ["ModelPlace", "WorkerExecutor", "builtin_places"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,15 @@ class ModelPlace:
     name: str
     path: Path
     digest: bytes
+
+
+def builtin_places() -> dict[str, ModelPlace]:
+    """The models that ship with the package, of every workload, by name."""
+    return {
+        model.name: ModelPlace(model.name, model.path, model.digest)
+        for kind in KINDS.values()
+        for model in kind.models()
+    }
 
 
 class WorkerExecutor:
@@ -68,11 +78,11 @@ class WorkerExecutor:
         work: frames.Generate | frames.Recompute
         if isinstance(task, Execute):
             pool = self._working
-            model = frames.ModelRef(str(place.path), task.model, task.profile, self._cheat)
+            model = self._reference(place, task, self._cheat)
             work = frames.Generate(0, model, task.input, task.prefix)
         else:
             pool = self._checking
-            model = frames.ModelRef(str(place.path), task.model, task.profile)
+            model = self._reference(place, task)
             work = frames.Recompute(0, model, task.input, task.units, task.chunks)
 
         def on_event(event: frames.Event) -> None:
@@ -90,6 +100,12 @@ class WorkerExecutor:
                 report(translated)
 
         self._runs[key] = (pool, pool.start_run(work, on_event))
+
+    def _reference(self, place: ModelPlace, task: Execute | Recompute, cheat: str = "") -> frames.ModelRef:
+        kind = KINDS.get(task.workload)
+        # A hostile peer cheats in the workload that its cheat belongs to, and is honest in all others.
+        variant = cheat if kind is not None and cheat in kind.variants else ""
+        return frames.ModelRef(str(place.path), task.model, task.profile, variant, task.workload)
 
     def cancel(self, key: tuple[Any, ...]) -> None:
         """Stop a task."""

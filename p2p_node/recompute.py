@@ -7,13 +7,12 @@ from collections.abc import Mapping
 import trio
 
 from p2p_node.errors import UserError
-from p2p_node.executor import ModelPlace, WorkerExecutor
+from p2p_node.executor import ModelPlace, WorkerExecutor, builtin_places
 from p2p_node.receipts import ClaimResult, recompute_claims
 from p2p_node.workers import WorkerPool
 from protocols.effects import Recompute
 from protocols.events import RunEvent, RunFailed, RunRecomputed
 from verification.receipt import ReceiptReport
-from workloads.lm.manifest import builtin_models, load_manifest
 
 __all__ = ["recompute_receipt"]
 
@@ -24,10 +23,7 @@ def recompute_receipt(report: ReceiptReport) -> list[ClaimResult]:
     Raises:
         UserError: the model isn't on this machine, or doesn't run here.
     """
-    models = {}
-    for name, path in builtin_models().items():
-        digest = load_manifest(path).digest
-        models[digest] = ModelPlace(name, path, digest)
+    models = {place.digest: place for place in builtin_places().values()}
     if report.claims and report.model not in models:
         raise UserError(f"model {report.model.hex()} isn't on this machine, so nothing can be recomputed")
     return trio.run(_recompute_all, report, models)

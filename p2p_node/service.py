@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +19,7 @@ from p2p_node.core.keyring import Keyring, RealCrypto
 from p2p_node.core.node import Capability, NodeCore
 from p2p_node.datadir import DataDir
 from p2p_node.errors import UserError
-from p2p_node.executor import ModelPlace, WorkerExecutor
+from p2p_node.executor import WorkerExecutor, builtin_places
 from p2p_node.hostile import hostile_core, worker_variant
 from p2p_node.jobs import JobBook
 from p2p_node.listening import host_and_port, loopback_host_and_port
@@ -35,13 +35,13 @@ from protocols.bidding import Ability
 from protocols.digest import tagged
 from protocols.identity import peer_id
 from protocols.messages import Accelerator, Offering
-from workloads.lm.manifest import builtin_models, load_manifest
+from workloads.registry import KINDS
+from workloads.workload import Kind, Model
 
 __all__ = ["Options", "is_offered", "run"]
 
 log = structlog.get_logger(__name__)
 
-EXACT_PROFILES = ("exact14", "exact21")
 DRAIN_S = 3
 """Time to close after Ctrl-C; the rest of the promised 5 s is the system's."""
 
@@ -129,10 +129,8 @@ async def _serve(
         )
     store = Store.open(place.store)
     with _closing(store):
-        models = {
-            name: ModelPlace(name, path, load_manifest(path).digest)
-            for name, path in builtin_models().items()
-        }
+        models = builtin_places()
+        served = [(kind, model) for kind in KINDS.values() for model in kind.models()]
         node_notes = NodeNotes()
         working = WorkerPool(1, on_death=node_notes.worker_died)
         checking = WorkerPool(1, on_death=node_notes.worker_died)
@@ -144,11 +142,11 @@ async def _serve(
                 # The pools belong to the outer nursery: they outlive the start.
                 starting.start_soon(nursery.start, working.run)
                 starting.start_soon(nursery.start, checking.run)
-            rates = {name: await calibrate(working, checking, model) for name, model in models.items()}
+            rates = [await calibrate(working, checking, kind, model) for kind, model in served]
             places = {model.digest: model for model in models.values()}
             executor = WorkerExecutor(working, checking, places, cheat=worker_variant(options.cheat))
             core = _make_core(
-                config, seed, models=models, rates=rates, measured=measured, cheat=options.cheat
+                config, seed, served=served, rates=rates, measured=measured, cheat=options.cheat
             )
             runtime = Runtime(
                 core, executor=executor, keeper=store, clock=wall_clock_ms, on_notify=node_notes
@@ -222,21 +220,20 @@ def _make_core(
     config: NodeConfig,
     seed: bytes,
     *,
-    models: dict[str, ModelPlace],
-    rates: dict[str, int],
+    served: Sequence[tuple[Kind, Model]],
+    rates: Sequence[int],
     measured: dict[str, Any],
     cheat: str,
 ) -> NodeCore:
-    from workloads.llama.config import load_config
-
     abilities = tuple(
         Ability(
-            Offering("lm.generate", model.digest, EXACT_PROFILES, config.price_micros, rates[name], True),
+            Offering(kind.name, model.digest, kind.profiles, config.price_micros, rate, True),
             "cpu",
-            load_config(model.path).max_position_embeddings,
+            model.context_units_max,
             measured["memory_bytes"],
+            kind.chunk_units,
         )
-        for name, model in models.items()
+        for (kind, model), rate in zip(served, rates, strict=True)
     )
     capability = Capability(
         abilities=abilities,
