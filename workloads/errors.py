@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["InputRefused", "ModelRefused", "NumericsRefused", "WorkloadRefused"]
+__all__ = ["InputRefused", "ModelRefused", "NumericsRefused", "ProgramRefused", "WorkloadRefused"]
 
 
 class WorkloadRefused(Exception):
@@ -19,3 +19,7 @@ class InputRefused(WorkloadRefused):
 
 class NumericsRefused(WorkloadRefused):
     """A tensor holds NaN, Inf or a magnitude that exact arithmetic does not cover."""
+
+
+class ProgramRefused(WorkloadRefused):
+    """A program, one of its steps or the values handed to it break a rule."""
