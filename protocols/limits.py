@@ -84,6 +84,48 @@ PARAMETER_NAME_BYTES_MAX = 256
 MODEL_FILES_MAX = 8
 """Small files, e.g. a configuration and a tokenizer, that a model's digest names beside its tensors."""
 
+# --- Disputes ---------------------------------------------------------------------------------
+
+TRACE_VALUES_MAX = 2**18
+"""Values of one chunk's program: inputs and operators."""
+
+OPERATOR_INPUTS_MAX = 4_096
+"""Inputs of one operator; only digests and concatenations have more than four."""
+
+OPERATOR_BYTES_MAX = 16 * 1024 * 1024
+"""All inputs of one operator, opened. A larger operator can't be disputed, only its chunk recomputed."""
+
+CASE_CONTEXT_BYTES_MAX = 512 * 1024
+"""What a workload adds to a case: the model's configuration and the proof of one parameter."""
+
+EVIDENCE_BYTES_MAX = 24 * 1024 * 1024
+"""One operator's fraud proof: its inputs, their paths, the job's input and output, the signed statements."""
+
+EVIDENCE_PART_BYTES_MAX = 512 * 1024
+"""One part of a fraud proof on a link; fits a frame with room for what else the link carries."""
+
+EVIDENCE_PARTS_MAX = EVIDENCE_BYTES_MAX // EVIDENCE_PART_BYTES_MAX
+
+EVIDENCE_KEPT_BYTES_MAX = 96 * 1024 * 1024
+"""Fraud proofs kept in memory to be served; the oldest go first."""
+
+EVIDENCE_FETCHES_MAX = 4
+"""Fraud proofs fetched at once: so much memory a stranger's word may claim."""
+
+EVIDENCE_SERVED_BYTES_MAX = 2 * EVIDENCE_BYTES_MAX
+"""Served to one peer in `EVIDENCE_SERVED_MS`: a request is small, an answer isn't."""
+
+EVIDENCE_SERVED_MS = 60_000
+
+DISPUTES_PER_SEGMENT_MAX = 4
+"""Disputes about one commitment: each costs both parties a trace of its chunk."""
+
+DISPUTES_MAX = 64
+"""Disputes that a peer takes part in at once, in any role."""
+
+TRACE_PATIENCE = 4
+"""A trace may take this many times the contract's answering time: it hashes every value."""
+
 # --- What a peer remembers --------------------------------------------------------------------
 
 REGISTRY_PEERS_MAX = 10_000

@@ -18,7 +18,7 @@ from protocols.auction import Candidate
 from protocols.effects import Effect, Notify, Persist, Publish, Send, SetTimer
 from protocols.envelope import Signed
 from protocols.errors import Rejected
-from protocols.events import Event, Heard, RunEvent, TimerFired
+from protocols.events import DisputeEnded, Event, Heard, RunEvent, TimerFired
 from protocols.messages import (
     Acceptance,
     AttemptRecord,
@@ -347,7 +347,7 @@ class Attempt:
         commitment_id = getattr(message.body, "commitment_id", b"")
         return self._advance(commitment_id, Heard(message), now_ms)
 
-    def _on_run(self, event: RunEvent, now_ms: int) -> list[Effect]:
+    def _on_run(self, event: RunEvent | DisputeEnded, now_ms: int) -> list[Effect]:
         return self._advance(event.key[1], event, now_ms)
 
     def _advance(self, commitment_id: bytes, event: Event, now_ms: int) -> list[Effect]:
@@ -431,6 +431,10 @@ class Attempt:
     def cancel(self, reason: str) -> list[Effect]:
         """Stop on the client's word."""
         return [] if self.outcome is not None else self._end(Outcome.CANCELLED, reason)
+
+    def contradict(self) -> list[Effect]:
+        """The executor signed two commitments for one segment: nothing it says binds it."""
+        return self._end(Outcome.INCONSISTENT, "two commitments for one segment")
 
     def _end(self, outcome: Outcome, detail: str) -> list[Effect]:
         self.outcome, self.detail = outcome, detail

@@ -25,9 +25,18 @@ from protocols.limits import (
     SEEN_MESSAGES_MAX,
     SYNC_IDS_MAX,
 )
-from protocols.messages import Advert, Commitment, CommitmentNotice, FraudProof, Offer, Widening
+from protocols.messages import (
+    Advert,
+    Commitment,
+    CommitmentNotice,
+    Equivocation,
+    FraudProof,
+    Offer,
+    Widening,
+)
 from protocols.rulings import Ruling
 from protocols.standing import Standings
+from verification.equivocation import Contradiction, open_equivocation
 from verification.evidence import Contract, open_notice
 from verification.fraud import Accusation, open_proof
 
@@ -42,6 +51,7 @@ TOPIC_OF_KIND: dict[str, str] = {
     CommitmentNotice.KIND: "jobs",
     Widening.KIND: "jobs",
     FraudProof.KIND: "convictions",
+    Equivocation.KIND: "convictions",
 }
 TOPICS = ("peers", "jobs", "convictions")
 JUDGED_MAX = 1_024
@@ -91,6 +101,14 @@ class GossipReader:
             PeerFault: a part isn't properly signed or bound to the rest.
         """
         return open_proof(message.body, network=self._network, crypto=self._crypto)
+
+    def contradiction(self, message: Signed[Equivocation]) -> Contradiction:
+        """What two commitments for one segment show.
+
+        Raises:
+            PeerFault: they don't contradict each other.
+        """
+        return open_equivocation(message.body, network=self._network, crypto=self._crypto)
 
 
 class GossipBook:
@@ -151,6 +169,11 @@ class GossipBook:
                 if self._standings.of(accusation.accused).convicted:
                     return None
                 return Judged(message, accusation)
+            case Equivocation():
+                contradiction = self._reader.contradiction(message)
+                if self._standings.of(contradiction.accused).convicted:
+                    return None
+                return Judged(message, contradiction)
         return None
 
     # --- Keeping ---------------------------------------------------------------------------------

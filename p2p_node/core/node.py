@@ -22,6 +22,7 @@ from p2p_node.core.registry import Registry
 from p2p_node.core.request import JobRequest
 from p2p_node.core.requester import Job
 from p2p_node.core.verifier import Verifier
+from p2p_node.core.watch import Watch
 from protocols.bidding import Ability
 from protocols.crypto import Crypto, KeyPair
 from protocols.effects import Effect, Penalise, Persist, Publish, Send, SetTimer
@@ -41,7 +42,9 @@ from protocols.messages import (
     AuctionClose,
     Body,
     Closed,
+    Commitment,
     DrawClaim,
+    Equivocation,
     FraudProof,
     Offer,
     Opening,
@@ -142,6 +145,7 @@ class NodeCore:
             slots_total=capability.slots_total,
         )
         self.verifier = Verifier(self, keys=keys, abilities=capability.abilities)
+        self._watch = Watch(self)
 
     # --- Surroundings of the machines ------------------------------------------------------------
 
@@ -248,8 +252,21 @@ class NodeCore:
                 return self.verifier.hear(message, now_ms)
             case FraudProof():
                 return self.verifier.hear_accusation(message, opened, now_ms)
+            case Equivocation():
+                effects = self._watch.hear_equivocation(message, opened)
+                return effects + self._drop_convicted(opened.accused, now_ms)
         contract, commitment = opened
-        return self.verifier.hear_commitment(contract, commitment, now_ms)
+        return self._watch_commitment(commitment, now_ms) + self.verifier.hear_commitment(
+            contract, commitment, now_ms
+        )
+
+    def _watch_commitment(self, commitment: Signed[Commitment], now_ms: int) -> list[Effect]:
+        effects = self._watch.hear_commitment(commitment)
+        return effects + self._drop_convicted(commitment.signer, now_ms) if effects else []
+
+    def _drop_convicted(self, peer: bytes, now_ms: int) -> list[Effect]:
+        """Jobs don't go on with an executor that contradicted itself."""
+        return [effect for job in self.jobs.values() for effect in job.executor_equivocated(peer, now_ms)]
 
     def frame_received(self, peer: bytes, frame: bytes, now_ms: int) -> list[Act]:
         """A frame from a direct link, whose other end is ``peer``."""
@@ -298,7 +315,8 @@ class NodeCore:
         for name in ("award_id", "commitment_id", "job_id", "voucher_id", "lane"):
             owner = self._routes.get(getattr(body, name, b""))
             if owner is not None:
-                return self._handle(owner, Heard(message), now_ms)
+                watched = self._watch_commitment(message, now_ms) if isinstance(body, Commitment) else []
+                return watched + self._handle(owner, Heard(message), now_ms)
         if isinstance(body, Voucher):
             return self.verifier.hear_voucher(message, now_ms)
         if isinstance(body, Opening):

@@ -110,6 +110,15 @@ class Job:
         running = [a for a in self.attempts if a.outcome is None and a.candidate.peer == peer]
         return [effect for attempt in running for effect in attempt.link_lost(now_ms)]
 
+    def executor_equivocated(self, peer: bytes, now_ms: int) -> list[Effect]:
+        """A peer was shown to have signed two commitments for one segment, here or elsewhere."""
+        effects: list[Effect] = []
+        for attempt in self.attempts:
+            if attempt.outcome is None and attempt.candidate.peer == peer:
+                effects += attempt.contradict()
+                effects += self._attempt_ended(attempt, now_ms)
+        return effects
+
     def cancel(self, now_ms: int, reason: str = "cancelled by the client") -> list[Effect]:
         """Stop on the client's word; what was verified stays owed."""
         if self.is_final:

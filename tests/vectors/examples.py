@@ -144,6 +144,13 @@ def examples() -> dict[str, tuple[int, Signed[m.Body]]]:
         REQUESTER,
         m.FraudProof(award.raw, acceptance.raw, commitment.raw, opening.raw, 0, prompt, units),
     )
+    other = seal(
+        m.Commitment(award.id, 0, b"", 0, 1, merkle.root([salt]), len(units), units_digest(units), True),
+        network=NETWORK,
+        key=keyring(EXECUTOR),
+    )
+    first, second = sorted((commitment, other), key=lambda one: one.id)
+    sign(VERIFIER, m.Equivocation(first.raw, second.raw))
     voucher = sign(REQUESTER, m.Voucher(award.id, executor, 1, 480, 0, _T + 86_400_000, commitment.id))
     receipt_of_voucher = sign(EXECUTOR, m.VoucherReceipt(voucher.id, 480))
     sign(VERIFIER, m.SyncSummary((offer.id, commitment.id)))
