@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from p2p_node.workers import WorkerPool
-from protocols.effects import Execute, Recompute
+from protocols.effects import Execute, Recompute, Task
 from protocols.events import RunChunk, RunEvent, RunFailed, RunFinished, RunOutput, RunRecomputed
 from workloads import frames
 from workloads.registry import KINDS
@@ -67,10 +67,11 @@ class WorkerExecutor:
         self.recomputed_cpu_us = 0
         """CPU time of finished recomputations."""
 
-    def start(
-        self, key: tuple[Any, ...], task: Execute | Recompute, report: Callable[[RunEvent], None]
-    ) -> None:
+    def start(self, key: tuple[Any, ...], task: Task, report: Callable[[RunEvent], None]) -> None:
         """Queue a task; see `p2p_node.runtime.Executor`."""
+        if not isinstance(task, Execute | Recompute):
+            report(RunFailed(key, "unsupported", f"{type(task).__name__} isn't built in"))
+            return
         place = self._models.get(task.model)
         if place is None:
             report(RunFailed(key, "model", "this peer doesn't have the model"))

@@ -30,14 +30,13 @@ from p2p_node.network.port import (
 )
 from protocols.effects import (
     CancelRun,
-    Execute,
     Notify,
     Penalise,
     Persist,
     Publish,
-    Recompute,
     Run,
     SetTimer,
+    Task,
 )
 from protocols.events import RunEvent
 from protocols.identity import short_id
@@ -59,9 +58,7 @@ DIALS_MAX = 16
 class Executor(Protocol):
     """Runs tasks in workers."""
 
-    def start(
-        self, key: tuple[Any, ...], task: Execute | Recompute, report: Callable[[RunEvent], None]
-    ) -> None:
+    def start(self, key: tuple[Any, ...], task: Task, report: Callable[[RunEvent], None]) -> None:
         """Start a task; its events go to ``report``, the last of them an ending."""
         ...
 

@@ -10,12 +10,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from protocols.envelope import Signed
+from protocols.messages import OpenedValue
 
 __all__ = [
+    "PROGRAM_INDEX",
     "CancelRun",
+    "Case",
     "Effect",
     "Execute",
+    "Judge",
     "Notify",
+    "OpenValues",
     "Penalise",
     "Persist",
     "Publish",
@@ -23,6 +28,8 @@ __all__ = [
     "Run",
     "Send",
     "SetTimer",
+    "Task",
+    "Trace",
 ]
 
 
@@ -75,11 +82,85 @@ class Recompute:
 
 
 @dataclass(frozen=True, slots=True)
+class Trace:
+    """Run the program of ``chunk`` operator by operator; answered by `RunTraced` with all digests."""
+
+    workload: str
+    model: bytes
+    profile: str
+    input: bytes
+    units: tuple[int, ...]
+    """All output units up to the end of the chunk's segment, or more; those after the chunk don't count."""
+    chunk: int
+
+
+@dataclass(frozen=True, slots=True)
+class OpenValues:
+    """Have at hand what it takes to judge value ``index`` of a chunk's trace; answered by `RunOpened`."""
+
+    workload: str
+    model: bytes
+    profile: str
+    input: bytes
+    units: tuple[int, ...]
+    chunk: int
+    index: int
+    """Of the value; `PROGRAM_INDEX` for the program itself."""
+
+
+PROGRAM_INDEX = -1
+"""In place of a value's index: what is judged is the program that a trace states."""
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One value of one signed trace, with all that a referee needs to judge it without the model.
+
+    The referee rebuilds the program from workload, profile, input, units, chunk and the model's
+    configuration in ``context``, which it checks against ``model``. What it then asks depends on
+    ``index``:
+
+    - of a step's output: does the operator, run on ``values``, give the digest ``claimed``?
+    - of an input from the job: does the contract give it?
+    - of an input from the model: does the parameter proof in ``context`` give it?
+    - `PROGRAM_INDEX`: is it the program ``program`` with ``values_total`` values?
+    """
+
+    workload: str
+    model: bytes
+    profile: str
+    input: bytes
+    units: tuple[int, ...]
+    chunk: int
+    program: bytes
+    """Digest of the program as the accused states it."""
+    values_total: int
+    """Values of the trace as the accused states it."""
+    index: int
+    claimed: bytes
+    """The accused's digest of value ``index``; 32 zero bytes for `PROGRAM_INDEX`."""
+    values: tuple[OpenedValue, ...]
+    """The operator's inputs, each once, by index: their digests are the accused's. Empty but for a step."""
+    context: bytes
+    """What the workload adds, from `RunTraced` or `RunOpened`: the configuration and a parameter's proof."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judge:
+    """Judge ``case`` as a referee; needs no model; answered by `RunJudged`."""
+
+    case: Case
+
+
+Task = Execute | Recompute | Trace | OpenValues | Judge
+
+
+@dataclass(frozen=True, slots=True)
 class Run:
     """Start ``task`` in a worker; its events carry ``key``."""
 
     key: tuple[Any, ...]
-    task: Execute | Recompute
+    task: Task
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import enum
 from dataclasses import dataclass
 from typing import Any
 
 from protocols.envelope import Signed
+from protocols.messages import OpenedValue
 
 __all__ = [
+    "DisputeEnded",
     "Event",
+    "Finding",
     "Heard",
     "RunChunk",
     "RunEvent",
     "RunFailed",
     "RunFinished",
+    "RunJudged",
+    "RunOpened",
     "RunOutput",
     "RunRecomputed",
+    "RunTraced",
     "TimerFired",
 ]
 
@@ -73,6 +80,50 @@ class RunRecomputed:
 
 
 @dataclass(frozen=True, slots=True)
+class RunTraced:
+    """A chunk's program was run: the digest of every value, inputs first, the chunk's digest last."""
+
+    key: RunKey
+    program: bytes
+    """The program's digest."""
+    digests: tuple[bytes, ...]
+    cpu_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunOpened:
+    """What it takes to judge one value of a trace: see `protocols.effects.Case`."""
+
+    key: RunKey
+    values: tuple[OpenedValue, ...]
+    """The inputs of the operator, each once, by index; empty where the value is an input of the program."""
+    context: bytes
+    """The workload's own evidence: the model's configuration, and the proof of a parameter."""
+    cpu_us: int
+
+
+class Finding(enum.Enum):
+    """What a referee finds of a value that somebody signed."""
+
+    GUILTY = "guilty"
+    """It isn't what the operator, the contract or the model gives."""
+    ACQUITTED = "acquitted"
+    """It is."""
+    INCONCLUSIVE = "inconclusive"
+    """The case can't be judged: a part doesn't fit the rest, or the workload has no such program."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunJudged:
+    """A referee's finding; ``detail`` names operator and rule, for people."""
+
+    key: RunKey
+    finding: Finding
+    detail: str
+    cpu_us: int
+
+
+@dataclass(frozen=True, slots=True)
 class RunFailed:
     """A run ended without a result, for a typed reason."""
 
@@ -81,5 +132,19 @@ class RunFailed:
     detail: str
 
 
-RunEvent = RunOutput | RunChunk | RunFinished | RunRecomputed | RunFailed
-Event = Heard | TimerFired | RunEvent
+@dataclass(frozen=True, slots=True)
+class DisputeEnded:
+    """A dispute between the executor and one verifier is over."""
+
+    key: RunKey
+    """``("dispute", commitment id, verifier)``."""
+    chunk: int
+    verifier: bytes
+    loser: bytes
+    """Who lost; empty if nothing could be decided."""
+    is_proved: bool
+    """Whether a referee convicted the loser; else it was silent, which proves nothing to others."""
+
+
+RunEvent = RunOutput | RunChunk | RunFinished | RunRecomputed | RunTraced | RunOpened | RunJudged | RunFailed
+Event = Heard | TimerFired | RunEvent | DisputeEnded
