@@ -6,22 +6,14 @@ profile, input and all units up to its end, and recomputing re-derives each unit
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
-from protocols.digest import tagged
+from p2p_node.sim.program import derive_unit, final_digest
 from protocols.effects import Execute, Recompute
 from protocols.units import FALSE_UNITS
 
 __all__ = ["SimTask", "chunk_digest", "derive_unit", "recompute"]
-
-
-@lru_cache(maxsize=65_536)
-def derive_unit(input: bytes, index: int) -> int:
-    """The only right output unit at ``index``."""
-    return int.from_bytes(tagged("p2p-node/sim-unit/1", input, index.to_bytes(4, "little"))[:2], "little")
 
 
 def chunk_digest(
@@ -36,17 +28,14 @@ def chunk_digest(
         chunk_units: units of a whole chunk.
         variant: what a dishonest executor computed instead.
     """
-    first, end = chunk * chunk_units, min(len(units), (chunk + 1) * chunk_units)
-    derived = [derive_unit(task.input, index) for index in range(first, end)]
-    context = struct.pack(f"<{end}I", *units[:end])
-    return tagged(
-        "p2p-node/sim-chunk/1",
-        task.model,
-        task.profile.encode(),
-        task.input,
-        context,
-        struct.pack(f"<{len(derived)}I", *derived),
-        variant,
+    return final_digest(
+        model=task.model,
+        profile=task.profile,
+        input=task.input,
+        units=units,
+        chunk=chunk,
+        chunk_units=chunk_units,
+        variant=variant,
     )
 
 
@@ -70,3 +59,5 @@ class SimTask:
 
     unit_ms: int = 5
     recompute_ms: int = 40
+    trace_ms: int = 80
+    judge_ms: int = 5

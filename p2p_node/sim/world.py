@@ -20,13 +20,37 @@ from p2p_node.core.node import Act, Capability, NodeCore
 from p2p_node.core.outbox import Transmit, split_frame
 from p2p_node.core.request import JobRequest
 from p2p_node.sim.crypto import SimCrypto, SimKeys
+from p2p_node.sim.program import judge, open_values, trace
 from p2p_node.sim.reader import RememberingReader
 from p2p_node.sim.workload import SimTask, chunk_digest, derive_unit, recompute
 from protocols.digest import tagged
-from protocols.effects import CancelRun, Execute, Notify, Penalise, Persist, Publish, Recompute, Run, SetTimer
+from protocols.effects import (
+    CancelRun,
+    Execute,
+    Judge,
+    Notify,
+    OpenValues,
+    Penalise,
+    Persist,
+    Publish,
+    Recompute,
+    Run,
+    SetTimer,
+    Task,
+    Trace,
+)
 from protocols.envelope import Signed, open_envelope
 from protocols.errors import PeerFault
-from protocols.events import RunChunk, RunEvent, RunFinished, RunOutput, RunRecomputed
+from protocols.events import (
+    RunChunk,
+    RunEvent,
+    RunFinished,
+    RunJudged,
+    RunOpened,
+    RunOutput,
+    RunRecomputed,
+    RunTraced,
+)
 from protocols.limits import LM_CHUNK_UNITS
 from protocols.messages import OpeningRequest
 from protocols.rulings import Ruling
@@ -262,8 +286,11 @@ class World:
 
     # --- Work ------------------------------------------------------------------------------------
 
-    def _run(self, peer: Peer, key: tuple[Any, ...], task: Execute | Recompute) -> None:
+    def _run(self, peer: Peer, key: tuple[Any, ...], task: Task) -> None:
         peer.runs.add(key)
+        if isinstance(task, Trace | OpenValues | Judge):
+            self._run_dispute(peer, key, task)
+            return
         if isinstance(task, Recompute):
             if peer.cheat == "silent-verifier" and key[0] == "verify":
                 return
@@ -274,6 +301,25 @@ class World:
         if peer.cheat == "dead-executor":
             return
         self._execute(peer, key, task)
+
+    def _run_dispute(self, peer: Peer, key: tuple[Any, ...], task: Trace | OpenValues | Judge) -> None:
+        """Who lied about a digest stands by it: its trace deviates where its digest did."""
+        if isinstance(task, Judge):
+            finding, detail = judge(task.case, chunk_units=LM_CHUNK_UNITS)
+            event: RunEvent = RunJudged(key, finding, detail, 100)
+            self.at(self.work.judge_ms, partial(self._report, peer, event))
+            return
+        role = key[2]
+        lies = {("wrong-result", "executor"): b"cheap", ("false-verdict", "verifier"): b"lie"}
+        variant = lies.get((peer.cheat, role), b"")
+        denies = (peer.cheat, role) == ("false-unit", "executor")
+        if isinstance(task, Trace):
+            program, digests = trace(task, chunk_units=LM_CHUNK_UNITS, variant=variant, denies=denies)
+            event = RunTraced(key, program, digests, 2_000)
+        else:
+            values, context = open_values(task, chunk_units=LM_CHUNK_UNITS, variant=variant, denies=denies)
+            event = RunOpened(key, values, context, 2_000)
+        self.at(self.work.trace_ms, partial(self._report, peer, event))
 
     def _execute(self, peer: Peer, key: tuple[Any, ...], task: Execute) -> None:
         units_max = self._units_max(peer, key)
@@ -300,7 +346,7 @@ class World:
 
     def _report(self, peer: Peer, event: RunEvent) -> None:
         if event.key in peer.runs and peer.cheat != "dead":
-            if isinstance(event, RunFinished | RunRecomputed):
+            if not isinstance(event, RunOutput | RunChunk):
                 peer.runs.discard(event.key)
             self._perform(peer, peer.core.run_event(event, self.now_ms))
 
