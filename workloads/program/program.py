@@ -16,6 +16,7 @@ from itertools import pairwise
 from math import prod
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -51,6 +52,7 @@ __all__ = [
     "encode_program",
     "last_uses",
     "spec_of",
+    "value_bytes",
     "value_digest",
 ]
 
@@ -253,14 +255,22 @@ def spec_of(tensor: Tensor) -> ValueSpec:
     return ValueSpec(name, tuple(tensor.shape))
 
 
+def value_bytes(tensor: Tensor) -> bytes:
+    """The elements of a tensor, little-endian, in row-major order."""
+    return bytes(_little_endian(tensor))
+
+
 def value_digest(tensor: Tensor) -> bytes:
     """The 32 bytes that stand for a value in a trace (`protocols.values`)."""
     spec = spec_of(tensor)
+    return values.value_digest(spec.dtype, spec.shape, _little_endian(tensor))
+
+
+def _little_endian(tensor: Tensor) -> memoryview:
     plain = tensor.detach().cpu().contiguous()
-    # numpy has no bfloat16.
-    array = (plain.view(torch.int16) if plain.dtype == torch.bfloat16 else plain).numpy()
-    little = array.astype(array.dtype.newbyteorder("<"), copy=False)
-    return values.value_digest(spec.dtype, spec.shape, little.tobytes() if not little.size else little.data)
+    # numpy has no bfloat16; a view of bytes has at least one dimension.
+    array = (plain.view(torch.int16) if plain.dtype == torch.bfloat16 else plain).numpy().reshape(-1)
+    return array.astype(array.dtype.newbyteorder("<"), copy=False).view(np.uint8).data
 
 
 def _check_attribute(op: str, name: str, value: Attribute) -> None:

@@ -1,5 +1,5 @@
 """The operators of programs; importing this package registers those that ship with it."""
 
-from workloads.program.operators import digests, elementwise, shapes
+from workloads.program.operators import contractions, digests, elementwise, reductions, shapes
 
-__all__ = ["digests", "elementwise", "shapes"]
+__all__ = ["contractions", "digests", "elementwise", "reductions", "shapes"]

@@ -1,4 +1,4 @@
-"""Elementwise operators out of the operations that IEEE 754 rounds correctly."""
+"""Elementwise operators: what IEEE 754 rounds correctly, and the functions of `workloads.exact`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from workloads.exact import elementwise as exact
 from workloads.program.operators.registry import FLOATING, check_floating, choice, operator, real, require
 from workloads.program.operators.shapes import broadcast
 from workloads.program.program import ValueSpec
@@ -55,6 +56,11 @@ def _divide(x: Tensor, y: Tensor) -> Tensor:
     return x.double() / y.double()
 
 
+def _function_work(*_: ValueSpec, output: ValueSpec, **__: Any) -> int:
+    # A function out of tables and polynomials makes a few dozen passes.
+    return 32 * output.elements
+
+
 _UNARY: dict[str, Callable[[Tensor], Tensor]] = {
     "negate": lambda x: -x,
     "abs": lambda x: x.abs(),
@@ -71,6 +77,44 @@ def _unary(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
 
 for _name, _single in _UNARY.items():
     operator(_name, 1, float_spec)(_unary(_single))
+
+_FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "exp": exact.exp,
+    "log": exact.log,
+    "sqrt": exact.sqrt,
+    "rsqrt": exact.rsqrt,
+    "sin": exact.sin,
+    "cos": exact.cos,
+    "tanh": exact.tanh,
+    "sigmoid": exact.sigmoid,
+    "silu": exact.silu,
+    "erf": exact.erf,
+}
+for _name, _exact in _FUNCTIONS.items():
+    operator(_name, 1, float_spec, _function_work)(_exact)
+
+_FORM = choice("none", "tanh")
+
+
+@operator("gelu", 1, float_spec, _function_work, approximate=_FORM)
+def _gelu(x: Tensor, *, approximate: str) -> Tensor:
+    return exact.gelu(x, approximate=approximate)
+
+
+def _slope_spec(gradient: ValueSpec, x: ValueSpec, **_: Any) -> ValueSpec:
+    require(gradient.shape == x.shape, f"gradient of shape {gradient.shape} must have {x.shape}")
+    return float_spec(gradient, x)
+
+
+@operator("silu_backward", 2, _slope_spec, _function_work)
+def _silu_backward(gradient: Tensor, x: Tensor) -> Tensor:
+    return exact.silu_backward(gradient, x)
+
+
+@operator("gelu_backward", 2, _slope_spec, _function_work, approximate=_FORM)
+def _gelu_backward(gradient: Tensor, x: Tensor, *, approximate: str) -> Tensor:
+    return exact.gelu_backward(gradient, x, approximate=approximate)
+
 
 _FACTOR = real(-(2.0**500), 2.0**500)
 

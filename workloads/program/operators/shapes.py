@@ -8,7 +8,6 @@ from torch import Tensor
 from workloads.program.limits import DIMENSION_MAX, RANK_MAX
 from workloads.program.operators.registry import (
     choice,
-    flag,
     integer,
     integers,
     operator,
@@ -277,19 +276,3 @@ def _one_hot_spec(ids: ValueSpec, *, classes: int) -> ValueSpec:
 def _one_hot(ids: Tensor, *, classes: int) -> Tensor:
     _check_ids(ids, classes)
     return torch.nn.functional.one_hot(ids, classes).double()
-
-
-def _argmax_spec(x: ValueSpec, *, dim: int, keepdim: bool) -> ValueSpec:
-    size = _dimension(x, dim)
-    require(size > 0, "dimension must not be empty")
-    shape = (*x.shape[:dim], *((1,) if keepdim else ()), *x.shape[dim + 1 :])
-    return ValueSpec("int64", shape)
-
-
-@operator("argmax", 1, _argmax_spec, dim=_DIMENSION, keepdim=flag)
-def _argmax(x: Tensor, *, dim: int, keepdim: bool) -> Tensor:
-    # Which of several equal maxima torch names isn't specified: take the first.
-    is_largest = (x == x.amax(dim, keepdim=True)).to(torch.uint8)
-    places = torch.arange(x.shape[dim]).reshape([-1 if i == dim else 1 for i in range(x.dim())])
-    far = torch.where(is_largest != 0, places, x.shape[dim])
-    return far.amin(dim, keepdim=keepdim)
