@@ -1,54 +1,34 @@
 """A model by content, so that one of its tensors can be shown without the rest.
 
 A model's digest covers the hashes of its small files and the Merkle root over its tensors in the order of
-their names. A `ParameterProof` leads from one tensor's value digest to the model's digest in a few hundred
-bytes; whoever judges a dispute needs neither the model nor its files.
+their names. A `ParameterProof` leads from one tensor to the model's digest in a few hundred bytes. A
+`Manifest` lists them all: from it and the small files follows which program a job is, so whoever judges a
+dispute needs none of the tensors.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Annotated
 
 from msgspec import Meta
 
 from protocols import merkle
-from protocols.codec import Wire
+from protocols.codec import Wire, decode
 from protocols.digest import tagged
 from protocols.errors import Rejected
-from protocols.limits import MERKLE_DEPTH_MAX, MODEL_FILES_MAX, PARAMETER_NAME_BYTES_MAX, PARAMETERS_MAX
+from protocols.limits import (
+    CASE_CONTEXT_BYTES_MAX,
+    MERKLE_DEPTH_MAX,
+    MODEL_FILES_MAX,
+    PARAMETER_NAME_BYTES_MAX,
+    PARAMETERS_MAX,
+)
 from protocols.messages import Digest
+from protocols.values import DIMENSIONS_MAX, value_bytes
 
-__all__ = [
-    "FileHash",
-    "Parameter",
-    "ParameterProof",
-    "check_files",
-    "check_parameter",
-    "model_digest",
-    "parameter_leaf",
-    "parameter_root",
-    "prove_parameter",
-]
-
-
-@dataclass(frozen=True, slots=True)
-class Parameter:
-    """One tensor of a model.
-
-    Args:
-        name: as the model's file has it.
-        dtype: one of `protocols.values.ELEMENT_BYTES`.
-        shape: its sizes.
-        value: its `protocols.values.value_digest`.
-    """
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    value: bytes
+__all__ = ["FileHash", "Manifest", "Parameter", "ParameterProof", "check_parameter", "model_digest"]
 
 
 class FileHash(Wire, frozen=True):
@@ -58,41 +38,109 @@ class FileHash(Wire, frozen=True):
     blake3: Digest
 
 
-class ParameterProof(Wire, frozen=True):
-    """That a model has a tensor of this name and value.
+class Parameter(Wire, frozen=True):
+    """One tensor of a model.
 
     Args:
-        files: all small files of the model, by name.
-        name: the tensor's.
-        value: its value digest, which fixes dtype and shape too.
-        index: of the tensor, in the order of names.
+        name: as the model's file has it.
+        dtype: one of `protocols.values.ELEMENT_BYTES`.
+        shape: its sizes.
+        value: its `protocols.values.value_digest`.
+    """
+
+    name: Annotated[str, Meta(max_length=PARAMETER_NAME_BYTES_MAX)]
+    dtype: Annotated[str, Meta(max_length=16)]
+    shape: Annotated[tuple[Annotated[int, Meta(ge=0, le=2**40)], ...], Meta(max_length=DIMENSIONS_MAX)]
+    value: Digest
+
+    @property
+    def leaf(self) -> bytes:
+        """The tensor's leaf in the model's tree.
+
+        Raises:
+            ValueError: as `protocols.values.value_bytes`.
+        """
+        value_bytes(self.dtype, self.shape)
+        sizes = b"".join(size.to_bytes(8, "little") for size in self.shape)
+        return tagged("p2p-node/parameter/1", self.name.encode(), self.dtype.encode(), sizes, self.value)
+
+
+Files = Annotated[tuple[FileHash, ...], Meta(max_length=MODEL_FILES_MAX)]
+
+
+class ParameterProof(Wire, frozen=True):
+    """That a model has a tensor.
+
+    Args:
+        files: all small files of the model.
+        parameter: the tensor.
+        index: its place in the order of names.
         count: tensors of the model.
         path: siblings from the leaf to the root, bottom up.
     """
 
-    files: Annotated[tuple[FileHash, ...], Meta(min_length=1, max_length=MODEL_FILES_MAX)]
-    name: Annotated[str, Meta(max_length=PARAMETER_NAME_BYTES_MAX)]
-    value: Digest
+    files: Files
+    parameter: Parameter
     index: Annotated[int, Meta(ge=0, lt=PARAMETERS_MAX)]
     count: Annotated[int, Meta(ge=1, le=PARAMETERS_MAX)]
     path: Annotated[tuple[Digest, ...], Meta(max_length=MERKLE_DEPTH_MAX)]
 
 
-def parameter_leaf(name: str, value: bytes) -> bytes:
-    """The leaf of a tensor with this name and value digest."""
-    return tagged("p2p-node/parameter/1", name.encode(), value)
+class Manifest(Wire, frozen=True):
+    """A model's small files and its tensors, each in strictly rising order of their names' UTF-8."""
 
+    files: Files
+    parameters: Annotated[tuple[Parameter, ...], Meta(min_length=1, max_length=PARAMETERS_MAX)]
 
-def parameter_root(parameters: Sequence[Parameter]) -> bytes:
-    """The root over a model's tensors.
+    @property
+    def root(self) -> bytes:
+        """The Merkle root over the tensors.
 
-    Args:
-        parameters: in strictly rising order of their names' UTF-8, at least one.
+        Raises:
+            ValueError: names are out of order, or a dtype or shape breaks a rule.
+        """
+        return merkle.root(self._leaves())
 
-    Raises:
-        ValueError: another order, a name twice, none or more than `PARAMETERS_MAX`.
-    """
-    return merkle.root(_leaves(parameters))
+    @property
+    def digest(self) -> bytes:
+        """The 32 bytes by which a job names the model.
+
+        Raises:
+            ValueError: as `root`.
+        """
+        return model_digest(self.files, self.root)
+
+    def prove(self, name: str) -> ParameterProof:
+        """The proof that the model has a tensor of this name, with the value it has.
+
+        Raises:
+            KeyError: it has none.
+        """
+        places = {parameter.name: index for index, parameter in enumerate(self.parameters)}
+        index = places[name]
+        path = merkle.prove(self._leaves(), index)
+        return ParameterProof(self.files, self.parameters[index], index, len(self.parameters), path)
+
+    @classmethod
+    def open(cls, data: bytes, model: bytes) -> Manifest:
+        """Read the manifest of ``model``.
+
+        Raises:
+            PeerFault: the bytes aren't a manifest, or it is another model's.
+        """
+        manifest = decode(data, cls, bytes_max=CASE_CONTEXT_BYTES_MAX)
+        try:
+            digest = manifest.digest
+        except ValueError as error:
+            raise Rejected(f"manifest: {error}") from error
+        if digest != model:
+            raise Rejected(f"the manifest is of model {digest.hex()}, must be {model.hex()}")
+        return manifest
+
+    def _leaves(self) -> list[bytes]:
+        _check_rising([parameter.name for parameter in self.parameters])
+        _check_rising([file.name for file in self.files])
+        return [parameter.leaf for parameter in self.parameters]
 
 
 def model_digest(files: Sequence[FileHash], root: bytes) -> bytes:
@@ -100,7 +148,7 @@ def model_digest(files: Sequence[FileHash], root: bytes) -> bytes:
 
     Args:
         files: in the order of their names.
-        root: `parameter_root`.
+        root: over its tensors.
     """
     parts: list[bytes] = []
     for file in files:
@@ -108,54 +156,23 @@ def model_digest(files: Sequence[FileHash], root: bytes) -> bytes:
     return tagged("p2p-node/model/2", *parts, root)
 
 
-def prove_parameter(files: Sequence[FileHash], parameters: Sequence[Parameter], name: str) -> ParameterProof:
-    """The proof of the tensor called ``name``.
-
-    Args:
-        files: as for `model_digest`.
-        parameters: as for `parameter_root`.
-        name: of one of them.
+def check_parameter(model: bytes, proof: ParameterProof) -> Parameter:
+    """The tensor that ``model`` has according to the proof.
 
     Raises:
-        KeyError: the model has no such tensor.
-        ValueError: as `parameter_root`.
+        Rejected: the proof leads to another model.
     """
-    places = {parameter.name: index for index, parameter in enumerate(parameters)}
-    index = places[name]
-    path = merkle.prove(_leaves(parameters), index)
-    return ParameterProof(tuple(files), name, parameters[index].value, index, len(parameters), path)
-
-
-def check_parameter(model: bytes, proof: ParameterProof) -> None:
-    """See that ``model`` has the tensor that the proof names, with the value digest that it states.
-
-    Raises:
-        Rejected: the proof leads elsewhere.
-    """
-    root = merkle.reached(
-        leaf=parameter_leaf(proof.name, proof.value), index=proof.index, count=proof.count, proof=proof.path
-    )
+    try:
+        leaf = proof.parameter.leaf
+    except ValueError as error:
+        raise Rejected(f"parameter {proof.parameter.name!r}: {error}") from error
+    root = merkle.reached(leaf=leaf, index=proof.index, count=proof.count, proof=proof.path)
     if root is None or model_digest(proof.files, root) != model:
-        raise Rejected(f"parameter {proof.name!r} isn't proved of model {model.hex()}")
+        raise Rejected(f"parameter {proof.parameter.name!r} isn't proved of model {model.hex()}")
+    return proof.parameter
 
 
-def check_files(model: bytes, files: Sequence[FileHash], root: bytes) -> None:
-    """See that ``model`` has these small files; their contents decide which program a job is.
-
-    Raises:
-        Rejected: it has others.
-    """
-    if model_digest(files, root) != model:
-        raise Rejected(f"the files aren't those of model {model.hex()}")
-
-
-def _leaves(parameters: Sequence[Parameter]) -> list[bytes]:
-    if not 1 <= len(parameters) <= PARAMETERS_MAX:
-        raise ValueError(f"a model has 1..{PARAMETERS_MAX} tensors, got {len(parameters)}")
-    names = [parameter.name.encode() for parameter in parameters]
-    for before, after in pairwise(names):
+def _check_rising(names: Sequence[str]) -> None:
+    for before, after in pairwise(name.encode() for name in names):
         if before >= after:
-            raise ValueError(
-                f"tensors must be in strictly rising order of names, got {after!r} after {before!r}"
-            )
-    return [parameter_leaf(parameter.name, parameter.value) for parameter in parameters]
+            raise ValueError(f"names must strictly rise, got {after!r} after {before!r}")

@@ -114,13 +114,20 @@ def test_values_and_models() -> None:
     data = bytes.fromhex(value["data"])
     digest = spec.tagged("p2p-node/value/1", value["dtype"].encode(), shape, data)
     assert digest.hex() == value["digest"]
-    parts = [part for name, digest in model["files"] for part in (name.encode(), bytes.fromhex(digest))]
+    files, parameters = spec.from_json(model["manifest"])
     leaves = [
-        spec.tagged("p2p-node/parameter/1", name.encode(), bytes.fromhex(digest))
-        for name, digest in model["parameters"]
+        spec.tagged(
+            "p2p-node/parameter/1",
+            name.encode(),
+            dtype.encode(),
+            b"".join(spec.u64(size) for size in shape),
+            digest,
+        )
+        for name, dtype, shape, digest in parameters
     ]
     root = spec.merkle_root(leaves)
     assert root.hex() == model["root"]
+    parts = [part for name, digest in files for part in (name.encode(), digest)]
     assert spec.tagged("p2p-node/model/2", *parts, root).hex() == model["digest"]
 
 

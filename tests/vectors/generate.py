@@ -19,7 +19,7 @@ from protocols.digest import tagged
 from protocols.envelope import Signed
 from protocols.identity import peer_id
 from protocols.messages import Bid, Body, Member
-from protocols.parameters import FileHash, Parameter, model_digest, parameter_root, prove_parameter
+from protocols.parameters import FileHash, Manifest, Parameter
 from protocols.units import input_digest, units_digest
 from protocols.values import value_digest
 from tests.support.keys import keyring
@@ -68,8 +68,13 @@ def digest_vectors() -> dict[str, Any]:
     leaves = [tagged("p2p-node/vector/1", bytes([i])) for i in range(5)]
     members = [Member(keyring(n).public, n) for n in (1, 2, 3)]
     electorate = Electorate(members)
-    small_files = [FileHash("config.json", bytes([7]) * 32), FileHash("tokenizer.json", bytes([8]) * 32)]
-    parameters = [Parameter(name, "uint8", (1,), value_digest("uint8", (1,), b"\1")) for name in "abc"]
+    manifest = Manifest(
+        (FileHash("config.json", bytes([7]) * 32), FileHash("tokenizer.json", bytes([8]) * 32)),
+        tuple(
+            Parameter(name, "uint8", (2, 1), value_digest("uint8", (2, 1), name.encode() * 2))
+            for name in "abc"
+        ),
+    )
     draw = keyring(1).vrf_prove(alpha(NETWORK, model))
     beta = proof_to_hash(draw)
     return {
@@ -125,11 +130,10 @@ def digest_vectors() -> dict[str, Any]:
             "digest": value_digest("float32", (2, 1), bytes.fromhex("0000803f000000c0")).hex(),
         },
         "model": {
-            "files": [[file.name, file.blake3.hex()] for file in small_files],
-            "parameters": [[parameter.name, parameter.value.hex()] for parameter in parameters],
-            "root": parameter_root(parameters).hex(),
-            "digest": model_digest(small_files, parameter_root(parameters)).hex(),
-            "proof_of_b": plain(prove_parameter(small_files, parameters, "b")),
+            "manifest": plain(manifest),
+            "root": manifest.root.hex(),
+            "digest": manifest.digest.hex(),
+            "proof_of_b": plain(manifest.prove("b")),
         },
         "electorate": {
             "members": [[member.key.hex(), member.weight] for member in electorate.members],

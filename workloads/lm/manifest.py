@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 from blake3 import blake3
 
-from protocols.parameters import (
-    FileHash,
-    Parameter,
-    ParameterProof,
-    model_digest,
-    parameter_root,
-    prove_parameter,
-)
+from protocols.parameters import FileHash, Manifest
 from workloads.errors import ModelRefused
 from workloads.tensorfile import hash_tensors
 
-__all__ = ["SMALL_FILES", "WEIGHTS_FILE", "ModelManifest", "builtin_models", "load_manifest"]
+__all__ = ["SMALL_FILES", "WEIGHTS_FILE", "builtin_models", "load_manifest"]
 
 # In the order of their names, which is the order of the digest.
 SMALL_FILES = ("config.json", "tokenizer.json")
@@ -28,33 +19,7 @@ _FILE_BYTES_MAX = 64 << 20
 _MODELS = Path(__file__).resolve().parent.parent / "models"
 
 
-@dataclass(frozen=True)
-class ModelManifest:
-    """A model's small files and its tensors, each in the order of names."""
-
-    files: tuple[FileHash, ...]
-    parameters: tuple[Parameter, ...]
-
-    @cached_property
-    def root(self) -> bytes:
-        """The Merkle root over the tensors."""
-        return parameter_root(self.parameters)
-
-    @cached_property
-    def digest(self) -> bytes:
-        """The 32 bytes by which a job names the model."""
-        return model_digest(self.files, self.root)
-
-    def prove(self, name: str) -> ParameterProof:
-        """The proof that the model has the tensor ``name`` with the value it has.
-
-        Raises:
-            KeyError: it has no such tensor.
-        """
-        return prove_parameter(self.files, self.parameters, name)
-
-
-def load_manifest(model_dir: Path, small_files: tuple[str, ...] = SMALL_FILES) -> ModelManifest:
+def load_manifest(model_dir: Path, small_files: tuple[str, ...] = SMALL_FILES) -> Manifest:
     """Hash the files of a model directory.
 
     Args:
@@ -74,7 +39,7 @@ def load_manifest(model_dir: Path, small_files: tuple[str, ...] = SMALL_FILES) -
         if len(data) > _FILE_BYTES_MAX:
             raise ModelRefused(f"{name} is larger than {_FILE_BYTES_MAX} bytes")
         files.append(FileHash(name, blake3(data).digest()))
-    return ModelManifest(tuple(files), hash_tensors(model_dir / WEIGHTS_FILE))
+    return Manifest(tuple(files), hash_tensors(model_dir / WEIGHTS_FILE))
 
 
 def builtin_models() -> dict[str, Path]:

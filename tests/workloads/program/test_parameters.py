@@ -15,18 +15,11 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from protocols.codec import decode, encode
-from protocols.errors import Rejected
-from protocols.parameters import (
-    FileHash,
-    Parameter,
-    ParameterProof,
-    check_files,
-    check_parameter,
-    parameter_root,
-)
+from protocols.errors import Malformed, Rejected
+from protocols.parameters import FileHash, Manifest, Parameter, ParameterProof, check_parameter
 from protocols.values import value_digest as digest_of_bytes
 from workloads.errors import ModelRefused
-from workloads.lm.manifest import ModelManifest, builtin_models, load_manifest
+from workloads.lm.manifest import builtin_models, load_manifest
 from workloads.program.program import spec_of, value_bytes, value_digest
 from workloads.tensorfile import hash_tensors, read_places
 
@@ -35,27 +28,29 @@ QUERY = "model.layers.3.self_attn.q_proj.weight"
 
 
 @pytest.fixture(scope="module")
-def manifest() -> ModelManifest:
+def manifest() -> Manifest:
     return load_manifest(BUILTIN)
 
 
-def test_every_tensor_of_the_builtin_model_is_proved(manifest: ModelManifest) -> None:
+def test_every_tensor_of_the_builtin_model_is_proved(manifest: Manifest) -> None:
     tensors = load_file(BUILTIN / "model.safetensors")
     assert [parameter.name for parameter in manifest.parameters] == sorted(tensors)
     for name, tensor in tensors.items():
         proof = manifest.prove(name)
-        check_parameter(manifest.digest, decode(encode(proof), ParameterProof))
-        assert proof.value == value_digest(tensor)
-    check_files(manifest.digest, manifest.files, manifest.root)
+        parameter = check_parameter(manifest.digest, decode(encode(proof), ParameterProof))
+        assert (parameter.name, parameter.shape) == (name, tuple(tensor.shape))
+        assert parameter.value == value_digest(tensor)
     assert manifest.files[0] == FileHash(
         "config.json", blake3((BUILTIN / "config.json").read_bytes()).digest()
     )
 
 
-def test_the_digest_of_a_value_needs_no_tensor_library(manifest: ModelManifest) -> None:
+def test_the_digest_of_a_value_needs_no_tensor_library(manifest: Manifest) -> None:
     tensor = load_file(BUILTIN / "model.safetensors")[QUERY]
     spec = spec_of(tensor)
-    assert digest_of_bytes(spec.dtype, spec.shape, value_bytes(tensor)) == manifest.prove(QUERY).value
+    assert (
+        digest_of_bytes(spec.dtype, spec.shape, value_bytes(tensor)) == manifest.prove(QUERY).parameter.value
+    )
     with pytest.raises(ValueError, match="takes 8 bytes, got 4"):
         digest_of_bytes("float32", (2,), b"abcd")
     with pytest.raises(ValueError, match="dtype 'int8' must be one of"):
@@ -67,8 +62,7 @@ def test_the_digest_of_a_value_needs_no_tensor_library(manifest: ModelManifest) 
 @pytest.mark.parametrize(
     "lie",
     [
-        {"name": "model.layers.2.self_attn.q_proj.weight"},
-        {"value": b"\1" * 32},
+        {"parameter": Parameter(QUERY, "float16", (192, 192), b"\1" * 32)},
         {"index": 0},
         {"count": 45},
         {"count": 2**20},
@@ -76,21 +70,48 @@ def test_the_digest_of_a_value_needs_no_tensor_library(manifest: ModelManifest) 
         {"files": (FileHash("config.json", b"\0" * 32),)},
     ],
 )
-def test_a_bent_proof_leads_elsewhere(manifest: ModelManifest, lie: dict[str, Any]) -> None:
+def test_a_bent_proof_leads_elsewhere(manifest: Manifest, lie: dict[str, Any]) -> None:
     with pytest.raises(Rejected, match="isn't proved of model"):
         check_parameter(manifest.digest, msgspec.structs.replace(manifest.prove(QUERY), **lie))
 
 
-def test_other_files_are_rejected(manifest: ModelManifest) -> None:
-    with pytest.raises(Rejected, match="aren't those of model"):
-        check_files(manifest.digest, manifest.files[::-1], manifest.root)
+@pytest.mark.parametrize(
+    "lie",
+    [
+        {"name": "model.layers.2.self_attn.q_proj.weight"},
+        {"dtype": "bfloat16"},
+        {"dtype": "int4"},
+        {"shape": (192 * 192,)},
+        {"shape": (2**40, 2**40)},
+        {"value": b"\1" * 32},
+    ],
+)
+def test_a_proof_fixes_everything_about_its_tensor(manifest: Manifest, lie: dict[str, Any]) -> None:
+    proof = manifest.prove(QUERY)
+    bent = msgspec.structs.replace(proof.parameter, **lie)
+    with pytest.raises(Rejected, match=r"isn't proved of model|must be one of|more than"):
+        check_parameter(manifest.digest, msgspec.structs.replace(proof, parameter=bent))
+    parameters = tuple(bent if item.name == QUERY else item for item in manifest.parameters)
+    with pytest.raises(Rejected, match="manifest"):
+        Manifest.open(encode(Manifest(manifest.files, parameters)), manifest.digest)
 
 
-def test_tensors_out_of_order_have_no_root() -> None:
-    one, two = (Parameter(name, "uint8", (0,), b"\0" * 32) for name in "ab")
-    for order in ([two, one], [one, one], []):
-        with pytest.raises(ValueError, match=r"strictly rising|tensors, got 0"):
-            parameter_root(order)
+def test_a_manifest_is_of_one_model(manifest: Manifest) -> None:
+    data = encode(manifest)
+    assert Manifest.open(data, manifest.digest) == manifest
+    with pytest.raises(Rejected, match="the manifest is of model"):
+        Manifest.open(data, b"\0" * 32)
+    with pytest.raises(Malformed):
+        Manifest.open(data[:-1], manifest.digest)
+    for files, parameters in (
+        (manifest.files[::-1], manifest.parameters),
+        (manifest.files, manifest.parameters[::-1]),
+        (manifest.files, manifest.parameters[:1] * 2),
+    ):
+        with pytest.raises(Rejected, match="must strictly rise"):
+            Manifest.open(encode(Manifest(files, parameters)), manifest.digest)
+    with pytest.raises(Malformed):
+        Manifest.open(encode(Manifest(manifest.files, ())), manifest.digest)
 
 
 def written(path: Path, entries: dict[str, Any] | str, data: bytes = b"\0" * 8) -> Path:
