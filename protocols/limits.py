@@ -209,3 +209,6 @@ EARLY_COMMITMENTS_MAX = 256
 
 COMMITMENTS_WATCHED_MAX = 2_048
 """Commitments remembered, so that a second one for the same segment is noticed."""
+
+CREDIT_ACCOUNTS_MAX = 4_096
+"""Requesters whose debts are remembered."""

@@ -1,7 +1,8 @@
 """The executor's side of one contract: run, stream, commit segment by segment, open, be paid.
 
 A segment is committed once it is full and the next unit (or the end) has come, because the last
-segment must say that it is the last.
+segment must say that it is the last. Results are streamed on credit: beyond what the requester may owe,
+they wait for its vouchers.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from protocols.events import (
     TimerFired,
 )
 from protocols.lane import PayeeLane
+from protocols.limits import OUTPUT_UNITS_PER_MESSAGE_MAX
 from protocols.messages import (
     Acceptance,
     Award,
@@ -40,7 +42,7 @@ from verification.prover import Prover
 __all__ = ["Engagement", "EngagementState"]
 
 SETTLE_MS = 120_000
-"""After the last commitment, how long the executor stays ready to open and be paid."""
+"""After the last commitment, or while the requester's credit is used up, how long the executor waits."""
 
 
 class EngagementState(enum.Enum):
@@ -73,6 +75,8 @@ class Engagement:
         self._input = input
         self._prefix = prefix
         self._units = list(prefix)
+        self._sent_units = self._covered_units = len(prefix)
+        self._is_held = False
         self._digests: dict[int, bytes] = {}
         self._has_output_all = False
         self._done_ms = 0
@@ -118,7 +122,7 @@ class Engagement:
                 return self._produce(first, units, now_ms)
             case RunChunk(chunk=chunk, digest=digest) if self.state is EngagementState.RUNNING:
                 self._digests[chunk] = digest
-                return self._commit_ready(now_ms)
+                return self._deliver(now_ms)
             case RunFinished() if self.state is EngagementState.RUNNING:
                 self._has_output_all = True
                 return self._finish(now_ms)
@@ -126,6 +130,8 @@ class Engagement:
                 return self._fail(reason, detail, now_ms)
             case TimerFired((_, _, "finish")) if self.state is EngagementState.RUNNING:
                 return self._fail("deadline", "the contract's deadline passed", now_ms)
+            case TimerFired((_, _, "credit")) if self._is_held and self.state is EngagementState.RUNNING:
+                return self._fail("credit", "what was delivered isn't paid for", now_ms)
             case TimerFired((_, _, "settle")):
                 return self._stop("no verdict came" if self.lane.best is None else "over", now_ms)
         return []
@@ -142,40 +148,71 @@ class Engagement:
             # What the input asks for beyond the terms nobody pays, nor could it be committed to.
             return self._fail("terms", f"the input's output exceeds units_max={units_max}", now_ms)
         self._units[first_unit:] = units
-        output = self._node.sign(Output(self.award.id, first_unit, units))
-        sent: list[Effect] = [Send(self.award.signer, output, self.award.body.finish_by_ms)]
-        return sent + self._commit_ready(now_ms)
+        self._sent_units = min(self._sent_units, first_unit)
+        return self._deliver(now_ms)
 
     def _finish(self, now_ms: int) -> list[Effect]:
-        effects = self._commit_ready(now_ms)
-        if self.state is EngagementState.RUNNING:
+        effects = self._deliver(now_ms)
+        if self.state is EngagementState.RUNNING and not self._is_held:
             # Nothing more will come, so waiting would only hold the slot.
             effects += self._fail("incomplete", "the run ended without all of its chunks", now_ms)
         return effects
 
-    def _commit_ready(self, now_ms: int) -> list[Effect]:
+    def _deliver(self, now_ms: int) -> list[Effect]:
+        """Send and commit to what the requester's credit covers; the rest waits for its vouchers."""
         effects: list[Effect] = []
-        terms = self.award.body
         while self.state is EngagementState.RUNNING:
-            segment = len(self._prover.commitments)
-            first = terms.prefix_units // terms.chunk_units + segment * terms.segment_chunks
-            end_unit = (first + terms.segment_chunks) * terms.chunk_units
-            is_over = self._has_output_all and len(self._units) <= end_unit
-            if not is_over and len(self._units) <= end_unit:
+            self._extend_credit()
+            effects += self._send_output()
+            committed = self._commit_ready(now_ms)
+            if not committed:
                 break
-            units = self._units[: min(end_unit, len(self._units))]
-            chunks = range(first, chunk_count(len(units), terms.chunk_units))
-            if not chunks or any(chunk not in self._digests for chunk in chunks):
-                break
-            effects += self._commit(chunks, units, is_over, now_ms)
+            effects += committed
+        was_held, self._is_held = self._is_held, len(self._units) > self._covered_units
+        if self._is_held and not was_held:
+            effects.append(SetTimer(("engagement", self.award.id, "credit"), now_ms + SETTLE_MS))
         return effects
+
+    def _extend_credit(self) -> None:
+        terms = self.award.body
+        # The segment in hand and the next: that one's first unit says that this one isn't the last.
+        segments = len(self._prover.commitments) + 2
+        if self._node.credit.is_good(self.award.signer, terms.chunk_units * terms.price_micros):
+            first = terms.prefix_units // terms.chunk_units
+            self._covered_units = (first + segments * terms.segment_chunks) * terms.chunk_units
+
+    def _send_output(self) -> list[Effect]:
+        effects: list[Effect] = []
+        end = min(len(self._units), self._covered_units)
+        while self._sent_units < end:
+            first, last = self._sent_units, min(end, self._sent_units + OUTPUT_UNITS_PER_MESSAGE_MAX)
+            output = self._node.sign(Output(self.award.id, first, tuple(self._units[first:last])))
+            effects.append(Send(self.award.signer, output, self.award.body.finish_by_ms))
+            self._sent_units = last
+        return effects
+
+    def _commit_ready(self, now_ms: int) -> list[Effect]:
+        terms = self.award.body
+        segment = len(self._prover.commitments)
+        first = terms.prefix_units // terms.chunk_units + segment * terms.segment_chunks
+        end_unit = (first + terms.segment_chunks) * terms.chunk_units
+        is_over = self._has_output_all and len(self._units) <= end_unit
+        units = self._units[: min(end_unit, len(self._units))]
+        if (not is_over and len(self._units) <= end_unit) or len(units) > self._covered_units:
+            return []
+        chunks = range(first, chunk_count(len(units), terms.chunk_units))
+        if not chunks or any(chunk not in self._digests for chunk in chunks):
+            return []
+        return self._commit(chunks, units, is_over, now_ms)
 
     def _commit(self, chunks: range, units: list[int], is_final: bool, now_ms: int) -> list[Effect]:
         terms = self.award.body
         before = self._prover.commitments[-1].body.units_total if self._prover.commitments else None
         commitment = self._prover.commit([self._digests[c] for c in chunks], units, final=is_final)
         self._node.route(commitment.id, self)
-        self.lane.deliver((len(units) - (before or terms.prefix_units)) * terms.price_micros)
+        worth = (len(units) - (before or terms.prefix_units)) * terms.price_micros
+        self.lane.deliver(worth)
+        self._node.credit.deliver(self.award.signer, worth)
         notice = CommitmentNotice(self.award.raw, self.acceptance.raw, commitment.raw)
         effects: list[Effect] = [
             Persist("contracts", commitment.id, commitment.raw),
@@ -190,7 +227,9 @@ class Engagement:
     # --- Payment and endings ---------------------------------------------------------------------
 
     def _hear_voucher(self, message: Signed[Voucher], now_ms: int) -> list[Effect]:
+        before = self.lane.settled_micros
         is_news = self.lane.accept(message, now_ms)
+        self._node.credit.settle(self.award.signer, self.lane.settled_micros - before)
         receipt = self._node.sign(VoucherReceipt(message.id, message.body.settled_micros))
         effects: list[Effect] = [Send(self.award.signer, receipt, now_ms + 60_000)]
         if is_news:
@@ -210,7 +249,7 @@ class Engagement:
         is_all_paid = self.lane.sequence >= len(self._prover.commitments)
         if is_all_paid and self.state is EngagementState.COMMITTED:
             self.state, self._done_ms = EngagementState.DONE, now_ms
-        return effects
+        return effects + self._deliver(now_ms)
 
     def _fail(self, reason: str, detail: str, now_ms: int) -> list[Effect]:
         message = self._node.sign(ExecutionFailed(self.award.id, reason[:64], detail[:250]))

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from p2p_node.core.credit import CreditBook
 from p2p_node.core.engagement import Engagement
 from p2p_node.core.gossip import TOPIC_OF_KIND, GossipBook, GossipReader
 from p2p_node.core.market import Market
@@ -120,6 +121,7 @@ class NodeCore:
         self.capability = capability
         self.standings = Standings()
         self.registry = Registry()
+        self.credit = CreditBook()
         self.outbox = Outbox()
         self.jobs: OrderedDict[bytes, Job] = OrderedDict()
         self.connected: set[bytes] = set()
@@ -169,7 +171,13 @@ class NodeCore:
         return self._act([*self._advertise(now_ms), *timers], now_ms)
 
     def restore(
-        self, *, registry: list[bytes], convictions: list[bytes], outbox: dict[bytes, bytes], now_ms: int
+        self,
+        *,
+        registry: list[bytes],
+        convictions: list[bytes],
+        outbox: dict[bytes, bytes],
+        now_ms: int,
+        standings: dict[bytes, bytes] | None = None,
     ) -> list[Act]:
         """Take back what the store kept over a restart; entries that no longer open are dropped."""
         for raw in registry:
@@ -179,6 +187,8 @@ class NodeCore:
                 )
             except PeerFault:
                 continue
+        for key, value in (standings or {}).items():
+            self.standings.restore(key, value)
         for key in convictions:
             self.standings.convict(key)
         acts: list[Act] = []
@@ -444,7 +454,7 @@ class NodeCore:
     def _act(self, effects: list[Effect], now_ms: int) -> list[Act]:
         """Effects as acts: sends go through the outbox, and what we publish we have heard."""
         acts: list[Act] = []
-        for effect in effects:
+        for effect in [*effects, *self.standings.changes()]:
             match effect:
                 case Send():
                     acts += self.outbox.send(effect, now_ms)

@@ -103,6 +103,13 @@ class Provider:
             return []  # Serves nothing, so it is no news that it doesn't bid.
         if not self._node.standings.is_welcome(offer.signer, now_ms):
             return self._decline(offer, DeclineReason("standing", detail="the requester failed us before"))
+        chunk_micros = body.price_micros_max * min((a.chunk_units for a in self.abilities), default=1)
+        if not self._node.credit.is_good(offer.signer, chunk_micros):
+            owed = self._node.credit.owed_micros(offer.signer)
+            return self._decline(
+                offer,
+                DeclineReason("standing", have=owed, detail=f"the requester owes us {owed} micro-units"),
+            )
         plan = consider(body, own_key=self._own_key, abilities=self.abilities, capacity=self.capacity(now_ms))
         if isinstance(plan, DeclineReason):
             return self._decline(offer, plan)
@@ -216,6 +223,9 @@ class Provider:
         terms = award.body
         if not self._node.standings.is_welcome(award.signer, now_ms):
             raise _Refused("standing", "the requester failed us before")
+        if not self._node.credit.is_good(award.signer, terms.chunk_units * terms.price_micros):
+            owed = self._node.credit.owed_micros(award.signer)
+            raise _Refused("standing", f"the requester owes us {owed} micro-units")
         if terms.accept_by_ms + CLOCK_SKEW_MS < now_ms or terms.finish_by_ms < now_ms:
             raise _Refused("expired", f"finish_by_ms={terms.finish_by_ms} has passed")
         same = ("workload", "model", "profile", "input_digest", "units_max")

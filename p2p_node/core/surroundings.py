@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol, TypeVar
 
+from p2p_node.core.credit import CreditBook
 from p2p_node.core.market import Market
 from protocols.crypto import Crypto
 from protocols.envelope import Signed
@@ -24,6 +25,7 @@ class Surroundings(Protocol):
     standings: Standings
     connected: set[bytes]
     market: Market
+    credit: CreditBook
 
     def sign(self, body: B) -> Signed[B]:
         """Seal a body with this peer's key."""

@@ -63,6 +63,8 @@ class Verifier:
             return []
         if not self._is_able(contract) or not self._node.standings.is_welcome(contract.requester, now_ms):
             return []
+        if not self._node.credit.is_good(contract.requester, contract.terms.verifier_fee_micros):
+            return []  # It let us verify before and didn't pay.
         if contract.terms.sent_ms > now_ms + contract.terms.answer_within_ms:
             return []
         proof = draw_proof(self._keys, self._node.network, commitment.id)
@@ -136,6 +138,7 @@ class Verifier:
             while len(self._lanes) > 4 * DUTIES_MAX:
                 self._lanes.popitem(last=False)
         lane.deliver(duty.fee_micros)
+        self._node.credit.deliver(award.signer, duty.fee_micros)
 
     def hear_voucher(self, message: Signed[Voucher], now_ms: int) -> list[Effect]:
         """A requester pays for a verdict.
@@ -146,7 +149,9 @@ class Verifier:
         lane = self._lanes.get(message.body.lane)
         if lane is None:
             return []  # Of a contract that is long over, or of which a restart left us nothing.
+        before = lane.settled_micros
         is_news = lane.accept(message, now_ms)
+        self._node.credit.settle(message.signer, lane.settled_micros - before)
         receipt = self._node.sign(VoucherReceipt(message.id, message.body.settled_micros))
         effects: list[Effect] = [Send(message.signer, receipt, now_ms + 60_000)]
         if is_news:
