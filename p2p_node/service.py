@@ -293,6 +293,7 @@ def _restore(node: Node) -> None:
     acts = node.core.restore(
         registry=list(store.load("registry").values()),
         convictions=list(store.load("convictions")),
+        standings=store.load("standings"),
         outbox=store.load("outbox"),
         now_ms=wall_clock_ms(),
     )

@@ -33,13 +33,15 @@ TABLES = frozenset(
         "convictions",
         "receipts",
         "addresses",
+        "standings",
     }
 )
 
-EASY_TABLES = frozenset({"jobs", "registry", "addresses", "contracts"})
+EASY_TABLES = frozenset({"jobs", "registry", "addresses", "contracts", "standings"})
 """A power cut (not the death of the process) may take back their newest changes: what a list shows, what the
-network tells again, and contracts on which nothing was paid yet, since a voucher takes what it is for to the
-disk with it. No work goes on after a restart. Waiting for the disk would hold up each job by milliseconds."""
+network tells again, what we think of peers, and contracts on which nothing was paid yet, since a voucher
+takes what it is for to the disk with it. No work goes on after a restart. Waiting for the disk would hold up
+each job by milliseconds."""
 
 PAGE_ROWS = 256
 _BUSY_TIMEOUT_S = 5.0
@@ -48,11 +50,10 @@ _WAIT_FOR_DISK = "PRAGMA synchronous = FULL"
 _DONT_WAIT = "PRAGMA synchronous = NORMAL"
 
 # Step i takes a file from user_version i to i + 1. Steps are only ever appended.
+_COLUMNS = "(key BLOB PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID"
 _MIGRATIONS: tuple[tuple[str, ...], ...] = (
-    tuple(
-        f"CREATE TABLE {table} (key BLOB PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID"
-        for table in sorted(TABLES)
-    ),
+    tuple(f"CREATE TABLE {table} {_COLUMNS}" for table in sorted(TABLES - {"standings"})),
+    (f"CREATE TABLE standings {_COLUMNS}",),
 )
 
 

@@ -9,14 +9,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from protocols.codec import Wire, decode, encode
+from protocols.effects import Persist
+from protocols.errors import Malformed
 from protocols.limits import REGISTRY_PEERS_MAX
+from protocols.weights import VestedWork
 
-__all__ = ["PeerStanding", "Standings"]
+__all__ = ["CHECK_FLOOR_PPM", "PPM", "PROVEN_CONTRACTS", "PeerStanding", "Standings"]
 
 FAILURE_WEIGHT = 4
 EXCLUSION_MS = 60_000
 """After one failure; doubles with each further one."""
 EXCLUSION_DOUBLINGS_MAX = 10
+PROVEN_CONTRACTS = 10
+"""Verified contracts in a row, before which all of an executor's chunks are checked."""
+CHECK_FLOOR_PPM = 250_000
+"""However well an executor did, this share of its chunks is checked."""
 PPM = 1_000_000
 LATENCY_FACTOR_MAX_PPM = 100 * PPM
 
@@ -31,6 +39,21 @@ class PeerStanding:
     excluded_until_ms: int = 0
     latency_factor_ppm: int = PPM
     """Delivered time over declared time, smoothed: declaring less than it takes doesn't pay."""
+    streak: int = 0
+    """Contracts in a row that ended verified, since the first or since the last failure."""
+    work: VestedWork = field(default_factory=VestedWork)
+
+    def check_share_ppm(self, floor_ppm: int = CHECK_FLOOR_PPM) -> int:
+        """The share of its chunks to check where the client leaves that to us.
+
+        All of them before `PROVEN_CONTRACTS` verified contracts in a row; then 1/(1+CV), CV being how
+        many there were beyond those, and never less than the floor. A failure starts anew.
+
+        Source: adaptive replication in BOINC (D. Anderson, "BOINC: a platform for volunteer
+        computing", 2020), which has no floor.
+        """
+        beyond = self.streak - PROVEN_CONTRACTS
+        return PPM if beyond <= 0 else max(floor_ppm, PPM // (1 + beyond))
 
     @property
     def reputation_ppm(self) -> int:
@@ -39,11 +62,24 @@ class PeerStanding:
         return 0 if self.convicted else PPM * self.completed // total
 
 
+class _Record(Wire, frozen=True):
+    """A standing as the store keeps it. Convictions are kept with their proofs, not here."""
+
+    completed: int
+    failed: int
+    excluded_until_ms: int
+    latency_factor_ppm: int
+    streak: int
+    matured_chunks: int
+    maturing: tuple[tuple[int, int], ...]
+
+
 @dataclass(slots=True)
 class Standings:
     """The records of all peers we dealt with, bounded."""
 
     peers: dict[bytes, PeerStanding] = field(default_factory=dict)
+    _changed: dict[bytes, None] = field(default_factory=dict)
 
     def of(self, peer: bytes) -> PeerStanding:
         """The record of ``peer``; a blank one if there is none, which isn't kept."""
@@ -53,13 +89,54 @@ class Standings:
         if peer not in self.peers and len(self.peers) >= REGISTRY_PEERS_MAX:
             # A conviction is kept longest, but nobody may grow our memory by having many keys convicted.
             oldest = next(iter(self.peers))
-            del self.peers[next((p for p, s in self.peers.items() if not s.convicted), oldest)]
+            gone = next((p for p, s in self.peers.items() if not s.convicted), oldest)
+            del self.peers[gone]
+            self._changed[gone] = None
+        self._changed[peer] = None
         return self.peers.setdefault(peer, PeerStanding())
+
+    def changes(self) -> list[Persist]:
+        """What changed since the last call, to be kept over a restart."""
+        changed, self._changed = self._changed, {}
+        return [Persist("standings", peer, self._encoded(peer)) for peer in changed]
+
+    def _encoded(self, peer: bytes) -> bytes | None:
+        standing = self.peers.get(peer)
+        if standing is None:
+            return None
+        record = _Record(
+            standing.completed,
+            standing.failed,
+            standing.excluded_until_ms,
+            standing.latency_factor_ppm,
+            standing.streak,
+            standing.work.matured_chunks,
+            standing.work.maturing,
+        )
+        return encode(record)
+
+    def restore(self, peer: bytes, value: bytes) -> None:
+        """Take back what `changes` gave; what an older release wrote differently is dropped."""
+        try:
+            record = decode(value, _Record)
+        except Malformed:
+            return
+        standing = self.peers.setdefault(peer, PeerStanding())
+        standing.completed, standing.failed = record.completed, record.failed
+        standing.excluded_until_ms = record.excluded_until_ms
+        standing.latency_factor_ppm = record.latency_factor_ppm
+        standing.streak = record.streak
+        standing.work = VestedWork(record.matured_chunks, record.maturing)
+
+    def record_work(self, peer: bytes, chunks: int, now_ms: int) -> None:
+        """``chunks`` that ``peer`` computed or recomputed for us were verified."""
+        self._kept(peer).work.add(chunks, now_ms)
 
     def record_completion(self, peer: bytes, *, declared_ms: int, delivered_ms: int) -> None:
         """A contract ended verified after ``delivered_ms`` where ``declared_ms`` was promised."""
         standing = self._kept(peer)
         standing.completed += 1
+        standing.streak += 1
         ratio = min(LATENCY_FACTOR_MAX_PPM, max(PPM, delivered_ms * PPM // max(1, declared_ms)))
         standing.latency_factor_ppm = (3 * standing.latency_factor_ppm + ratio) // 4
 
@@ -67,12 +144,15 @@ class Standings:
         """A contract ended by the peer's fault: leave it out for a while."""
         standing = self._kept(peer)
         standing.failed += 1
+        # Influence and trust are lost at once and earned anew.
+        standing.streak, standing.work = 0, VestedWork()
         doublings = min(standing.failed - 1, EXCLUSION_DOUBLINGS_MAX)
         standing.excluded_until_ms = now_ms + (EXCLUSION_MS << doublings)
 
     def convict(self, peer: bytes) -> None:
         """Fraud that we recomputed ourselves: never again."""
-        self._kept(peer).convicted = True
+        standing = self._kept(peer)
+        standing.convicted, standing.streak, standing.work = True, 0, VestedWork()
 
     def is_welcome(self, peer: bytes, now_ms: int) -> bool:
         """Whether we would deal with ``peer`` now."""

@@ -145,7 +145,8 @@ class Duty:
             body.membership,
             network=self._network,
             crypto=self._crypto,
-            level=self._level,
+            # By its own weight it may be drawn later than it claimed, by a widening not heard of yet.
+            level=WIDENING_MAX,
         )
         self.state = DutyState.RECOMPUTING
         task = Recompute(terms.workload, terms.model, terms.profile, body.input, body.units, chunks)

@@ -33,6 +33,7 @@ from verification.sortition import alpha, drawn_chunks, is_drawn
 
 __all__ = [
     "Contract",
+    "NotDrawn",
     "check_blind",
     "check_chain",
     "check_commitment",
@@ -68,6 +69,10 @@ class Contract:
     def executor(self) -> bytes:
         """Who works."""
         return self.award.body.executor
+
+
+class NotDrawn(Rejected):
+    """A member of the electorate whose VRF output doesn't make it a verifier, by its weight."""
 
 
 def check_contract(award: Signed[Award], acceptance: Signed[Acceptance]) -> Contract:
@@ -213,7 +218,8 @@ def check_draw(
         Chunk numbers, absolute, ascending.
 
     Raises:
-        Rejected: not a member, not drawn, or drawn at a level that wasn't granted.
+        NotDrawn: not at this level.
+        Rejected: not a member, or the claim is for a level that wasn't granted.
     """
     terms = contract.terms
     if claim.body.commitment_id != commitment.id:
@@ -238,9 +244,10 @@ def check_draw(
         weight=membership.weight,
         total_weight=terms.electorate_weight,
         expected_milli=terms.expected_verifiers_milli,
-        widening=claim.body.widening,
+        # A wider draw contains every narrower one. Whoever doesn't know its weight claims too early.
+        widening=level,
     ):
-        raise Rejected("the VRF didn't draw this verifier")
+        raise NotDrawn("the VRF didn't draw this verifier")
     first = commitment.body.first_chunk
     drawn = drawn_chunks(beta, chunks=commitment.body.chunks, samples=terms.samples)
     return tuple(first + chunk for chunk in drawn)

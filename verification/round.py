@@ -32,7 +32,7 @@ from protocols.messages import (
     Widening,
 )
 from verification.electorate import Electorate
-from verification.evidence import Contract, check_blind, check_draw, check_opening, check_reveal
+from verification.evidence import Contract, NotDrawn, check_blind, check_draw, check_opening, check_reveal
 from verification.fraud import build_proof
 
 __all__ = ["Round", "RoundState", "Verdict", "VerifierEntry"]
@@ -119,6 +119,7 @@ class Round:
         self.proofs: list[FraudProof] = []
         self.executor_is_guilty = False
         self.guilty_chunk: int | None = None
+        self._light_claims: dict[bytes, Signed[DrawClaim]] = {}
         self._opened: dict[int, bytes] = {}
         self._electorate = electorate
         self._input = input
@@ -171,15 +172,22 @@ class Round:
             # It may have joined after the award, when the list was already fixed.
             return []
         membership = self._electorate.prove(message.signer)
-        chunks = check_draw(
-            self.contract,
-            self.commitment,
-            message,
-            membership,
-            network=self._network,
-            crypto=self._crypto,
-            level=self.level,
-        )
+        try:
+            chunks = check_draw(
+                self.contract,
+                self.commitment,
+                message,
+                membership,
+                network=self._network,
+                crypto=self._crypto,
+                level=self.level,
+            )
+        except NotDrawn:
+            if membership.weight == self.contract.terms.electorate_weight_max:
+                raise
+            # Electors know the heaviest weight and not their own: it may be drawn if the draw widens.
+            self._light_claims[message.signer] = message
+            return []
         self.entries[message.signer] = VerifierEntry(message, membership, chunks)
         assignment = self._sign(
             Assignment(self.commitment.id, message.id, membership, self._input, self._units)
@@ -213,11 +221,15 @@ class Round:
         self.state = RoundState.DRAWING
         widening = self._sign(Widening(self.commitment.id, self.level))
         self.widenings.append(widening)
-        return [
+        effects: list[Effect] = [
             Publish("jobs", widening),
             Notify(self._job_id, "widened", {"level": self.level}),
             self._timer("draw", now_ms + self._draw_window_ms),
         ]
+        light, self._light_claims = self._light_claims, {}
+        for claim in light.values():
+            effects += self._hear_claim(claim, now_ms)
+        return effects
 
     # --- Blind verdicts --------------------------------------------------------------------------
 

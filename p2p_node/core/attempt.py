@@ -13,6 +13,7 @@ from typing import Any
 
 from p2p_node.core.payouts import Payouts
 from p2p_node.core.request import JobRequest
+from p2p_node.core.sampling import PPB, SamplingPlan
 from p2p_node.core.surroundings import Surroundings
 from protocols.auction import Candidate
 from protocols.effects import Effect, Notify, Persist, Publish, Send, SetTimer
@@ -94,6 +95,7 @@ class Attempt:
         candidate: Candidate,
         electorate: Electorate,
         *,
+        plan: SamplingPlan,
         price_micros: int,
         prefix: tuple[int, ...],
         index: int,
@@ -103,6 +105,7 @@ class Attempt:
     ) -> None:
         self.request = request
         self.candidate = candidate
+        self.plan = plan
         self.job_id = job_id
         self.outcome: Outcome | None = None
         self.detail = ""
@@ -138,8 +141,8 @@ class Attempt:
             prefix_digest=units_digest(prefix),
             price_micros=price_micros,
             verifier_fee_micros=request.verifier_fee_micros,
-            expected_verifiers_milli=request.expected_verifiers_milli,
-            samples=request.samples,
+            expected_verifiers_milli=plan.choice.expected_milli,
+            samples=plan.choice.samples,
             electorate_root=electorate.root,
             electorate_weight=electorate.total_weight,
             electorate_count=electorate.count,
@@ -175,6 +178,9 @@ class Attempt:
                     "score_micros": self.candidate.score_micros,
                     "eta_ms": self.candidate.eta_ms,
                     "electorate": terms.electorate_count,
+                    "verifiers_milli": round(1_000 * self.plan.choice.verifiers),
+                    "samples": terms.samples,
+                    "escape_ppb": round(PPB * self.plan.choice.escape),
                     "resumes_at": len(self._prefix),
                 },
             ),
@@ -376,6 +382,7 @@ class Attempt:
         for entry in round_.entries.values():
             if entry.is_payable:
                 fee = self.award.body.verifier_fee_micros * len(entry.chunks)
+                self._node.standings.record_work(entry.claim.signer, len(entry.chunks), now_ms)
                 effects += self.payouts.pay(entry.claim.signer, fee, round_.commitment.id, now_ms)
         for proof in round_.proofs:
             effects.append(Publish("convictions", self._node.sign(proof)))
@@ -393,6 +400,7 @@ class Attempt:
                 break
             amount = (body.units_total - len(self.verified)) * self.award.body.price_micros
             self.verified = tuple(self._units[: body.units_total])
+            self._node.standings.record_work(self.candidate.peer, body.chunks, now_ms)
             effects += self.payouts.pay(self.candidate.peer, amount, commitment.id, now_ms)
             if body.final:
                 effects += self._end(Outcome.VERIFIED, "")

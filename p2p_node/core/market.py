@@ -9,6 +9,7 @@ from protocols.envelope import Signed
 from protocols.limits import ELECTORATE_MEMBERS_MAX
 from protocols.messages import Member, Offer
 from protocols.standing import Standings
+from protocols.weights import limited
 from verification.electorate import Electorate
 
 __all__ = ["Market"]
@@ -27,6 +28,8 @@ class Market:
         self._registry = registry
         self._standings = standings
         self._connected = connected
+        self.elector_age_ms = 0
+        """How long a key must have been known before it may verify our jobs."""
 
     def appraise(self, peer: bytes, eta_ms: int, *, ranking: Ranking) -> tuple[int, int]:
         """What a peer's slowness and standing cost, in micro-units, and its corrected eta in ms."""
@@ -61,19 +64,27 @@ class Market:
         return candidates
 
     def electorate(self, offer: Offer, executor: bytes, now_ms: int) -> Electorate | None:
-        """Everybody known who could verify an offer's job but for the two parties; None if nobody."""
+        """Everybody known who could verify an offer's job but for the two parties; None if nobody.
+
+        Keys that turn up after the award don't count, nor do those younger than `elector_age_ms`: an
+        executor can't make itself verifiers once it knows what it would have them overlook.
+        """
         able = self._registry.able(offer.workload, offer.model, offer.profile, now_ms)
-        members = [
-            Member(key, 1)
+        keys = [
+            key
             for key in able
-            if key not in (self._own_key, executor) and self._standings.is_welcome(key, now_ms)
+            if key not in (self._own_key, executor)
+            and self._standings.is_welcome(key, now_ms)
+            and self._registry.known_for_ms(key, now_ms) >= self.elector_age_ms
         ]
-        if len(members) > ELECTORATE_MEMBERS_MAX:
+        if len(keys) > ELECTORATE_MEMBERS_MAX:
             # Anybody can fill a registry with keys: proven peers first, the rest by a lot they can't aim at.
-            members.sort(
-                key=lambda member: (
-                    -self._standings.of(member.key).reputation_ppm,
-                    tagged("p2p-node/electorate-lot/1", offer.nonce, member.key),
+            keys.sort(
+                key=lambda key: (
+                    -self._standings.of(key).reputation_ppm,
+                    tagged("p2p-node/electorate-lot/1", offer.nonce, key),
                 )
             )
-        return Electorate(members[:ELECTORATE_MEMBERS_MAX]) if members else None
+        weights = {key: self._standings.of(key).work.weight(now_ms) for key in keys[:ELECTORATE_MEMBERS_MAX]}
+        members = [Member(key, weight) for key, weight in limited(weights).items()]
+        return Electorate(members) if members else None

@@ -42,6 +42,7 @@ class Registry:
 
     def __init__(self) -> None:
         self._adverts: dict[bytes, Signed[Advert]] = {}
+        self._first_heard_ms: dict[bytes, int] = {}
 
     def __len__(self) -> int:
         return len(self._adverts)
@@ -61,23 +62,30 @@ class Registry:
             if len(self._adverts) >= REGISTRY_PEERS_MAX:
                 return effects  # Whoever came first stays: a flood of new keys can't push peers out.
         self._adverts[message.signer] = message
+        self._first_heard_ms.setdefault(message.signer, now_ms)
         return [*effects, Persist("registry", message.signer, message.raw)]
 
     def restore(self, message: Signed[Advert]) -> None:
-        """Take back an advert from the store."""
+        """Take back an advert from the store; its peer has been known since it was sent, if not longer."""
         if self.is_news(message):
             self._adverts[message.signer] = message
+            self._first_heard_ms[message.signer] = message.body.sent_ms
 
     def expire(self, now_ms: int) -> list[Effect]:
         """Forget expired adverts."""
         gone = [key for key, message in self._adverts.items() if message.body.expires_ms <= now_ms]
         for key in gone:
             del self._adverts[key]
+            del self._first_heard_ms[key]
         return [Persist("registry", key, None) for key in gone]
 
     def get(self, key: bytes) -> Signed[Advert] | None:
         """The newest advert of a peer."""
         return self._adverts.get(key)
+
+    def known_for_ms(self, key: bytes, now_ms: int) -> int:
+        """How long a peer has been known without a gap; 0 for a stranger."""
+        return max(0, now_ms - self._first_heard_ms.get(key, now_ms))
 
     def current(self, now_ms: int) -> Iterator[Signed[Advert]]:
         """Adverts that haven't expired, in the order of their keys."""

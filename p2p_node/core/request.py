@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from protocols.auction import Ranking
 from protocols.limits import CHUNKS_PER_SEGMENT, LM_CHUNK_UNITS, SEGMENT_CHUNKS_MAX
 
-__all__ = ["FINAL_STATES", "JobRequest", "JobState"]
+__all__ = ["FINAL_STATES", "CheckPolicy", "JobRequest", "JobState"]
 
 
 class JobState(enum.Enum):
@@ -39,6 +39,20 @@ FINAL_STATES = frozenset(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CheckPolicy:
+    """What of the checking a client left to the node, and what it assumes of the network."""
+
+    escape_ppb: int = 0
+    """The chance of escape it accepts, in parts per billion; 0 takes the request's own numbers."""
+    is_adaptive: bool = False
+    """Whether an executor that has proved itself may be checked less than its `samples`."""
+    forged_ppm: int = 100_000
+    """The least share of chunks whose forging must not go unnoticed."""
+    colluding_ppm: int = 200_000
+    lazy_ppm: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class JobRequest:
     """One job, ready to be offered. Prices are micro-units per output unit."""
 
@@ -58,6 +72,7 @@ class JobRequest:
     verifier_fee_micros: int = 10
     expected_verifiers_milli: int = 2_000
     samples: int = SEGMENT_CHUNKS_MAX
+    policy: CheckPolicy = CheckPolicy()
     draw_window_ms: int = 600
     answer_ms: int = 30_000
     stall_ms: int = 20_000

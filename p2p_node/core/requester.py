@@ -10,6 +10,7 @@ from typing import Any
 
 from p2p_node.core.attempt import EXECUTOR_FAULTS, Attempt, Outcome
 from p2p_node.core.request import FINAL_STATES, JobRequest, JobState
+from p2p_node.core.sampling import plan_sampling
 from p2p_node.core.surroundings import Surroundings
 from protocols.auction import Auction, AuctionState, Candidate, price_to_pay
 from protocols.digest import tagged
@@ -19,6 +20,7 @@ from protocols.events import Event, Heard, TimerFired
 from protocols.limits import ATTEMPTS_MAX, CLOCK_SKEW_MS
 from protocols.messages import AuctionClose, Bid, Closed, Decline, Offer, ReceiptBody
 from protocols.units import input_digest
+from verification.draw_odds import OutOfReach
 from verification.fraud import EXACT_PROFILES
 
 __all__ = ["Job"]
@@ -214,12 +216,21 @@ class Job:
                 return self._conclude(
                     JobState.VERIFICATION_FAILED, "no peer is known that could verify this job", now_ms
                 )
+            try:
+                plan = plan_sampling(
+                    self.request,
+                    [member.weight for member in electorate.members],
+                    check_share_ppm=self._node.standings.of(candidate.peer).check_share_ppm(),
+                )
+            except OutOfReach as error:
+                return self._conclude(JobState.VERIFICATION_FAILED, f"verify.escape: {error}", now_ms)
             attempt = Attempt(
                 self._node,
                 self.request,
                 self._offers[-1],
                 candidate,
                 electorate,
+                plan=plan,
                 price_micros=self._price(index),
                 prefix=prefix,
                 index=len(self.attempts),

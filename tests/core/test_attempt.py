@@ -9,6 +9,7 @@ import pytest
 
 from p2p_node.core.attempt import EXECUTOR_FAULTS, Attempt, Outcome
 from p2p_node.core.request import JobRequest
+from p2p_node.core.sampling import plan_sampling
 from p2p_node.sim.scenario import job_request
 from protocols.auction import Candidate
 from protocols.effects import Notify, Persist, Publish, Send, SetTimer
@@ -74,6 +75,7 @@ class Trial:
             offer(mode="posted"),
             Candidate(key(EXECUTOR), advert(EXECUTOR), 100, 20, 320),
             ELECTORATE,
+            plan=plan_sampling(request(**fields), (1, 1, 1, 1), check_share_ppm=1_000_000),
             price_micros=100,
             prefix=(),
             index=0,
