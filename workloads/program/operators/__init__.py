@@ -1,5 +1,25 @@
 """The operators of programs; importing this package registers those that ship with it."""
 
-from workloads.program.operators import contractions, digests, elementwise, reductions, shapes
+from workloads.program.operators import (
+    contractions,
+    digests,
+    elementwise,
+    norms,
+    reductions,
+    shapes,
+    training,
+    transformer,
+    vision,
+)
 
-__all__ = ["contractions", "digests", "elementwise", "reductions", "shapes"]
+__all__ = [
+    "contractions",
+    "digests",
+    "elementwise",
+    "norms",
+    "reductions",
+    "shapes",
+    "training",
+    "transformer",
+    "vision",
+]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from workloads.exact import contraction as exact
+from workloads import exact
 from workloads.exact.quantise import Precision
 from workloads.program.operators.registry import (
     check_floating,

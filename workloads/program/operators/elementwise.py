@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from workloads.exact import elementwise as exact
+from workloads import exact
 from workloads.program.operators.registry import FLOATING, check_floating, choice, operator, real, require
 from workloads.program.operators.shapes import broadcast
 from workloads.program.program import ValueSpec

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from workloads.exact import reductions as exact
+from workloads import exact
 from workloads.program.limits import RANK_MAX
 from workloads.program.operators.registry import (
     check_floating,
