@@ -57,6 +57,9 @@ CHUNKS_PER_SEGMENT = 4
 """Chunks of one signed commitment: 128 tokens, paid as one."""
 
 SEGMENT_CHUNKS_MAX = 4_096
+FINGERPRINT_BYTES_MAX = 2_048
+"""Values of one chunk that an opening or a reveal carries, in the native profile."""
+
 ATTEMPTS_MAX = 16
 PRICE_MICROS_MAX = 10**12
 
@@ -125,6 +128,9 @@ DISPUTES_MAX = 64
 
 TRACE_PATIENCE = 4
 """A trace may take this many times the contract's answering time: it hashes every value."""
+
+DISPUTE_ANSWERS_MAX = 32
+"""A dispute is over after this many answering times, whatever its parties do."""
 
 # --- What a peer remembers --------------------------------------------------------------------
 

@@ -14,7 +14,18 @@ from typing import TypeVar
 from protocols.digest import DIGEST_BYTES, tagged
 from protocols.limits import MERKLE_DEPTH_MAX
 
-__all__ = ["LEAVES_MAX", "climb", "grow", "is_left", "prove", "reached", "root", "verify"]
+__all__ = [
+    "LEAVES_MAX",
+    "ascend",
+    "climb",
+    "grow",
+    "is_left",
+    "join",
+    "prove",
+    "reached",
+    "root",
+    "verify",
+]
 
 LEAVES_MAX = 2**MERKLE_DEPTH_MAX
 
@@ -31,7 +42,7 @@ def root(leaves: Sequence[bytes]) -> bytes:
         ValueError: there are no leaves, or one is not 32 bytes.
     """
     _check_leaves(leaves)
-    return _seal(len(leaves), grow(leaves, _join)[-1][0])
+    return _seal(len(leaves), grow(leaves, join)[-1][0])
 
 
 def prove(leaves: Sequence[bytes], index: int) -> tuple[bytes, ...]:
@@ -46,7 +57,7 @@ def prove(leaves: Sequence[bytes], index: int) -> tuple[bytes, ...]:
     _check_leaves(leaves)
     if not 0 <= index < len(leaves):
         raise ValueError(f"index must be in 0..{len(leaves) - 1}, got {index}")
-    levels = grow(leaves, _join)
+    levels = grow(leaves, join)
     return tuple(levels[level][sibling] for level, sibling in climb(index, len(leaves)))
 
 
@@ -61,6 +72,12 @@ def verify(root: bytes, *, leaf: bytes, index: int, count: int, proof: Sequence[
 
 def reached(*, leaf: bytes, index: int, count: int, proof: Sequence[bytes]) -> bytes | None:
     """The root that ``proof`` leads to from ``leaf``; None for whatever is malformed, as in `verify`."""
+    top = ascend(leaf=leaf, index=index, count=count, proof=proof)
+    return None if top is None else _seal(count, top)
+
+
+def ascend(*, leaf: bytes, index: int, count: int, proof: Sequence[bytes]) -> bytes | None:
+    """The top node, under the root, that ``proof`` leads to; None for whatever is malformed."""
     if not 1 <= count <= LEAVES_MAX or not 0 <= index < count:
         return None
     siblings = [sibling for _, sibling in climb(index, count)]
@@ -68,8 +85,8 @@ def reached(*, leaf: bytes, index: int, count: int, proof: Sequence[bytes]) -> b
         return None
     node = leaf
     for sibling, digest in zip(siblings, proof, strict=True):
-        node = _join(digest, node) if is_left(sibling) else _join(node, digest)
-    return _seal(count, node)
+        node = join(digest, node) if is_left(sibling) else join(node, digest)
+    return node
 
 
 def grow(leaves: Sequence[_Node], join: Callable[[_Node, _Node], _Node]) -> list[Sequence[_Node]]:
@@ -101,7 +118,8 @@ def is_left(position: int) -> bool:
     return position % 2 == 0
 
 
-def _join(left: bytes, right: bytes) -> bytes:
+def join(left: bytes, right: bytes) -> bytes:
+    """The parent of two nodes."""
     return tagged(_NODE, left, right)
 
 

@@ -16,7 +16,7 @@ from protocols.effects import Recompute
 from protocols.envelope import Signed, open_envelope
 from protocols.errors import Rejected
 from protocols.limits import FRAUD_INPUT_BYTES_MAX, FRAUD_UNITS_MAX
-from protocols.messages import Acceptance, Award, Commitment, FraudProof, Opening, Reveal
+from protocols.messages import Acceptance, Award, Commitment, FraudProof, Opening, OperatorFraud, Reveal
 from protocols.units import input_digest
 from verification.evidence import (
     Contract,
@@ -27,7 +27,7 @@ from verification.evidence import (
     segment_chunk_range,
 )
 
-__all__ = ["EXACT_PROFILES", "Accusation", "build_proof", "open_proof"]
+__all__ = ["EXACT_PROFILES", "Accusation", "build_proof", "open_accusation", "open_proof", "stated_digest"]
 
 EXACT_PROFILES = ("exact14", "exact21")
 """Only these convict: elsewhere honest machines may differ."""
@@ -55,6 +55,17 @@ def open_proof(proof: FraudProof, *, network: str, crypto: Crypto) -> Accusation
     Raises:
         PeerFault: a part isn't signed, isn't bound to the rest, or the profile isn't exact.
     """
+    return open_accusation(proof, proof.chunk, network=network, crypto=crypto)[0]
+
+
+def open_accusation(
+    proof: FraudProof | OperatorFraud, chunk: int, *, network: str, crypto: Crypto
+) -> tuple[Accusation, Signed[Commitment]]:
+    """What a proof of either kind says about ``chunk``, and the commitment that it belongs to.
+
+    Raises:
+        PeerFault: a part isn't signed, isn't bound to the rest, or the profile isn't exact.
+    """
     award = open_envelope(proof.award, network=network, crypto=crypto, expect=Award)
     acceptance = open_envelope(proof.acceptance, network=network, crypto=crypto, expect=Acceptance)
     commitment = open_envelope(proof.commitment, network=network, crypto=crypto, expect=Commitment)
@@ -64,11 +75,24 @@ def open_proof(proof: FraudProof, *, network: str, crypto: Crypto) -> Accusation
     terms = contract.terms
     if terms.profile not in EXACT_PROFILES:
         raise Rejected(f"profile {terms.profile!r} isn't exact: a difference proves nothing")
-    if proof.chunk not in segment_chunk_range(body):
-        raise Rejected(f"chunk {proof.chunk} is outside the committed segment")
+    if chunk not in segment_chunk_range(body):
+        raise Rejected(f"chunk {chunk} is outside the committed segment")
     if input_digest(proof.input) != terms.input_digest:
         raise Rejected("the proof's input isn't the contract's")
     check_units(contract, body, proof.units)
+    role, digest = stated_digest(contract, commitment, statement, chunk)
+    task = Recompute(terms.workload, terms.model, terms.profile, proof.input, proof.units, (chunk,))
+    return Accusation(statement.signer, role, contract, chunk, digest, task), commitment
+
+
+def stated_digest(
+    contract: Contract, commitment: Signed[Commitment], statement: Signed[Any], chunk: int
+) -> tuple[str, bytes]:
+    """The role in which an opening or a reveal was signed, and what it says that ``chunk``'s digest is.
+
+    Raises:
+        Rejected: another kind, another commitment's, or it doesn't mention the chunk.
+    """
     if isinstance(statement.body, Opening):
         digests = dict(check_opening(contract, commitment, statement))
         role = "executor"
@@ -79,10 +103,9 @@ def open_proof(proof: FraudProof, *, network: str, crypto: Crypto) -> Accusation
         role = "verifier"
     else:
         raise Rejected(f"a {statement.body.KIND!r} doesn't state a digest")
-    if proof.chunk not in digests:
-        raise Rejected(f"the accused statement doesn't mention chunk {proof.chunk}")
-    task = Recompute(terms.workload, terms.model, terms.profile, proof.input, proof.units, (proof.chunk,))
-    return Accusation(statement.signer, role, contract, proof.chunk, digests[proof.chunk], task)
+    if chunk not in digests:
+        raise Rejected(f"the accused statement doesn't mention chunk {chunk}")
+    return role, digests[chunk]
 
 
 def build_proof(
