@@ -1,7 +1,9 @@
 """Programs of exact operators: what a job computes, down to steps that anyone can check alone."""
 
+from workloads.program import gradient_rules as _rules  # registers them
 from workloads.program import operators as _operators  # registers them
 from workloads.program.builder import Builder, Value
+from workloads.program.gradients import differentiable, gradient
 from workloads.program.interpreter import execute, infer, infer_step, run, trace
 from workloads.program.limits import Limits
 from workloads.program.operators.registry import find, names, operator
@@ -35,9 +37,11 @@ __all__ = [
     "Value",
     "ValueSpec",
     "decode_program",
+    "differentiable",
     "encode_program",
     "execute",
     "find",
+    "gradient",
     "infer",
     "infer_step",
     "names",
@@ -48,4 +52,4 @@ __all__ = [
     "value_digest",
 ]
 
-del _operators
+del _operators, _rules

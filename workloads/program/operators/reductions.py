@@ -107,7 +107,7 @@ def _loss_spec(logits: ValueSpec, targets: ValueSpec) -> ValueSpec:
 
 @operator("cross_entropy", 2, _loss_spec, function_work)
 def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    return exact.cross_entropy(logits, targets)
+    return exact.cross_entropy(logits, targets).reshape(())
 
 
 def _loss_backward_spec(gradient: ValueSpec, logits: ValueSpec, targets: ValueSpec) -> ValueSpec:
