@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import heapq
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 from blake3 import blake3
 
+from p2p_node.core.keyring import Keyring, RealCrypto
 from p2p_node.core.node import Act, Capability, NodeCore
-from p2p_node.core.outbox import Transmit, split_frame
+from p2p_node.core.outbox import Transmit
 from p2p_node.core.request import JobRequest
+from p2p_node.hostile import CHEATS as HOSTILE_CHEATS
+from p2p_node.hostile import hostile_core, worker_variant
 from p2p_node.sim.crypto import SimCrypto, SimKeys
 from p2p_node.sim.program import judge, open_values, trace
 from p2p_node.sim.reader import RememberingReader
@@ -39,8 +42,6 @@ from protocols.effects import (
     Task,
     Trace,
 )
-from protocols.envelope import Signed, open_envelope
-from protocols.errors import PeerFault
 from protocols.events import (
     RunChunk,
     RunEvent,
@@ -52,8 +53,8 @@ from protocols.events import (
     RunTraced,
 )
 from protocols.limits import LM_CHUNK_UNITS
-from protocols.messages import OpeningRequest
 from protocols.rulings import Ruling
+from protocols.units import chunk_count
 
 __all__ = ["CHEATS", "Conditions", "Peer", "World"]
 
@@ -65,6 +66,12 @@ CHEATS = (
     "silent-verifier",
     "dead-executor",
 )
+"""Kinds that many small worlds are played with; beside them a world takes those of `p2p_node.hostile`."""
+
+WORLD_CHEATS = frozenset({"wrong-result", "false-unit", "false-verdict", "dead-executor", "dead"})
+"""Kinds that the world mounts itself: they lie in what they compute, and must lie again in a dispute."""
+
+UNIT_LIES = frozenset({"false-unit", "spoofed-tokens"})
 START_MS = 1_700_000_000_000
 NETWORK = "sim"
 
@@ -106,6 +113,9 @@ class World:
         cheats: dict[int, str] | None = None,
         neighbours: int = 6,
         work: SimTask | None = None,
+        forged_each: int = 1,
+        eclipsed: Mapping[int, frozenset[int]] | None = None,
+        real_keys: bool = False,
     ) -> None:
         """Make a world and start its peers.
 
@@ -116,10 +126,15 @@ class World:
             cheats: what some peers do wrong, by index.
             neighbours: how many peers each one is connected to, for anti-entropy.
             work: how long simulated work takes.
+            forged_each: executors that compute something else do so in each so many-th chunk.
+            eclipsed: peers that hear and are heard by gossip only from these others, by index.
+            real_keys: Ed25519 and ECVRF instead of their fast stand-ins.
         """
         self.now_ms = START_MS
         self.conditions = conditions or Conditions()
         self.work = work or SimTask()
+        self.forged_each = forged_each
+        self.eclipsed = eclipsed or {}
         self.luck = random.Random(seed)  # noqa: S311 - the point is that it repeats
         self.peers: list[Peer] = []
         self.by_key: dict[bytes, Peer] = {}
@@ -130,12 +145,15 @@ class World:
         self._trace = blake3(b"p2p-node/sim-trace/1" + seed.to_bytes(8, "little", signed=True))
         self._heap: list[tuple[int, int, Callable[[], None]]] = []
         self._number = 0
-        crypto = SimCrypto()
+        crypto = RealCrypto() if real_keys else SimCrypto()
         reader = RememberingReader(network=NETWORK, crypto=crypto)
         for index, capability in enumerate(capabilities):
             name = index.to_bytes(4, "little")
-            keys = SimKeys(tagged("p2p-node/sim-seed/1", seed.to_bytes(8, "little", signed=True), name))
-            core = NodeCore(
+            cheat = (cheats or {}).get(index, "")
+            key_seed = tagged("p2p-node/sim-seed/1", seed.to_bytes(8, "little", signed=True), name)
+            keys = Keyring(key_seed) if real_keys else SimKeys(key_seed)
+            make = hostile_core(cheat) if cheat in HOSTILE_CHEATS.keys() - WORLD_CHEATS else NodeCore
+            core = make(
                 keys=keys,
                 crypto=crypto,
                 secret=tagged("p2p-node/sim-secret/1", keys.public),
@@ -144,7 +162,7 @@ class World:
                 jitter=random.Random(seed * 1_000_003 + index),  # noqa: S311
                 reader=reader,
             )
-            peer = Peer(index, core, (cheats or {}).get(index, ""))
+            peer = Peer(index, core, cheat)
             self.peers.append(peer)
             self.by_key[core.key] = peer
         for peer in self.peers:
@@ -185,7 +203,7 @@ class World:
 
     def _start(self, peer: Peer, neighbours: int) -> None:
         self._perform(peer, peer.core.start(self.now_ms))
-        others = [other for other in self.peers if other is not peer]
+        others = [other for other in self.peers if other is not peer and not self._is_eclipsed(peer, other)]
         for other in self.luck.sample(others, min(neighbours, len(others))):
             self._perform(peer, peer.core.peer_connected(other.core.key, self.now_ms))
             self._perform(other, other.core.peer_connected(peer.core.key, self.now_ms))
@@ -236,6 +254,13 @@ class World:
                 return True
         return False
 
+    def _is_eclipsed(self, one: Peer, other: Peer) -> bool:
+        """Whether nothing that is gossiped gets from one to the other, because one of them is surrounded."""
+        return any(
+            victim.index in self.eclipsed and friend.index not in self.eclipsed[victim.index]
+            for victim, friend in ((one, other), (other, one))
+        )
+
     def _copies(self, loss: float) -> int:
         if self.luck.random() < loss:
             return 0
@@ -256,15 +281,13 @@ class World:
     def _deliver_frame(self, receiver: Peer, sender: Peer, frame: bytes) -> None:
         if receiver.cheat == "dead" or self._is_cut(sender, receiver):
             return
-        if receiver.cheat == "withheld-opening" and _is_opening_request(frame):
-            return
         self._perform(receiver, receiver.core.frame_received(sender.core.key, frame, self.now_ms))
 
     def _publish(self, sender: Peer, topic: str, data: bytes) -> None:
         if sender.cheat == "dead":
             return
         for receiver in self.peers:
-            if receiver is sender or self._is_cut(sender, receiver):
+            if receiver is sender or self._is_cut(sender, receiver) or self._is_eclipsed(sender, receiver):
                 continue
             for _ in range(self._copies(self.conditions.gossip_loss)):
                 # A flood takes a few hops.
@@ -292,8 +315,6 @@ class World:
             self._run_dispute(peer, key, task)
             return
         if isinstance(task, Recompute):
-            if peer.cheat == "silent-verifier" and key[0] == "verify":
-                return
             lies = peer.cheat == "false-verdict" and key[0] == "verify"
             digests = recompute(task, chunk_units=LM_CHUNK_UNITS, variant=b"lie" if lies else b"")
             self.at(self.work.recompute_ms, lambda: self._report(peer, RunRecomputed(key, digests, 1_000)))
@@ -310,9 +331,11 @@ class World:
             self.at(self.work.judge_ms, partial(self._report, peer, event))
             return
         role = key[2]
-        lies = {("wrong-result", "executor"): b"cheap", ("false-verdict", "verifier"): b"lie"}
-        variant = lies.get((peer.cheat, role), b"")
-        denies = (peer.cheat, role) == ("false-unit", "executor")
+        is_forged = role == "executor" and self._is_forged(task.chunk)
+        variant = self._variant(peer) if is_forged else b""
+        if (peer.cheat, role) == ("false-verdict", "verifier"):
+            variant = b"lie"
+        denies = is_forged and peer.cheat in UNIT_LIES
         if isinstance(task, Trace):
             program, digests = trace(task, chunk_units=LM_CHUNK_UNITS, variant=variant, denies=denies)
             event = RunTraced(key, program, digests, 2_000)
@@ -324,21 +347,32 @@ class World:
     def _execute(self, peer: Peer, key: tuple[Any, ...], task: Execute) -> None:
         units_max = self._units_max(peer, key)
         units = [*task.prefix, *(derive_unit(task.input, i) for i in range(len(task.prefix), units_max))]
-        variant = b"cheap" if peer.cheat == "wrong-result" else b""
-        if peer.cheat == "false-unit":
-            # The last one: nothing after it would show.
-            units[-1] ^= 1
+        if peer.cheat in UNIT_LIES:
+            first_chunk = len(task.prefix) // LM_CHUNK_UNITS
+            for chunk in filter(self._is_forged, range(first_chunk, chunk_count(units_max, LM_CHUNK_UNITS))):
+                # The last one of a chunk: nothing after it in the chunk would show.
+                units[min(units_max, (chunk + 1) * LM_CHUNK_UNITS) - 1] ^= 1
         delay = 0
         for first in range(len(task.prefix), units_max, LM_CHUNK_UNITS):
             end = min(units_max, first + LM_CHUNK_UNITS)
             delay += (end - first) * self.work.unit_ms
             output = RunOutput(key, first, tuple(units[first:end]))
             chunk = first // LM_CHUNK_UNITS
+            variant = self._variant(peer) if self._is_forged(chunk) else b""
             digest = chunk_digest(task, units[:end], chunk, chunk_units=LM_CHUNK_UNITS, variant=variant)
             done = RunChunk(key, chunk, digest)
             self.at(delay, partial(self._report, peer, output))
             self.at(delay, partial(self._report, peer, done))
         self.at(delay, partial(self._report, peer, RunFinished(key, units_max, 1_000)))
+
+    def _is_forged(self, chunk: int) -> bool:
+        return chunk % self.forged_each == self.forged_each - 1
+
+    @staticmethod
+    def _variant(peer: Peer) -> bytes:
+        """What a cheaper model would make of a chunk."""
+        is_cheap = peer.cheat == "wrong-result" or worker_variant(peer.cheat)
+        return b"cheap" if is_cheap and peer.cheat not in UNIT_LIES else b""
 
     @staticmethod
     def _units_max(peer: Peer, key: tuple[Any, ...]) -> int:
@@ -349,14 +383,3 @@ class World:
             if not isinstance(event, RunOutput | RunChunk):
                 peer.runs.discard(event.key)
             self._perform(peer, peer.core.run_event(event, self.now_ms))
-
-
-def _is_opening_request(frame: bytes) -> bool:
-    try:
-        is_ack, raw = split_frame(frame)
-        if is_ack:
-            return False
-        message: Signed[Any] = open_envelope(raw, network=NETWORK, crypto=SimCrypto())
-    except PeerFault:
-        return False
-    return isinstance(message.body, OpeningRequest)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -10,12 +11,20 @@ from torch import Tensor
 from workloads.errors import InputRefused
 from workloads.llama.config import LlamaConfig
 
-__all__ = ["QUANTIZED_WEIGHTS", "SKIPPED_LAYER", "SPOOFED_TOKENS", "VARIANTS", "cheaper_model"]
+__all__ = [
+    "QUANTIZED_WEIGHTS",
+    "SKIPPED_LAYER",
+    "SMALLER_MODEL",
+    "SPOOFED_TOKENS",
+    "VARIANTS",
+    "cheaper_model",
+]
 
 QUANTIZED_WEIGHTS = "quantized-weights"
 SKIPPED_LAYER = "skipped-layer"
+SMALLER_MODEL = "smaller-model"
 SPOOFED_TOKENS = "spoofed-tokens"
-VARIANTS = (QUANTIZED_WEIGHTS, SKIPPED_LAYER, SPOOFED_TOKENS)
+VARIANTS = (QUANTIZED_WEIGHTS, SKIPPED_LAYER, SMALLER_MODEL, SPOOFED_TOKENS)
 _LEVELS = 7
 
 
@@ -34,8 +43,11 @@ def cheaper_model(
     """
     if variant in {QUANTIZED_WEIGHTS, SPOOFED_TOKENS}:
         return config, {name: _four_bits(tensor) for name, tensor in weights.items()}
+    layers = range(config.num_hidden_layers)
     if variant == SKIPPED_LAYER:
-        return _without_middle_layer(config, weights)
+        return _with_layers(config, weights, [n for n in layers if n != config.num_hidden_layers // 2])
+    if variant == SMALLER_MODEL:
+        return _with_layers(config, weights, layers[: max(1, config.num_hidden_layers // 2)])
     raise InputRefused(f"variant {variant!r} must be one of {VARIANTS}")
 
 
@@ -46,16 +58,16 @@ def _four_bits(tensor: Tensor) -> Tensor:
     return torch.round(tensor / step) * step
 
 
-def _without_middle_layer(
-    config: LlamaConfig, weights: dict[str, Tensor]
+def _with_layers(
+    config: LlamaConfig, weights: dict[str, Tensor], wanted: Sequence[int]
 ) -> tuple[LlamaConfig, dict[str, Tensor]]:
-    skipped = config.num_hidden_layers // 2
+    place_of = {layer: place for place, layer in enumerate(wanted)}
     kept: dict[str, Tensor] = {}
     for name, tensor in weights.items():
         if not name.startswith("model.layers."):
             kept[name] = tensor
             continue
         layer, rest = name.removeprefix("model.layers.").split(".", 1)
-        if int(layer) != skipped:
-            kept[f"model.layers.{int(layer) - (int(layer) > skipped)}.{rest}"] = tensor
-    return replace(config, num_hidden_layers=config.num_hidden_layers - 1), kept
+        if int(layer) in place_of:
+            kept[f"model.layers.{place_of[int(layer)]}.{rest}"] = tensor
+    return replace(config, num_hidden_layers=len(place_of)), kept
