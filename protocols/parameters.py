@@ -15,11 +15,10 @@ from typing import Annotated
 from msgspec import Meta
 
 from protocols import merkle
-from protocols.codec import Wire, decode
+from protocols.codec import Wire
 from protocols.digest import tagged
 from protocols.errors import Rejected
 from protocols.limits import (
-    CASE_CONTEXT_BYTES_MAX,
     MERKLE_DEPTH_MAX,
     MODEL_FILES_MAX,
     PARAMETER_NAME_BYTES_MAX,
@@ -121,21 +120,18 @@ class Manifest(Wire, frozen=True):
         path = merkle.prove(self._leaves(), index)
         return ParameterProof(self.files, self.parameters[index], index, len(self.parameters), path)
 
-    @classmethod
-    def open(cls, data: bytes, model: bytes) -> Manifest:
-        """Read the manifest of ``model``.
+    def check(self, model: bytes) -> None:
+        """See that it is the manifest of ``model``.
 
         Raises:
-            PeerFault: the bytes aren't a manifest, or it is another model's.
+            Rejected: it is another model's, or breaks a rule.
         """
-        manifest = decode(data, cls, bytes_max=CASE_CONTEXT_BYTES_MAX)
         try:
-            digest = manifest.digest
+            digest = self.digest
         except ValueError as error:
             raise Rejected(f"manifest: {error}") from error
         if digest != model:
             raise Rejected(f"the manifest is of model {digest.hex()}, must be {model.hex()}")
-        return manifest
 
     def _leaves(self) -> list[bytes]:
         _check_rising([parameter.name for parameter in self.parameters])

@@ -13,7 +13,7 @@ from typing import Any
 
 from workloads.errors import ModelRefused
 
-__all__ = ["CONFIG_BYTES_MAX", "LlamaConfig", "load_config", "parse_config"]
+__all__ = ["CONFIG_BYTES_MAX", "LlamaConfig", "load_config", "parse_config", "read_config"]
 
 CONFIG_BYTES_MAX = 1 << 20
 _ARCHITECTURE = "LlamaForCausalLM"
@@ -71,9 +71,18 @@ def load_config(model_dir: Path) -> LlamaConfig:
         raise ModelRefused(f"config.json cannot be read: {error.strerror}") from error
     if len(raw) > CONFIG_BYTES_MAX:
         raise ModelRefused(f"config.json is larger than {CONFIG_BYTES_MAX} bytes")
+    return read_config(raw)
+
+
+def read_config(raw: bytes) -> LlamaConfig:
+    """Check the content of a ``config.json``.
+
+    Raises:
+        ModelRefused: it is not JSON, or breaks a rule of `parse_config`.
+    """
     try:
         fields = json.loads(raw)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ModelRefused(f"config.json is not JSON: {error}") from error
     return parse_config(fields)
 

@@ -7,18 +7,17 @@ in the hidden states, and tokens of a cheap model under honest hidden states sho
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from protocols.digest import tagged
 from protocols.limits import LM_CHUNK_UNITS
 from protocols.units import FALSE_UNITS
 from workloads.errors import InputRefused, ModelRefused
 from workloads.lm.continued import ContinuedPrefill
+from workloads.lm.digest import chunk_digest
 from workloads.lm.engine import EXACT_PROFILES, Decoder, build_decoder, load_model, prefill
 from workloads.lm.hostile import SPOOFED_TOKENS, cheaper_model
 from workloads.lm.input import LmInput, chunk_range, finish_reason
@@ -164,15 +163,7 @@ class LmExecutor:
                 raise InputRefused(f"output[{index}]={token} must be in [0, {config.vocab_size})")
 
     def _digest(self, chunk: int, tokens: Sequence[int], states: NDArray[np.float32]) -> bytes:
-        header = struct.pack("<QQI", chunk, chunk * LM_CHUNK_UNITS, len(tokens))
-        return tagged(
-            "p2p-node/lm-chunk/1",
-            self.model,
-            self.profile.encode(),
-            header,
-            struct.pack(f"<{len(tokens)}I", *tokens),
-            states.astype("<f4", copy=False).tobytes(),
-        )
+        return chunk_digest(model=self.model, profile=self.profile, chunk=chunk, tokens=tokens, states=states)
 
 
 class _OpenChunk:

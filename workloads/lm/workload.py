@@ -5,8 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from safetensors.torch import load_file
+from torch import Tensor
+
+from workloads.llama.config import load_config
 from workloads.lm.generate import LmExecutor
 from workloads.lm.input import decode_input
+from workloads.lm.manifest import WEIGHTS_FILE, load_manifest
+from workloads.program.context import write_context
+from workloads.program.lm import TOKENS, build_program, chunk_tokens
+from workloads.program.program import Program
 from workloads.workload import Outcome
 
 __all__ = ["LmWorkload"]
@@ -26,6 +34,7 @@ class LmWorkload:
         self.executor = LmExecutor(model_dir, profile, variant, expected_digest=expected_digest)
         self.model = self.executor.model
         self.profile = profile
+        self._model_dir = model_dir
 
     def generate(
         self,
@@ -41,3 +50,23 @@ class LmWorkload:
     def recompute(self, input: bytes, units: Sequence[int], chunks: Iterable[int]) -> dict[int, bytes]:
         """One prefill over prompt and claimed output, and every token drawn anew from its seed."""
         return self.executor.recompute(decode_input(input), units, chunks)
+
+    def chunk_program(self, input: bytes, units: Sequence[int], chunk: int) -> tuple[Program, list[Tensor]]:
+        """See `workloads.program.sources.Disputable`."""
+        job, manifest = decode_input(input), load_manifest(self._model_dir)
+        program = build_program(
+            load_config(self._model_dir),
+            {parameter.name: parameter.dtype for parameter in manifest.parameters},
+            model=self.model,
+            profile=self.profile,
+            job=job,
+            units=len(units),
+            chunk=chunk,
+        )
+        tensors = load_file(self._model_dir / WEIGHTS_FILE)
+        tensors[TOKENS] = chunk_tokens(job, units, chunk)
+        return program, [tensors[item.name] for item in program.inputs]
+
+    def context(self) -> bytes:
+        """See `workloads.program.sources.Disputable`."""
+        return write_context(load_manifest(self._model_dir), self._model_dir / "config.json")

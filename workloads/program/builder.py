@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from workloads.errors import ProgramRefused
 from workloads.program.interpreter import infer_step
-from workloads.program.limits import Limits
+from workloads.program.limits import PROGRAM_BYTES_MAX, STEPS_MAX, Limits
 from workloads.program.program import Attribute, Program, ProgramInput, Step, ValueSpec
 
 __all__ = ["Argument", "Builder", "Value", "to_attribute"]
@@ -28,6 +29,7 @@ class Builder:
         self.inputs: list[ProgramInput] = []
         self.steps: list[Step] = []
         self.specs: list[ValueSpec] = []
+        self._references = 0
 
     def input(self, name: str, spec: ValueSpec, source: str) -> Value:
         """Declare an input.
@@ -47,6 +49,10 @@ class Builder:
         Raises:
             ProgramRefused: the step breaks a rule of its operator.
         """
+        # A stranger's description may ask for more steps than fit in memory.
+        self._references += len(inputs)
+        if len(self.steps) >= STEPS_MAX or self._references > PROGRAM_BYTES_MAX:
+            raise ProgramRefused(f"program has more than {STEPS_MAX} steps or {PROGRAM_BYTES_MAX} references")
         plain = tuple(sorted((name, to_attribute(value)) for name, value in attributes.items()))
         step = Step(op, inputs, plain)
         spec = infer_step(step, [self.specs[value] for value in inputs], self._limits)

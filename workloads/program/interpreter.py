@@ -141,7 +141,7 @@ def run(program: Program, values: Sequence[Tensor], limits: Limits | None = None
         ProgramRefused: a value isn't what its input must be, or as `execute`.
         NumericsRefused: a value left the range of exact arithmetic.
     """
-    _check_values(program, values)
+    check_values(program, values)
     held: list[Tensor | None] = list(values)
     last = last_uses(program)
     for index, step in enumerate(program.steps):
@@ -162,13 +162,18 @@ def trace(program: Program, values: Sequence[Tensor], limits: Limits | None = No
         ProgramRefused: as `run`.
         NumericsRefused: as `run`.
     """
-    _check_values(program, values)
+    check_values(program, values)
     digests = [value_digest(value) for value in values]
     digests.extend(value_digest(output) for output in run(program, values, limits))
     return digests
 
 
-def _check_values(program: Program, values: Sequence[Tensor]) -> None:
+def check_values(program: Program, values: Sequence[Tensor]) -> None:
+    """See that there is a value of the right spec for each input.
+
+    Raises:
+        ProgramRefused: there isn't.
+    """
     if len(values) != len(program.inputs):
         raise ProgramRefused(f"program takes {len(program.inputs)} values, got {len(values)}")
     for item, value in zip(program.inputs, values, strict=True):

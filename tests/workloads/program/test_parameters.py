@@ -93,25 +93,22 @@ def test_a_proof_fixes_everything_about_its_tensor(manifest: Manifest, lie: dict
         check_parameter(manifest.digest, msgspec.structs.replace(proof, parameter=bent))
     parameters = tuple(bent if item.name == QUERY else item for item in manifest.parameters)
     with pytest.raises(Rejected, match="manifest"):
-        Manifest.open(encode(Manifest(manifest.files, parameters)), manifest.digest)
+        Manifest(manifest.files, parameters).check(manifest.digest)
 
 
 def test_a_manifest_is_of_one_model(manifest: Manifest) -> None:
-    data = encode(manifest)
-    assert Manifest.open(data, manifest.digest) == manifest
+    decode(encode(manifest), Manifest).check(manifest.digest)
     with pytest.raises(Rejected, match="the manifest is of model"):
-        Manifest.open(data, b"\0" * 32)
-    with pytest.raises(Malformed):
-        Manifest.open(data[:-1], manifest.digest)
+        manifest.check(b"\0" * 32)
     for files, parameters in (
         (manifest.files[::-1], manifest.parameters),
         (manifest.files, manifest.parameters[::-1]),
         (manifest.files, manifest.parameters[:1] * 2),
     ):
         with pytest.raises(Rejected, match="must strictly rise"):
-            Manifest.open(encode(Manifest(files, parameters)), manifest.digest)
+            Manifest(files, parameters).check(manifest.digest)
     with pytest.raises(Malformed):
-        Manifest.open(encode(Manifest(manifest.files, ())), manifest.digest)
+        decode(encode(Manifest(manifest.files, ())), Manifest)
 
 
 def written(path: Path, entries: dict[str, Any] | str, data: bytes = b"\0" * 8) -> Path:
