@@ -17,6 +17,7 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from protocols.limits import OUTPUT_UNITS_PER_MESSAGE_MAX
 from workloads import lockdown
 from workloads.errors import InputRefused, ModelRefused, NumericsRefused, WorkloadRefused
 from workloads.frames import (
@@ -144,9 +145,10 @@ class _Stream:
         self._outbox.send(ChunkDone(self._run, number, digest))
 
     def flush(self) -> None:
-        if self._units:
-            self._outbox.send(Output(self._run, self._first, tuple(self._units)))
-            self._units.clear()
+        for start in range(0, len(self._units), OUTPUT_UNITS_PER_MESSAGE_MAX):
+            units = tuple(self._units[start : start + OUTPUT_UNITS_PER_MESSAGE_MAX])
+            self._outbox.send(Output(self._run, self._first + start, units))
+        self._units.clear()
         self._flushed_at = time.monotonic()
 
 

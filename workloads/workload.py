@@ -24,7 +24,16 @@ from typing import Protocol
 from protocols.digest import tagged
 from workloads.errors import InputRefused
 
-__all__ = ["Kind", "Model", "Outcome", "Workload", "chunk_range", "weightless_model"]
+__all__ = [
+    "EXACT_PROFILES",
+    "Artifact",
+    "Kind",
+    "Model",
+    "Outcome",
+    "Workload",
+    "chunk_range",
+    "weightless_model",
+]
 
 EXACT_PROFILES = ("exact14", "exact21")
 
@@ -108,6 +117,21 @@ class Model:
 
 
 @dataclass(frozen=True, slots=True)
+class Artifact:
+    """A finished job's output as a file.
+
+    Args:
+        media_type: such as ``image/png``.
+        content: of the file.
+        description: what it is, in a few words.
+    """
+
+    media_type: str
+    content: bytes
+    description: str
+
+
+@dataclass(frozen=True, slots=True)
 class Kind:
     """A kind of work, as a node knows it without torch.
 
@@ -121,6 +145,7 @@ class Kind:
         models: the models that ship with the package.
         probe: a small job's input, by which a machine is measured and checked against itself.
         open: loads a model: directory, profile, variant or None, and the digest it must have or None.
+        present: a finished job's file, from input and units; None where the output is text.
     """
 
     name: str
@@ -132,6 +157,7 @@ class Kind:
     models: Callable[[], tuple[Model, ...]]
     probe: Callable[[], bytes]
     open: Callable[[Path, str, str | None, bytes | None], Workload]
+    present: Callable[[bytes, Sequence[int]], Artifact] | None = None
 
 
 def chunk_range(chunk: int, units: int, chunk_units: int) -> range:

@@ -1,0 +1,1 @@
+"""The workload diffusion.sample: pictures drawn out of noise, step by step."""

@@ -1,0 +1,1 @@
+"""The workload linalg.matmul: products of integer matrices."""

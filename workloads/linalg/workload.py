@@ -1,0 +1,132 @@
+"""Running ``linalg.matmul``: a chunk is some rows of the product, checked without multiplying the matrices.
+
+The claimed entries are the very thing that Freivalds' check is about, so a verifier is given them, and a
+digest of them alone could be had without work. The digest therefore covers two things that the entries don't
+give away: the second factor times the challenge, which the check needs anyway, and another one times the
+first factor's rows; both challenges follow from the claimed entries. Whoever states the right digest has read
+every number of both factors after the claim was made; all that it could have left out is the last comparison.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from protocols.digest import tagged
+from protocols.units import FALSE_UNITS
+from workloads.chunkwise import Chunk, Chunkwise
+from workloads.errors import InputRefused, ModelRefused
+from workloads.exact import freivalds
+from workloads.linalg.input import CHUNK_UNITS, MatmulInput, Matrix, decode_input, encode_input
+from workloads.linalg.kind import FEWER_TERMS, NAME, model_digest
+from workloads.philox import philox
+from workloads.workload import EXACT_PROFILES
+
+__all__ = ["MatrixProduct"]
+
+
+class MatrixProduct(Chunkwise[MatmulInput]):
+    """The matrix multiplier.
+
+    Args:
+        profile: names the digests; integers are exact in either.
+        variant: how to cheat while generating, or None.
+        expected_digest: the digest that a job names, if any.
+
+    Raises:
+        InputRefused: the profile or the variant is unknown.
+        ModelRefused: the job names another model.
+    """
+
+    def __init__(
+        self, profile: str, variant: str | None = None, *, expected_digest: bytes | None = None
+    ) -> None:
+        super().__init__(NAME, model_digest(), profile, CHUNK_UNITS)
+        if expected_digest not in (None, self.model):
+            raise ModelRefused(f"model digest {self.model.hex()} must be {expected_digest!r}")
+        if profile not in EXACT_PROFILES:
+            raise InputRefused(f"profile {profile!r} must be one of {EXACT_PROFILES}")
+        if variant not in (None, FEWER_TERMS):
+            raise InputRefused(f"variant {variant!r} must be {FEWER_TERMS!r}")
+        self._variant = variant
+        self._made: tuple[MatmulInput, Tensor, Tensor] | None = None
+
+    def decode(self, input: bytes) -> MatmulInput:
+        """See `Chunkwise`."""
+        return decode_input(input)
+
+    def units_total(self, job: MatmulInput) -> int:
+        """See `Chunkwise`."""
+        return job.units_total
+
+    def derive(self, job: MatmulInput, before: Sequence[int], chunk: int) -> Chunk:
+        """See `Chunkwise`; rows of the product need no others."""
+        return self._multiplied(job, chunk, job.inner)
+
+    def produce(self, job: MatmulInput, before: Sequence[int], chunk: int) -> Chunk:
+        """See `Chunkwise`; the cheater leaves the last quarter of every sum out."""
+        is_cheating = self._variant == FEWER_TERMS
+        return self._multiplied(job, chunk, job.inner * 3 // 4 if is_cheating else job.inner)
+
+    def check(self, job: MatmulInput, units: Sequence[int], number: int, claimed: list[int]) -> bytes:
+        """The digest of a chunk, with its claimed entries checked by Freivalds rather than computed."""
+        left, right = self._factors(job)
+        rows = left[number * job.chunk_rows : (number + 1) * job.chunk_rows]
+        if len(claimed) != rows.shape[0] * job.columns:
+            return FALSE_UNITS
+        entries = np.array(claimed, dtype=np.uint32).view(np.int32).astype(np.float64)
+        product = torch.from_numpy(entries).reshape(-1, job.columns)
+        witness = _Witness(job, number, claimed, rows, right)
+        if not freivalds.holds(rows, witness.right, product, witness.challenge):
+            return FALSE_UNITS
+        return self.digest(number, Chunk(claimed, witness.to_bytes()))
+
+    def _multiplied(self, job: MatmulInput, chunk: int, terms: int) -> Chunk:
+        left, right = self._factors(job)
+        rows = left[chunk * job.chunk_rows : (chunk + 1) * job.chunk_rows]
+        # Integers whose sums stay below 2**31: exact in any order.
+        product = rows[:, :terms] @ right[:terms]
+        units: list[int] = product.to(torch.int32).flatten().numpy().view(np.uint32).tolist()
+        return Chunk(units, _Witness(job, chunk, units, rows, right).to_bytes())
+
+    def _factors(self, job: MatmulInput) -> tuple[Tensor, Tensor]:
+        if self._made is None or self._made[0] != job:
+            left = _matrix(job.left, 0, job.rows, job.inner, job.bits)
+            self._made = (job, left, _matrix(job.right, 1, job.inner, job.columns, job.bits))
+        return self._made[1], self._made[2]
+
+
+class _Witness:
+    """What the claimed entries make a verifier do with the factors."""
+
+    def __init__(
+        self, job: MatmulInput, chunk: int, claimed: Sequence[int], rows: Tensor, right: Tensor
+    ) -> None:
+        number = chunk.to_bytes(8, "little")
+        words = np.array(claimed, dtype="<u4").tobytes()
+        seed = tagged("p2p-node/matmul/1", encode_input(job), number, words)
+        self.challenge = freivalds.challenge(seed, job.columns)
+        self.right = freivalds.project(right, self.challenge)
+        self._left = freivalds.project(
+            rows.t(), freivalds.challenge(tagged("p2p-node/matmul-left/1", seed), rows.shape[0])
+        )
+
+    def to_bytes(self) -> bytes:
+        both = torch.cat([self.right, self._left]).to(torch.int64)
+        return both.numpy().astype("<i8", copy=False).tobytes()
+
+
+def _matrix(matrix: Matrix, which: int, rows: int, columns: int, bits: int) -> Tensor:
+    """A factor as float64 integers (rows, columns)."""
+    if matrix.entries:
+        return torch.tensor(matrix.entries, dtype=torch.float64).reshape(rows, columns)
+    counters = np.zeros((-(-rows * columns // 4), 4), dtype=np.uint64)
+    counters[:, 0] = np.arange(len(counters))
+    counters[:, 1] = which
+    words = philox(matrix.seed, counters).flatten()[: rows * columns]
+    span = 2 ** (bits + 1) - 1
+    entries = (words % np.uint64(span)).astype(np.float64) - (2**bits - 1)
+    return torch.from_numpy(entries).reshape(rows, columns)

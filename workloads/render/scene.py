@@ -1,0 +1,230 @@
+"""What a job of the workload ``render.trace`` asks for; readable without torch.
+
+Lengths, colours and light are integers in thousandths: a job carries no floats, and every peer must read the
+same scene.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from protocols.codec import Wire, decode, encode
+from protocols.errors import PeerFault
+from protocols.limits import INPUT_BYTES_MAX, UNITS_MAX
+from workloads.errors import InputRefused
+
+__all__ = [
+    "TILE",
+    "TILE_UNITS",
+    "Camera",
+    "Material",
+    "Plane",
+    "RenderInput",
+    "Sphere",
+    "Triangle",
+    "Vector",
+    "decode_input",
+    "encode_input",
+]
+
+TILE = 16
+"""Pixels of a tile's side; a tile is a chunk."""
+TILE_UNITS = TILE * TILE
+SIDE_MAX = 1_024
+SAMPLES_MAX = 64
+DEPTH_MAX = 8
+MATERIALS_MAX = 32
+SHAPES_MAX = 32
+RAYS_MAX = TILE_UNITS * SAMPLES_MAX * 4
+"""Segments of paths in one tile, so that a tile never takes long: samples and depth trade off."""
+COORDINATE_MILLI_MAX = 1_000_000
+LIGHT_MILLI_MAX = 1_000_000
+_SEED_MAX = 2**64 - 1
+
+Vector = tuple[int, int, int]
+"""Right, up and towards the viewer, or red, green and blue; in thousandths."""
+
+
+class Material(Wire, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """How a surface looks.
+
+    Args:
+        albedo: share of light that it returns, of each colour, 1000 at most.
+        emission: light of its own.
+        mirror: whether it reflects like a mirror rather than in all directions.
+    """
+
+    albedo: Vector
+    emission: Vector = (0, 0, 0)
+    mirror: bool = False
+
+
+class Sphere(Wire, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """A sphere, and the number of its material."""
+
+    centre: Vector
+    radius: int
+    material: int
+
+
+class Plane(Wire, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """The plane through a point, perpendicular to a direction of any length but 0."""
+
+    point: Vector
+    normal: Vector
+    material: int
+
+
+class Triangle(Wire, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """A triangle, seen from both sides."""
+
+    a: Vector
+    b: Vector
+    c: Vector
+    material: int
+
+
+class Camera(Wire, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """Where the picture is taken from; up is the second axis.
+
+    Args:
+        position: of the eye.
+        target: what it looks at.
+        focal: distance at which the picture is as high as it is far.
+    """
+
+    position: Vector
+    target: Vector
+    focal: int
+
+
+class RenderInput(Wire, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """A picture and how finely it is sampled.
+
+    Args:
+        width: pixels, a multiple of `TILE`.
+        height: pixels, a multiple of `TILE`.
+        samples: paths through each pixel.
+        depth: surfaces that a path may touch.
+        seed: fixes every random choice.
+        camera: the point of view.
+        background: light that comes from beyond all surfaces.
+        materials: by number.
+        spheres: of the scene.
+        planes: of the scene.
+        triangles: of the scene.
+    """
+
+    width: int
+    height: int
+    samples: int
+    depth: int
+    seed: int
+    camera: Camera
+    background: Vector
+    materials: tuple[Material, ...]
+    spheres: tuple[Sphere, ...] = ()
+    planes: tuple[Plane, ...] = ()
+    triangles: tuple[Triangle, ...] = ()
+
+    @property
+    def units_total(self) -> int:
+        """Output units: one for each pixel."""
+        return self.width * self.height
+
+    def check(self) -> None:
+        """Hold every field against its rule.
+
+        Raises:
+            InputRefused: the first that breaks it.
+        """
+        for name, side in (("width", self.width), ("height", self.height)):
+            _within(name, side, TILE, SIDE_MAX)
+            if side % TILE:
+                raise InputRefused(f"{name}={side} must be a multiple of {TILE}")
+        if self.units_total > UNITS_MAX:
+            raise InputRefused(f"width x height = {self.units_total} pixels must be at most {UNITS_MAX}")
+        _within("samples", self.samples, 1, SAMPLES_MAX)
+        _within("depth", self.depth, 1, DEPTH_MAX)
+        if (rays := TILE_UNITS * self.samples * self.depth) > RAYS_MAX:
+            raise InputRefused(f"samples x depth needs {rays} rays in a tile, more than {RAYS_MAX}")
+        _within("seed", self.seed, 0, _SEED_MAX)
+        self._check_camera()
+        _light("background", self.background)
+        if not 1 <= len(self.materials) <= MATERIALS_MAX:
+            raise InputRefused(f"{len(self.materials)} materials must be 1 to {MATERIALS_MAX}")
+        for index, material in enumerate(self.materials):
+            _light(f"materials[{index}].emission", material.emission)
+            for share in material.albedo:
+                _within(f"materials[{index}].albedo", share, 0, 1_000)
+        self._check_shapes()
+
+    def _check_camera(self) -> None:
+        _point("camera.position", self.camera.position)
+        _point("camera.target", self.camera.target)
+        _within("camera.focal", self.camera.focal, 1, COORDINATE_MILLI_MAX)
+        if self.camera.position[::2] == self.camera.target[::2]:
+            raise InputRefused("camera.target must not lie straight above or below camera.position")
+
+    def _check_shapes(self) -> None:
+        count = len(self.spheres) + len(self.planes) + len(self.triangles)
+        if not 1 <= count <= SHAPES_MAX:
+            raise InputRefused(f"{count} spheres, planes and triangles must be 1 to {SHAPES_MAX}")
+        for index, sphere in enumerate(self.spheres):
+            _point(f"spheres[{index}].centre", sphere.centre)
+            _within(f"spheres[{index}].radius", sphere.radius, 1, COORDINATE_MILLI_MAX)
+        for index, plane in enumerate(self.planes):
+            _point(f"planes[{index}].point", plane.point)
+            _point(f"planes[{index}].normal", plane.normal)
+            if plane.normal == (0, 0, 0):
+                raise InputRefused(f"planes[{index}].normal must not be 0")
+        for index, triangle in enumerate(self.triangles):
+            for name in ("a", "b", "c"):
+                _point(f"triangles[{index}].{name}", getattr(triangle, name))
+        shapes: dict[str, Sequence[Sphere | Plane | Triangle]] = {
+            "spheres": self.spheres,
+            "planes": self.planes,
+            "triangles": self.triangles,
+        }
+        for name, members in shapes.items():
+            for index, shape in enumerate(members):
+                _within(f"{name}[{index}].material", shape.material, 0, len(self.materials) - 1)
+
+
+def encode_input(value: RenderInput) -> bytes:
+    """The canonical bytes of an input, as a job carries it.
+
+    Raises:
+        InputRefused: the input breaks a rule.
+    """
+    value.check()
+    return encode(value)
+
+
+def decode_input(data: bytes) -> RenderInput:
+    """Read the bytes of `encode_input`.
+
+    Raises:
+        InputRefused: the bytes are not a canonical input that keeps the rules.
+    """
+    try:
+        value = decode(data, RenderInput, bytes_max=INPUT_BYTES_MAX)
+    except PeerFault as error:
+        raise InputRefused(str(error)) from error
+    value.check()
+    return value
+
+
+def _within(name: str, value: int, low: int, high: int) -> None:
+    if not low <= value <= high:
+        raise InputRefused(f"{name}={value} must be in [{low}, {high}]")
+
+
+def _point(name: str, value: Vector) -> None:
+    for coordinate in value:
+        _within(name, coordinate, -COORDINATE_MILLI_MAX, COORDINATE_MILLI_MAX)
+
+
+def _light(name: str, value: Vector) -> None:
+    for channel in value:
+        _within(name, channel, 0, LIGHT_MILLI_MAX)

@@ -1,0 +1,63 @@
+"""Running ``render.trace``: a chunk is a tile, and its digest covers the light before it became 8-bit words.
+
+The cheap check is to render a few tiles again: they don't depend on each other.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+
+from workloads.chunkwise import Chunk, Chunkwise
+from workloads.errors import InputRefused, ModelRefused
+from workloads.render.kind import FABRICATED_TILES, NAME, model_digest
+from workloads.render.scene import TILE_UNITS, RenderInput, decode_input
+from workloads.render.trace import packed, radiance
+from workloads.workload import EXACT_PROFILES
+
+__all__ = ["Renderer"]
+
+
+class Renderer(Chunkwise[RenderInput]):
+    """The path tracer.
+
+    Args:
+        profile: names the digests; the arithmetic is the same in both exact profiles.
+        variant: how to cheat while generating, or None.
+        expected_digest: the digest that a job names, if any.
+
+    Raises:
+        InputRefused: the profile or the variant is unknown.
+        ModelRefused: the job names another model.
+    """
+
+    def __init__(
+        self, profile: str, variant: str | None = None, *, expected_digest: bytes | None = None
+    ) -> None:
+        super().__init__(NAME, model_digest(), profile, TILE_UNITS)
+        if expected_digest not in (None, self.model):
+            raise ModelRefused(f"model digest {self.model.hex()} must be {expected_digest!r}")
+        if profile not in EXACT_PROFILES:
+            raise InputRefused(f"profile {profile!r} must be one of {EXACT_PROFILES}")
+        if variant not in (None, FABRICATED_TILES):
+            raise InputRefused(f"variant {variant!r} must be {FABRICATED_TILES!r}")
+        self._variant = variant
+
+    def decode(self, input: bytes) -> RenderInput:
+        """See `Chunkwise`."""
+        return decode_input(input)
+
+    def units_total(self, job: RenderInput) -> int:
+        """See `Chunkwise`."""
+        return job.units_total
+
+    def derive(self, job: RenderInput, before: Sequence[int], chunk: int) -> Chunk:
+        """See `Chunkwise`; a tile needs no other tile."""
+        light = radiance(job, chunk)
+        values = light.flatten().tolist()
+        return Chunk(packed(light), struct.pack(f"<{len(values)}d", *values))
+
+    def produce(self, job: RenderInput, before: Sequence[int], chunk: int) -> Chunk:
+        """See `Chunkwise`; the cheater passes the tile on its left off as every second one."""
+        copied = self._variant == FABRICATED_TILES and chunk % 2
+        return self.derive(job, before, chunk - 1 if copied else chunk)
