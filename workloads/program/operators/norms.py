@@ -1,10 +1,8 @@
-"""Norms and softmax, forward and backward.
-
-A function of several results is several steps that differ in the attribute ``wanted``; a runner that knows
-may compute them together.
-"""
+"""Norms and softmax, forward and backward."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from torch import Tensor
 
@@ -13,9 +11,9 @@ from workloads.program.limits import RANK_MAX
 from workloads.program.operators.reductions import dimension, function_work
 from workloads.program.operators.registry import (
     check_floating,
-    choice,
     integer,
     operator,
+    operator_of_several,
     real,
     require,
 )
@@ -55,17 +53,18 @@ def _rms_norm(x: Tensor, weight: Tensor | None = None, *, epsilon: float) -> Ten
     return exact.rms_norm(x, weight, epsilon=epsilon)
 
 
-_RMS_OUTPUTS = choice("x", "weight")
-
-
-@operator(
-    "rms_norm_backward", (2, 3), _row_norm_backward_spec, function_work, epsilon=EPSILON, wanted=_RMS_OUTPUTS
+@operator_of_several(
+    "rms_norm_backward",
+    (2, 3),
+    _row_norm_backward_spec,
+    function_work,
+    ("x", "weight"),
+    epsilon=EPSILON,
 )
 def _rms_norm_backward(
-    gradient: Tensor, x: Tensor, weight: Tensor | None = None, *, epsilon: float, wanted: str
-) -> Tensor:
-    results = exact.rms_norm_backward(gradient, x, weight, epsilon=epsilon)
-    return results[("x", "weight").index(wanted)]
+    gradient: Tensor, x: Tensor, weight: Tensor | None = None, *, epsilon: float
+) -> Sequence[Tensor]:
+    return exact.rms_norm_backward(gradient, x, weight, epsilon=epsilon)
 
 
 @operator("layer_norm", (1, 3), _row_norm_spec, function_work, epsilon=EPSILON)
@@ -75,22 +74,16 @@ def _layer_norm(
     return exact.layer_norm(x, weight, bias, epsilon=epsilon)
 
 
-_NORM_OUTPUTS = ("x", "weight", "bias")
+_NORM_RESULTS = ("x", "weight", "bias")
 
 
-@operator(
-    "layer_norm_backward",
-    (2, 3),
-    _row_norm_backward_spec,
-    function_work,
-    epsilon=EPSILON,
-    wanted=choice(*_NORM_OUTPUTS),
+@operator_of_several(
+    "layer_norm_backward", (2, 3), _row_norm_backward_spec, function_work, _NORM_RESULTS, epsilon=EPSILON
 )
 def _layer_norm_backward(
-    gradient: Tensor, x: Tensor, weight: Tensor | None = None, *, epsilon: float, wanted: str
-) -> Tensor:
-    results = exact.layer_norm_backward(gradient, x, weight, epsilon=epsilon)
-    return results[_NORM_OUTPUTS.index(wanted)]
+    gradient: Tensor, x: Tensor, weight: Tensor | None = None, *, epsilon: float
+) -> Sequence[Tensor]:
+    return exact.layer_norm_backward(gradient, x, weight, epsilon=epsilon)
 
 
 def _group_norm_spec(x: ValueSpec, *vectors: ValueSpec, groups: int, epsilon: float) -> ValueSpec:
@@ -118,26 +111,19 @@ def _group_norm_backward_spec(
     return result if wanted == "x" else ValueSpec("float64", x.shape[1:2])
 
 
-@operator(
+@operator_of_several(
     "group_norm_backward",
     (2, 3),
     _group_norm_backward_spec,
     function_work,
+    _NORM_RESULTS,
     groups=_GROUPS,
     epsilon=EPSILON,
-    wanted=choice(*_NORM_OUTPUTS),
 )
 def _group_norm_backward(
-    gradient: Tensor,
-    x: Tensor,
-    weight: Tensor | None = None,
-    *,
-    groups: int,
-    epsilon: float,
-    wanted: str,
-) -> Tensor:
-    results = exact.group_norm_backward(gradient, x, groups, weight, epsilon=epsilon)
-    return results[_NORM_OUTPUTS.index(wanted)]
+    gradient: Tensor, x: Tensor, weight: Tensor | None = None, *, groups: int, epsilon: float
+) -> Sequence[Tensor]:
+    return exact.group_norm_backward(gradient, x, groups, weight, epsilon=epsilon)
 
 
 def _softmax_spec(*specs: ValueSpec, dim: int) -> ValueSpec:

@@ -7,7 +7,7 @@ is; only then may it run. Other modules register more operators with the `operat
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -30,6 +30,7 @@ __all__ = [
     "integers",
     "names",
     "operator",
+    "operator_of_several",
     "precision",
     "real",
     "require",
@@ -43,6 +44,7 @@ Kind = Callable[[Attribute], Any]
 Infer = Callable[..., ValueSpec]
 Work = Callable[..., int]
 Compute = Callable[..., Tensor]
+ComputeAll = Callable[..., Sequence[Tensor]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,8 @@ class Operator:
         infer: ``infer(*specs, **attributes)`` returns the output's spec or raises ProgramRefused.
         work: ``work(*specs, output=..., **attributes)`` returns multiply-adds or elements touched.
         compute: ``compute(*tensors, **attributes)`` returns the output.
+        results: names of a function's several results, of which the attribute ``wanted`` picks one; else ().
+        compute_all: ``compute_all(*tensors, **other_attributes)`` returns all of them, in that order.
     """
 
     name: str
@@ -66,6 +70,8 @@ class Operator:
     infer: Infer
     work: Work
     compute: Compute
+    results: tuple[str, ...] = ()
+    compute_all: ComputeAll | None = None
 
     def parse(self, attributes: Sequence[tuple[str, Attribute]]) -> dict[str, Any]:
         """Python values of a step's attributes.
@@ -118,6 +124,39 @@ def operator(
             name, inputs_min, inputs_max, attributes, infer, work or _elements, compute
         )
         return compute
+
+    return register
+
+
+def operator_of_several(
+    name: str,
+    inputs: int | tuple[int, int],
+    infer: Infer,
+    work: Work,
+    results: tuple[str, ...],
+    **attributes: Kind,
+) -> Callable[[ComputeAll], ComputeAll]:
+    """Register a function of several results: each is a step of its own, by the attribute ``wanted``.
+
+    A step has one output, so that a dispute can end at it. Whoever runs a whole program may call the function
+    once for all steps that differ in ``wanted`` alone.
+
+    Args:
+        name: as in `operator`, and so for the others.
+        inputs: see there.
+        infer: see there; takes ``wanted`` too.
+        work: see there; takes ``wanted`` too.
+        results: their names, in the order in which the function returns them.
+        attributes: see there.
+    """
+
+    def register(compute_all: ComputeAll) -> ComputeAll:
+        def compute(*tensors: Tensor, wanted: str, **others: Any) -> Tensor:
+            return compute_all(*tensors, **others)[results.index(wanted)]
+
+        operator(name, inputs, infer, work, wanted=choice(*results), **attributes)(compute)
+        _OPERATORS[name] = replace(_OPERATORS[name], results=results, compute_all=compute_all)
+        return compute_all
 
     return register
 

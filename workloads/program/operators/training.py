@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
 from workloads import exact
 from workloads.program.limits import DIMENSION_MAX
 from workloads.program.operators.registry import (
     check_floating,
-    choice,
     integer,
     operator,
+    operator_of_several,
     real,
     require,
 )
 from workloads.program.program import ValueSpec
 
-__all__ = ["ADAMW_RESULTS"]
-
-ADAMW_RESULTS = ("parameter", "mean", "variance")
-"""What one optimiser step changes."""
+__all__: list[str] = []
 
 
 def _embedding_backward_spec(gradient: ValueSpec, ids: ValueSpec, *, rows: int) -> ValueSpec:
@@ -54,18 +53,18 @@ def _adamw_work(parameter: ValueSpec, *_: ValueSpec, output: ValueSpec, **__: ob
 _BETA = real(0.0, 1.0 - 2.0**-30)
 
 
-@operator(
+@operator_of_several(
     "adamw",
     4,
     _adamw_spec,
     _adamw_work,
+    ("parameter", "mean", "variance"),
     step=integer(1, 2**40),
     learning_rate=real(0.0, 2.0**10),
     beta1=_BETA,
     beta2=_BETA,
     epsilon=real(2.0**-100, 1.0),
     weight_decay=real(0.0, 2.0**10),
-    wanted=choice(*ADAMW_RESULTS),
 )
 def _adamw(
     parameter: Tensor,
@@ -79,9 +78,8 @@ def _adamw(
     beta2: float,
     epsilon: float,
     weight_decay: float,
-    wanted: str,
-) -> Tensor:
-    results = exact.adamw_step(
+) -> Sequence[Tensor]:
+    return exact.adamw_step(
         parameter,
         gradient,
         mean,
@@ -92,4 +90,3 @@ def _adamw(
         epsilon=epsilon,
         weight_decay=weight_decay,
     )
-    return results[ADAMW_RESULTS.index(wanted)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -13,10 +14,10 @@ from workloads.exact.quantise import Precision
 from workloads.exact.rope import RotaryTable
 from workloads.program.operators.registry import (
     check_floating,
-    choice,
     flag,
     integer,
     operator,
+    operator_of_several,
     precision,
     real,
     require,
@@ -83,15 +84,15 @@ def _attention_backward_work(gradient: ValueSpec, *operands: ValueSpec, output: 
     return 3 * _attention_work(*operands, output=output)
 
 
-@operator(
+@operator_of_several(
     "attention_backward",
     4,
     _attention_backward_spec,
     _attention_backward_work,
+    _OPERANDS,
     causal=flag,
     scale=real(2.0**-60, 2.0**60),
     precision=precision,
-    wanted=choice(*_OPERANDS),
 )
 def _attention_backward(
     gradient: Tensor,
@@ -102,12 +103,10 @@ def _attention_backward(
     causal: bool,
     scale: float,
     precision: Precision,
-    wanted: str,
-) -> Tensor:
-    results = exact.attention_backward(
+) -> Sequence[Tensor]:
+    return exact.attention_backward(
         gradient, queries, keys, values, causal=causal, scale=scale, precision=precision
     )
-    return results[_OPERANDS.index(wanted)]
 
 
 def _rotary_spec(x: ValueSpec, *, theta: float, start: int, inverse: bool) -> ValueSpec:

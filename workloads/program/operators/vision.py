@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
@@ -10,11 +11,11 @@ from workloads import exact
 from workloads.exact.quantise import Precision
 from workloads.program.operators.registry import (
     check_floating,
-    choice,
     flag,
     integer,
     integers,
     operator,
+    operator_of_several,
     precision,
     require,
 )
@@ -142,17 +143,17 @@ def _conv_backward_work(
     return 2 * _conv_work(x, weight, output=gradient) + output.elements
 
 
-@operator(
+@operator_of_several(
     "conv_backward",
     3,
     _conv_backward_spec,
     _conv_backward_work,
+    _CONV_OPERANDS,
     stride=_STEPS,
     padding=_MARGINS,
     dilation=_STEPS,
     groups=_GROUPS,
     precision=precision,
-    wanted=choice(*_CONV_OPERANDS),
 )
 def _conv_backward(
     gradient: Tensor,
@@ -164,9 +165,8 @@ def _conv_backward(
     dilation: tuple[int, ...],
     groups: int,
     precision: Precision,
-    wanted: str,
-) -> Tensor:
-    results = exact.conv2d_backward(
+) -> Sequence[Tensor]:
+    return exact.conv2d_backward(
         gradient,
         x,
         weight,
@@ -176,7 +176,6 @@ def _conv_backward(
         groups=groups,
         precision=precision,
     )
-    return results[_CONV_OPERANDS.index(wanted)]
 
 
 def _conv_transpose_spec(
