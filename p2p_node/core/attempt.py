@@ -364,6 +364,10 @@ class Attempt:
         effects = round_.handle(event, now_ms)
         if round_.verdict is not None:
             effects += self._round_done(round_, round_.verdict, now_ms)
+        elif round_.state is RoundState.SETTLING:
+            parties = frozenset({self.candidate.peer, *round_.quarrels()})
+            self.payouts.hold(commitment_id, parties)
+            effects += self._node.disputes.begin(round_, now_ms)
         return effects
 
     def _round_done(self, round_: Round, verdict: Verdict, now_ms: int) -> list[Effect]:
@@ -379,6 +383,7 @@ class Attempt:
                 },
             )
         ]
+        effects += self.payouts.release(round_.commitment.id, now_ms)
         for entry in round_.entries.values():
             if entry.is_payable:
                 fee = self.award.body.verifier_fee_micros * len(entry.chunks)

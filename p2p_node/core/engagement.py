@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import enum
 
+from p2p_node.core.disputes import Ground
 from p2p_node.core.surroundings import Surroundings
 from protocols.effects import CancelRun, Effect, Execute, Notify, Persist, Publish, Run, Send, SetTimer
 from protocols.envelope import Signed
@@ -135,6 +136,15 @@ class Engagement:
             case TimerFired((_, _, "settle")):
                 return self._stop("no verdict came" if self.lane.best is None else "over", now_ms)
         return []
+
+    def ground(self, commitment_id: bytes) -> Ground | None:
+        """What it takes to trace a chunk of one of our commitments."""
+        commitment = next((c for c in self._prover.commitments if c.id == commitment_id), None)
+        if commitment is None:
+            return None
+        units = tuple(self._units[: commitment.body.units_total])
+        drawn = frozenset(self._prover.drawn.get(commitment_id, ()))
+        return Ground(self.contract, commitment, self._input, units, drawn)
 
     def is_forgettable(self, now_ms: int) -> bool:
         """Whether it is over for so long that not even a late voucher can come."""

@@ -30,6 +30,7 @@ from protocols.messages import (
     Commitment,
     CommitmentNotice,
     Equivocation,
+    FraudNotice,
     FraudProof,
     Offer,
     Widening,
@@ -52,6 +53,7 @@ TOPIC_OF_KIND: dict[str, str] = {
     Widening.KIND: "jobs",
     FraudProof.KIND: "convictions",
     Equivocation.KIND: "convictions",
+    FraudNotice.KIND: "convictions",
 }
 TOPICS = ("peers", "jobs", "convictions")
 JUDGED_MAX = 1_024
@@ -169,6 +171,10 @@ class GossipBook:
                 if self._standings.of(accusation.accused).convicted:
                     return None
                 return Judged(message, accusation)
+            case FraudNotice() as notice:
+                if self._standings.of(notice.accused).convicted:
+                    return None
+                return Judged(message, None) if _check_notice(message, now_ms) else None
             case Equivocation():
                 contradiction = self._reader.contradiction(message)
                 if self._standings.of(contradiction.accused).convicted:
@@ -226,6 +232,16 @@ class GossipBook:
         """The bytes of a recent message."""
         entry = self._recent.get(identifier)
         return entry[2] if entry else None
+
+
+def _check_notice(message: Signed[FraudNotice], now_ms: int) -> bool:
+    body = message.body
+    if body.accused == message.signer:
+        raise Rejected("a fraud notice accuses its own signer")
+    if body.sent_ms > now_ms + CLOCK_SKEW_MS:
+        raise Rejected(f"fraud notice sent_ms={body.sent_ms} is in the future")
+    # Its signer may have forgotten the proof, or be gone.
+    return body.sent_ms + OFFER_LIFETIME_MS_MAX > now_ms
 
 
 def _check_offer(offer: Offer, now_ms: int) -> bool:

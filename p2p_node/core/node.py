@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from p2p_node.core.credit import CreditBook
+from p2p_node.core.disputes import RUN_ROLES, Disputes, Ground
 from p2p_node.core.engagement import Engagement
 from p2p_node.core.gossip import TOPIC_OF_KIND, GossipBook, GossipReader
 from p2p_node.core.market import Market
@@ -44,14 +45,21 @@ from protocols.messages import (
     Body,
     Closed,
     Commitment,
+    Dispute,
+    DisputeDeclined,
     DrawClaim,
     Equivocation,
+    EvidencePart,
+    EvidenceWant,
+    FraudNotice,
     FraudProof,
     Offer,
     Opening,
     Proposal,
     SyncSummary,
     SyncWant,
+    TraceChildren,
+    TraceRoot,
     Voucher,
     Widening,
 )
@@ -148,6 +156,7 @@ class NodeCore:
         )
         self.verifier = Verifier(self, keys=keys, abilities=capability.abilities)
         self._watch = Watch(self)
+        self.disputes = Disputes(self, own=self.key, ground=self._ground, owner=self._own_job)
 
     # --- Surroundings of the machines ------------------------------------------------------------
 
@@ -159,6 +168,16 @@ class NodeCore:
         """Deliver messages that name ``identifier`` to ``owner``."""
         self._routes[identifier] = owner
         self._due_claims += self._early_claims.pop(identifier, {}).values()
+
+    def _ground(self, commitment_id: bytes) -> Ground | None:
+        owner = self._routes.get(commitment_id)
+        if isinstance(owner, Engagement):
+            return owner.ground(commitment_id)
+        return self.verifier.ground(commitment_id)
+
+    def _own_job(self, commitment_id: bytes) -> Job | None:
+        owner = self._routes.get(commitment_id)
+        return owner if isinstance(owner, Job) else None
 
     # --- Commands --------------------------------------------------------------------------------
 
@@ -262,6 +281,8 @@ class NodeCore:
                 return self.verifier.hear(message, now_ms)
             case FraudProof():
                 return self.verifier.hear_accusation(message, opened, now_ms)
+            case FraudNotice():
+                return self.disputes.hear_notice(message, now_ms)
             case Equivocation():
                 effects = self._watch.hear_equivocation(message, opened)
                 return effects + self._drop_convicted(opened.accused, now_ms)
@@ -303,6 +324,9 @@ class NodeCore:
 
     def _hear_direct(self, peer: bytes, message: Signed[Any], now_ms: int) -> list[Effect]:
         body = message.body
+        if isinstance(body, FraudNotice) and self.disputes.is_ours(body):
+            # We may have convicted it already, and still want what convinces others.
+            return self.disputes.hear_notice(message, now_ms)
         topic = TOPIC_OF_KIND.get(body.KIND)
         if topic is not None:
             ruling, why = self._gossip.judge(topic, message.raw, now_ms)
@@ -322,6 +346,12 @@ class NodeCore:
                 return self.provider.hear_proposal(message, now_ms)
             case Assignment():
                 return self.verifier.hear(message, now_ms)
+            case Dispute() | DisputeDeclined() | TraceRoot() | TraceChildren():
+                return self.disputes.hear(message, now_ms)
+            case EvidenceWant():
+                return self.disputes.archive.hear_want(message, now_ms)
+            case EvidencePart():
+                return self.disputes.archive.hear_part(message, now_ms)
         for name in ("award_id", "commitment_id", "job_id", "voucher_id", "lane"):
             owner = self._routes.get(getattr(body, name, b""))
             if owner is not None:
@@ -373,6 +403,8 @@ class NodeCore:
                 return self._act(self._keep_house(now_ms), now_ms)
             case ("duty", _):
                 return self._act(self.verifier.timer_fired(key, now_ms), now_ms)
+            case ("dispute" | "evidence", *_):
+                return self._act(self.disputes.timer_fired(key, now_ms), now_ms)
         owner = self.jobs.get(key[1]) or self._routes.get(key[1])
         return self._act(self._handle(owner, TimerFired(key), now_ms) if owner else [], now_ms)
 
@@ -381,6 +413,8 @@ class NodeCore:
         role, identifier = event.key[0], event.key[1]
         if role in ("verify", "fraud"):
             return self._act(self.verifier.run_event(event, now_ms), now_ms)
+        if role in RUN_ROLES:
+            return self._act(self.disputes.run_event(event, now_ms), now_ms)
         owner = self._routes.get(identifier)
         return self._act(self._handle(owner, event, now_ms) if owner else [], now_ms)
 

@@ -34,10 +34,18 @@ class Payouts:
         self._job_id = job_id
         self._route = route
         self._lanes: dict[bytes, PayerLane] = {}
+        self._held: dict[bytes, frozenset[bytes]] = {}
+        self._due: list[tuple[bytes, int, bytes]] = []
         self._receipts: dict[bytes, Signed[VoucherReceipt]] = {}
 
     def pay(self, payee: bytes, amount: int, commitment_id: bytes, now_ms: int) -> list[Effect]:
-        """Owe ``payee`` ``amount`` micro-units more, for its part in a commitment."""
+        """Owe ``payee`` ``amount`` micro-units more, for its part in a commitment.
+
+        While the payee is party to a dispute under this contract nothing is signed; see `hold`.
+        """
+        if any(payee in parties for parties in self._held.values()):
+            self._due.append((payee, amount, commitment_id))
+            return []
         lane = self._lanes.setdefault(payee, PayerLane(self._award_id, payee))
         voucher = lane.pay(amount, evidence=commitment_id, now_ms=now_ms, sign=self._node.sign)
         self.vouchers[(commitment_id, payee)] = voucher
@@ -47,6 +55,25 @@ class Payouts:
             Notify(self._job_id, "paid", {"peer": payee, "settled_micros": lane.settled_micros}),
             Send(payee, voucher, now_ms + DELIVERY_MS),
         ]
+
+    def hold(self, commitment_id: bytes, parties: frozenset[bytes]) -> None:
+        """Withhold what becomes due to the parties of a dispute about a commitment until it is settled.
+
+        It is their bond: the loser isn't paid for the disputed segment at all.
+        """
+        self._held[commitment_id] = parties
+
+    def release(self, commitment_id: bytes, now_ms: int) -> list[Effect]:
+        """A commitment's disputes are settled: pay what became due meanwhile."""
+        self._held.pop(commitment_id, None)
+        due, self._due = self._due, []
+        # Whoever is party to another dispute goes on waiting.
+        return [effect for payment in due for effect in self.pay(*payment, now_ms)]
+
+    def release_all(self, now_ms: int) -> list[Effect]:
+        """The attempt is over, so nothing more will be settled."""
+        self._held.clear()
+        return self.release(b"", now_ms)
 
     def has(self, voucher_id: bytes) -> bool:
         """Whether a voucher of this id is ours."""

@@ -288,6 +288,9 @@ class Job:
         return effects
 
     def _attempt_ended(self, attempt: Attempt, now_ms: int) -> list[Effect]:
+        return [*attempt.payouts.release_all(now_ms), *self._after_attempt(attempt, now_ms)]
+
+    def _after_attempt(self, attempt: Attempt, now_ms: int) -> list[Effect]:
         peer, outcome = attempt.candidate.peer, attempt.outcome
         if outcome is Outcome.VERIFIED:
             self._node.standings.record_completion(
@@ -332,6 +335,7 @@ class Job:
         effects: list[Effect] = []
         for attempt in self.attempts:
             effects += attempt.cancel(reason)
+            effects += attempt.payouts.release_all(now_ms)
         winner = self.attempts[-1].candidate.peer if self.attempts else b""
         closed = self._node.sign(Closed(self._offers[-1].id, winner))
         bidders = sorted(self.auctions[-1].seals) if self.auctions else []

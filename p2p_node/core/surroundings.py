@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from p2p_node.core.credit import CreditBook
 from p2p_node.core.market import Market
@@ -10,6 +10,9 @@ from protocols.crypto import Crypto
 from protocols.envelope import Signed
 from protocols.messages import Body
 from protocols.standing import Standings
+
+if TYPE_CHECKING:
+    from p2p_node.core.disputes import Disputes
 
 __all__ = ["Surroundings"]
 
@@ -26,6 +29,7 @@ class Surroundings(Protocol):
     connected: set[bytes]
     market: Market
     credit: CreditBook
+    disputes: Disputes
 
     def sign(self, body: B) -> Signed[B]:
         """Seal a body with this peer's key."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
+from p2p_node.core.disputes import Ground
 from p2p_node.core.surroundings import Surroundings
 from protocols.bidding import Ability
 from protocols.crypto import KeyPair
@@ -11,7 +12,7 @@ from protocols.effects import Effect, Notify, Persist, Run, Send
 from protocols.envelope import Signed
 from protocols.events import Heard, RunEvent, RunRecomputed, TimerFired
 from protocols.lane import PayeeLane
-from protocols.limits import DUTIES_MAX
+from protocols.limits import DISPUTES_MAX, DUTIES_MAX
 from protocols.messages import (
     Assignment,
     Commitment,
@@ -42,6 +43,7 @@ class Verifier:
         self._keys = keys
         self._accusations: dict[bytes, tuple[Signed[FraudProof], Accusation]] = {}
         self._lanes: OrderedDict[bytes, PayeeLane] = OrderedDict()
+        self._grounds: OrderedDict[bytes, Ground] = OrderedDict()
 
     def _is_able(self, contract: Contract) -> bool:
         terms = contract.terms
@@ -104,14 +106,34 @@ class Verifier:
         duty = self.duties.get(message.body.commitment_id)
         if duty is None:
             return []
-        was_hidden = duty.state is DutyState.HIDDEN
+        was, was_hidden = duty.state, duty.state is DutyState.HIDDEN
         effects = duty.handle(Heard(message), now_ms)
+        if isinstance(message.body, Assignment) and was is DutyState.CLAIMED:
+            self._take_ground(duty, message.body)
+        elif isinstance(message.body, Opening) and _agrees(effects):
+            self._grounds.pop(duty.commitment.id, None)
         if was_hidden and duty.state is DutyState.DONE:
             self._expect_fee(duty)
         return effects
 
+    def _take_ground(self, duty: Duty, given: Assignment) -> None:
+        """Keep what a dispute would need, should the executor's digests differ from ours."""
+        identifier = duty.commitment.id
+        verifiers = frozenset({self._keys.public})
+        self._grounds[identifier] = Ground(
+            duty.contract, duty.commitment, given.input, given.units, verifiers
+        )
+        # A job's output may be long; of the oldest we then have nothing to say in a dispute.
+        while len(self._grounds) > DISPUTES_MAX:
+            self._grounds.popitem(last=False)
+
+    def ground(self, commitment_id: bytes) -> Ground | None:
+        """What it takes to trace a chunk that we verified and found different."""
+        return self._grounds.get(commitment_id)
+
     def timer_fired(self, key: tuple[str, bytes], now_ms: int) -> list[Effect]:
         """A duty expired."""
+        self._grounds.pop(key[1], None)
         duty = self.duties.get(key[1])
         return duty.handle(TimerFired(key), now_ms) if duty else []
 
@@ -217,3 +239,7 @@ class Verifier:
         """Remember a conviction of our own, whose chunk we recomputed before we accused."""
         accusation = open_proof(message.body, network=self._node.network, crypto=self._node.crypto)
         return self._convict(message, accusation)
+
+
+def _agrees(effects: list[Effect]) -> bool:
+    return any(isinstance(e, Notify) and e.event == "verified" and e.details["agrees"] for e in effects)
