@@ -125,8 +125,7 @@ def recompute_claims(
     results = []
     for claim in report.claims:
         truth = truths[replace(claim.task, chunks=())]
-        wrong = tuple(chunk for chunk, digest in claim.digests if truth[chunk] != digest)
-        results.append(ClaimResult(claim, wrong))
+        results.append(ClaimResult(claim, claim.is_refuted(truth)))
     return results
 
 

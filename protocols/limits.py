@@ -218,3 +218,6 @@ COMMITMENTS_WATCHED_MAX = 2_048
 
 CREDIT_ACCOUNTS_MAX = 4_096
 """Requesters whose debts are remembered."""
+
+PACES_MAX = 4_096
+"""Observed speeds of peers, one for each kind of work."""

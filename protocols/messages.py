@@ -57,6 +57,7 @@ __all__ = [
     "Sealed",
     "SyncSummary",
     "SyncWant",
+    "Tolerance",
     "TraceChildren",
     "TraceRoot",
     "Voucher",
@@ -74,6 +75,8 @@ Price = Annotated[int, Meta(ge=0, le=limits.PRICE_MICROS_MAX)]
 Unit = Annotated[int, Meta(ge=0, le=limits.UNIT_VALUE_MAX)]
 Proof = Annotated[bytes, Meta(min_length=80, max_length=80)]
 Raw = Annotated[bytes, Meta(max_length=limits.ENVELOPE_BYTES_MAX)]
+NumericClass = Annotated[str, Meta(max_length=limits.NAME_BYTES_MAX)]
+Fingerprint = Annotated[bytes, Meta(max_length=limits.FINGERPRINT_BYTES_MAX)]
 
 
 class Body(Wire, frozen=True):
@@ -104,6 +107,8 @@ class Offering(Wire, frozen=True):
     rate_milli: Uint
     """Output units per 1,000 seconds, measured on this machine."""
     warm: bool
+    numeric_class: NumericClass = ""
+    """The class of machines inside which our native kernels give equal bits; empty if none is claimed."""
 
 
 class Advert(Body, frozen=True):
@@ -209,6 +214,19 @@ class Decline(Body, frozen=True):
     detail: Text
 
 
+class Tolerance(Wire, frozen=True):
+    """How far native findings of one model may be apart, as calibrated; all 0 where bits are equal."""
+
+    agree_steps: Uint = 0
+    """Between two native runs, in steps of the fingerprint."""
+    convict_steps: Uint = 0
+    """Between a native run and the exact one; beyond it the statement is false."""
+    agree_margin_ppb: Uint = 0
+    """Probability by which a unit may miss its draw before a native verifier finds it false."""
+    convict_margin_ppb: Uint = 0
+    """The same for the exact re-run."""
+
+
 class Award(Body, frozen=True):
     """The terms. The executor's `Acceptance` of this message's id makes it a contract."""
 
@@ -247,6 +265,9 @@ class Award(Body, frozen=True):
     finish_by_ms: Uint
     answer_within_ms: Annotated[int, Meta(ge=1, le=3_600_000)]
     """How long either side may take for one step of verification. Silence past it loses."""
+    numeric_class: NumericClass = ""
+    """The executor's class, in the homogeneous profile: only its members verify and judge."""
+    tolerance: Tolerance = Tolerance()
 
 
 class Member(Wire, frozen=True):
@@ -346,6 +367,8 @@ class Commitment(Body, frozen=True):
     units_digest: Digest
     """Over all output units from the first to ``units_total``."""
     final: bool
+    profile: Name
+    """The contract's: what the root is worth depends on it."""
 
 
 class CommitmentNotice(Body, frozen=True):
@@ -412,6 +435,7 @@ class BlindVerdict(Body, frozen=True):
     claim_id: Digest
     hidden: Annotated[tuple[tuple[Small, Digest], ...], Meta(max_length=limits.SEGMENT_CHUNKS_MAX)]
     """(chunk, digest of verifier, root, chunk, result and nonce), by chunk."""
+    profile: Name
 
 
 class DrawEvidence(Wire, frozen=True):
@@ -439,6 +463,8 @@ class ChunkOpening(Wire, frozen=True):
     salt: Digest
     digest: Digest
     path: Annotated[tuple[Digest, ...], Meta(max_length=limits.MERKLE_DEPTH_MAX)]
+    fingerprint: Fingerprint = b""
+    """What the digest is of, in the native profile; empty in the others."""
 
 
 class Opening(Body, frozen=True):
@@ -459,6 +485,9 @@ class Reveal(Body, frozen=True):
     blind_id: Digest
     nonce: Digest
     results: Annotated[tuple[tuple[Small, Digest], ...], Meta(max_length=limits.SEGMENT_CHUNKS_MAX)]
+    profile: Name
+    fingerprints: Annotated[tuple[Fingerprint, ...], Meta(max_length=limits.SEGMENT_CHUNKS_MAX)] = ()
+    """One for each result in the native profile, empty where its units were found false; else none."""
 
 
 class FraudProof(Body, frozen=True):

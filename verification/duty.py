@@ -22,6 +22,7 @@ from protocols.messages import Assignment, BlindVerdict, Commitment, DrawClaim, 
 from protocols.units import input_digest
 from verification.commitment import blind_digest
 from verification.evidence import Contract, check_draw, check_opening, check_units, check_widening
+from verification.findings import NATIVE, agree, digest_of, numerics, stated
 from verification.sortition import alpha, is_drawn
 
 __all__ = ["Duty", "DutyState", "draw_level"]
@@ -149,7 +150,7 @@ class Duty:
             level=WIDENING_MAX,
         )
         self.state = DutyState.RECOMPUTING
-        task = Recompute(terms.workload, terms.model, terms.profile, body.input, body.units, chunks)
+        task = Recompute(terms.workload, terms.model, numerics(terms), body.input, body.units, chunks)
         return [Run(("verify", self.commitment.id), task)]
 
     def _hide(self, digests: tuple[tuple[int, bytes], ...], now_ms: int) -> list[Effect]:
@@ -163,14 +164,16 @@ class Duty:
                     verifier=self._keys.public,
                     root=self.commitment.body.root,
                     chunk=chunk,
-                    digest=digest,
+                    digest=digest_of(self.contract.terms.profile, finding),
                     nonce=self._nonce,
                 ),
             )
-            for chunk, digest in self._results
+            for chunk, finding in self._results
         )
         self.state = DutyState.HIDDEN
-        self._blind = self._sign(BlindVerdict(self.commitment.id, self._claim.id, hidden))
+        self._blind = self._sign(
+            BlindVerdict(self.commitment.id, self._claim.id, hidden, self.contract.terms.profile)
+        )
         return [Send(self.contract.requester, self._blind, now_ms + self._answer_ms)]
 
     def _hear_opening(self, message: Signed[Opening], now_ms: int) -> list[Effect]:
@@ -180,8 +183,19 @@ class Duty:
         if not {chunk for chunk, _ in self._results} <= opened.keys():
             raise Rejected("opening leaves out a chunk that we recomputed")
         self.state = DutyState.DONE
-        reveal = self._sign(Reveal(self.commitment.id, self._blind.id, self._nonce, self._results))
-        agrees = all(opened[chunk] == digest for chunk, digest in self._results)
+        terms = self.contract.terms
+        found = [(chunk, *stated(terms.profile, finding)) for chunk, finding in self._results]
+        reveal = self._sign(
+            Reveal(
+                self.commitment.id,
+                self._blind.id,
+                self._nonce,
+                tuple((chunk, digest) for chunk, digest, _ in found),
+                terms.profile,
+                tuple(print_ for _, _, print_ in found) if terms.profile == NATIVE else (),
+            )
+        )
+        agrees = all(agree(terms, opened[chunk], finding) for chunk, finding in self._results)
         return [
             Notify(b"", "verified", {"commitment": self.commitment.id, "agrees": agrees}),
             Send(self.contract.requester, reveal, now_ms + self._answer_ms),

@@ -29,6 +29,7 @@ from protocols.messages import (
 from protocols.units import FALSE_UNITS, chunk_count, units_digest
 from verification.commitment import blind_digest, chunk_leaf
 from verification.electorate import verify_membership
+from verification.findings import as_stated
 from verification.sortition import alpha, drawn_chunks, is_drawn
 
 __all__ = [
@@ -45,6 +46,7 @@ __all__ = [
     "check_widening",
     "open_notice",
     "segment_chunk_range",
+    "stated_findings",
 ]
 
 
@@ -102,6 +104,8 @@ def check_commitment(contract: Contract, commitment: Signed[Commitment]) -> Comm
     if commitment.signer != contract.executor:
         raise Rejected("commitment isn't signed by the contract's executor")
     prefix_chunks = terms.prefix_units // terms.chunk_units
+    if body.profile != terms.profile:
+        raise Rejected(f"commitment profile={body.profile!r} isn't the contract's {terms.profile!r}")
     if body.first_chunk != prefix_chunks + body.segment * terms.segment_chunks:
         raise Rejected(
             f"commitment first_chunk={body.first_chunk} doesn't follow from segment={body.segment}"
@@ -262,12 +266,14 @@ def check_blind(
     """That a blind verdict covers exactly the drawn chunks.
 
     Raises:
-        Rejected: another signer's or commitment's, or other chunks.
+        Rejected: another signer's, commitment's or profile's, or other chunks.
     """
     if blind.signer != claim.signer or blind.body.claim_id != claim.id:
         raise Rejected("blind verdict belongs to another claim")
     if blind.body.commitment_id != commitment.id:
         raise Rejected("blind verdict is for another commitment")
+    if blind.body.profile != commitment.body.profile:
+        raise Rejected(f"blind verdict profile={blind.body.profile!r} isn't the commitment's")
     if tuple(chunk for chunk, _ in blind.body.hidden) != tuple(chunks):
         raise Rejected("blind verdict doesn't cover exactly the drawn chunks")
 
@@ -275,17 +281,18 @@ def check_blind(
 def check_opening(
     contract: Contract, commitment: Signed[Commitment], opening: Signed[Opening]
 ) -> Mapping[int, bytes]:
-    """The executor's digests by chunk, each proved against the root.
+    """The executor's findings by chunk, each proved against the root.
 
     Raises:
-        Rejected: another signer's or commitment's, a chunk twice or outside, or a false path.
+        Rejected: another signer's or commitment's, a chunk twice or outside, a false path, or a
+            fingerprint that isn't what its digest is of.
     """
     if opening.signer != contract.executor or opening.body.commitment_id != commitment.id:
         raise Rejected("opening isn't the executor's for this commitment")
     body = commitment.body
-    digests: dict[int, bytes] = {}
+    findings: dict[int, bytes] = {}
     for chunk in opening.body.chunks:
-        if chunk.chunk in digests or chunk.chunk not in segment_chunk_range(body):
+        if chunk.chunk in findings or chunk.chunk not in segment_chunk_range(body):
             raise Rejected(f"opening of chunk {chunk.chunk} is repeated or outside the segment")
         # An executor that states this could agree with whoever finds its units false.
         if chunk.digest == FALSE_UNITS:
@@ -306,17 +313,18 @@ def check_opening(
             proof=chunk.path,
         ):
             raise Rejected(f"opening of chunk {chunk.chunk} doesn't lead to the committed root")
-        digests[chunk.chunk] = chunk.digest
-    return digests
+        findings[chunk.chunk] = as_stated(body.profile, chunk.digest, chunk.fingerprint)
+    return findings
 
 
 def check_reveal(
     commitment: Signed[Commitment], blind: Signed[BlindVerdict], reveal: Signed[Reveal]
 ) -> Mapping[int, bytes]:
-    """A verifier's digests by chunk, each the one it hid before it saw the executor's.
+    """A verifier's findings by chunk, each the one it hid before it saw the executor's.
 
     Raises:
-        Rejected: another signer's or commitment's, other chunks, or a digest it hadn't hidden.
+        Rejected: another signer's, commitment's or profile's, other chunks, a digest it hadn't hidden,
+            or a fingerprint that isn't what its digest is of.
     """
     body = reveal.body
     if reveal.signer != blind.signer or body.blind_id != blind.id or body.commitment_id != commitment.id:
@@ -329,4 +337,22 @@ def check_reveal(
         )
         if shown != hidden:
             raise Rejected(f"revealed digest of chunk {chunk} isn't the one that was hidden")
-    return dict(body.results)
+    return stated_findings(commitment, body)
+
+
+def stated_findings(commitment: Signed[Commitment], reveal: Reveal) -> Mapping[int, bytes]:
+    """The findings that a reveal states, by chunk.
+
+    Raises:
+        Rejected: another profile's, or a fingerprint that isn't what its digest is of.
+    """
+    profile = commitment.body.profile
+    if reveal.profile != profile:
+        raise Rejected(f"reveal profile={reveal.profile!r} isn't the commitment's {profile!r}")
+    fingerprints = reveal.fingerprints or (b"",) * len(reveal.results)
+    if len(fingerprints) != len(reveal.results):
+        raise Rejected(f"reveal has {len(fingerprints)} fingerprints for {len(reveal.results)} results")
+    return {
+        chunk: as_stated(profile, digest, fingerprint)
+        for (chunk, digest), fingerprint in zip(reveal.results, fingerprints, strict=True)
+    }

@@ -25,12 +25,11 @@ from verification.evidence import (
     check_opening,
     check_units,
     segment_chunk_range,
+    stated_findings,
 )
+from verification.findings import CONVICTING_PROFILES, EXACT_PROFILES, is_false, judging_numerics
 
 __all__ = ["EXACT_PROFILES", "Accusation", "build_proof", "open_accusation", "open_proof", "stated_digest"]
-
-EXACT_PROFILES = ("exact14", "exact21")
-"""Only these convict: elsewhere honest machines may differ."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +45,7 @@ class Accusation:
 
     def is_guilty(self, recomputed: bytes) -> bool:
         """Whether an honest recomputation convicts the accused."""
-        return recomputed != self.claimed_digest
+        return is_false(self.contract.terms, self.claimed_digest, recomputed)
 
 
 def open_proof(proof: FraudProof, *, network: str, crypto: Crypto) -> Accusation:
@@ -73,15 +72,15 @@ def open_accusation(
     contract = check_contract(award, acceptance)
     body = check_commitment(contract, commitment)
     terms = contract.terms
-    if terms.profile not in EXACT_PROFILES:
-        raise Rejected(f"profile {terms.profile!r} isn't exact: a difference proves nothing")
+    if terms.profile not in CONVICTING_PROFILES:
+        raise Rejected(f"profile {terms.profile!r} is unknown: a difference proves nothing")
     if chunk not in segment_chunk_range(body):
         raise Rejected(f"chunk {chunk} is outside the committed segment")
     if input_digest(proof.input) != terms.input_digest:
         raise Rejected("the proof's input isn't the contract's")
     check_units(contract, body, proof.units)
     role, digest = stated_digest(contract, commitment, statement, chunk)
-    task = Recompute(terms.workload, terms.model, terms.profile, proof.input, proof.units, (chunk,))
+    task = Recompute(terms.workload, terms.model, judging_numerics(terms), proof.input, proof.units, (chunk,))
     return Accusation(statement.signer, role, contract, chunk, digest, task), commitment
 
 
@@ -99,7 +98,7 @@ def stated_digest(
     elif isinstance(statement.body, Reveal):
         if statement.body.commitment_id != commitment.id:
             raise Rejected("the accused statement is about another commitment")
-        digests = dict(statement.body.results)
+        digests = dict(stated_findings(commitment, statement.body))
         role = "verifier"
     else:
         raise Rejected(f"a {statement.body.KIND!r} doesn't state a digest")
@@ -120,9 +119,9 @@ def build_proof(
     """The proof that ``statement`` is false about ``chunk``.
 
     Returns:
-        None if it's too large to gossip, or the profile isn't exact and a difference proves nothing.
+        None if it's too large to gossip, or the profile is unknown and a difference proves nothing.
     """
-    if contract.terms.profile not in EXACT_PROFILES:
+    if contract.terms.profile not in CONVICTING_PROFILES:
         return None
     if len(input) > FRAUD_INPUT_BYTES_MAX or len(units) > FRAUD_UNITS_MAX:
         return None

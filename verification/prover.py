@@ -25,6 +25,7 @@ from protocols.messages import (
 from protocols.units import units_digest
 from verification.commitment import chunk_leaf, chunk_salt
 from verification.evidence import Contract, check_blind, check_draw, check_widening
+from verification.findings import stated
 
 __all__ = ["Prover"]
 
@@ -39,36 +40,39 @@ class Prover:
     ) -> None:
         self.contract = contract
         self.commitments: list[Signed[Commitment]] = []
-        self._digests: dict[int, bytes] = {}
+        self.drawn: dict[bytes, set[bytes]] = {}
+        """Who was shown to be drawn to verify a commitment, by its id."""
+        self._findings: dict[int, bytes] = {}
         self._secret = secret
         self._network = network
         self._crypto = crypto
         self._sign = sign
 
-    def commit(self, digests: Sequence[bytes], units: Sequence[int], *, final: bool) -> Signed[Commitment]:
+    def commit(self, findings: Sequence[bytes], units: Sequence[int], *, final: bool) -> Signed[Commitment]:
         """Sign the next segment.
 
         Args:
-            digests: of the segment's chunks, in order.
+            findings: of the segment's chunks, in order.
             units: all output units so far.
             final: whether no segment follows.
         """
         terms = self.contract.terms
         segment = len(self.commitments)
         first = terms.prefix_units // terms.chunk_units + segment * terms.segment_chunks
-        for offset, digest in enumerate(digests):
-            self._digests[first + offset] = digest
+        for offset, finding in enumerate(findings):
+            self._findings[first + offset] = finding
         commitment: Signed[Commitment] = self._sign(
             Commitment(
                 award_id=self.contract.award.id,
                 segment=segment,
                 previous=self.commitments[-1].id if self.commitments else b"",
                 first_chunk=first,
-                chunks=len(digests),
-                root=merkle.root(self._leaves(segment, first, len(digests))),
+                chunks=len(findings),
+                root=merkle.root(self._leaves(segment, first, len(findings))),
                 units_total=len(units),
                 units_digest=units_digest(units),
                 final=final,
+                profile=terms.profile,
             )
         )
         self.commitments.append(commitment)
@@ -91,6 +95,7 @@ class Prover:
             widening = open_envelope(raw, network=self._network, crypto=self._crypto, expect=Widening)
             level = max(level, check_widening(self.contract, commitment, widening))
         wanted: set[int] = set()
+        drawn = self.drawn.setdefault(commitment.id, set())
         for draw in request.body.draws:
             claim = open_envelope(draw.claim, network=self._network, crypto=self._crypto, expect=DrawClaim)
             blind = open_envelope(draw.blind, network=self._network, crypto=self._crypto, expect=BlindVerdict)
@@ -105,24 +110,29 @@ class Prover:
             )
             check_blind(commitment, claim, blind, chunks)
             wanted.update(chunks)
+            drawn.add(claim.signer)
         if not wanted:
             raise Rejected("opening request names no drawn verifier")
         body = commitment.body
         leaves = self._leaves(body.segment, body.first_chunk, body.chunks)
         openings = tuple(
             ChunkOpening(
-                chunk,
-                self._salt(body.segment, chunk),
-                self._digests[chunk],
-                merkle.prove(leaves, chunk - body.first_chunk),
+                chunk=chunk,
+                salt=self._salt(body.segment, chunk),
+                digest=digest,
+                path=merkle.prove(leaves, chunk - body.first_chunk),
+                fingerprint=fingerprint,
             )
-            for chunk in sorted(wanted)
+            for chunk, (digest, fingerprint) in ((c, self._stated(c)) for c in sorted(wanted))
         )
         opening: Signed[Opening] = self._sign(Opening(commitment.id, openings))
         return opening
 
     def _salt(self, segment: int, chunk: int) -> bytes:
         return chunk_salt(self._secret, self.contract.award.id, segment, chunk)
+
+    def _stated(self, chunk: int) -> tuple[bytes, bytes]:
+        return stated(self.contract.terms.profile, self._findings[chunk])
 
     def _leaves(self, segment: int, first: int, count: int) -> list[bytes]:
         return [
@@ -132,7 +142,7 @@ class Prover:
                 segment=segment,
                 chunk=chunk,
                 salt=self._salt(segment, chunk),
-                digest=self._digests[chunk],
+                digest=self._stated(chunk)[0],
             )
             for chunk in range(first, first + count)
         ]

@@ -16,7 +16,8 @@ from protocols.crypto import Crypto
 from protocols.effects import Recompute
 from protocols.envelope import Signed, open_envelope
 from protocols.errors import PeerFault
-from protocols.messages import Body
+from protocols.messages import Award, Body
+from verification.findings import is_false
 
 __all__ = [
     "AttemptReport",
@@ -96,7 +97,7 @@ class Reader:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """Digests of chunks that ``peer`` signed.
+    """Findings of chunks that ``peer`` signed; see `verification.findings`.
 
     ``is_right`` is what the receipt says: all of them are what an honest recomputation gives, or
     at least one isn't. ``task`` covers exactly the chunks of ``digests``.
@@ -108,6 +109,11 @@ class Claim:
     digests: tuple[tuple[int, bytes], ...]
     is_right: bool
     task: Recompute
+    terms: Award
+
+    def is_refuted(self, truth: Mapping[int, bytes]) -> tuple[int, ...]:
+        """The chunks that a recomputation, by chunk, shows to be false."""
+        return tuple(chunk for chunk, found in self.digests if is_false(self.terms, found, truth[chunk]))
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,7 +36,8 @@ from verification.evidence import (
     check_reveal,
     check_widening,
 )
-from verification.fraud import EXACT_PROFILES, Accusation, open_proof
+from verification.findings import CONVICTING_PROFILES, agree, judging_numerics
+from verification.fraud import Accusation, open_proof
 from verification.receipt_report import Claim, Reader, ReceiptError, reading, require
 from verification.round import Verdict
 
@@ -184,7 +185,11 @@ def _read_verifier(
         results = check_reveal(commitment, blind, reveal)
     if opened is None:
         raise ReceiptError(f"{step}: reveal", "it is revealed although the executor opened nothing")
-    differing = tuple(chunk for chunk, digest in results.items() if digest != opened.get(chunk))
+    differing = tuple(
+        chunk
+        for chunk, finding in results.items()
+        if chunk not in opened or not agree(contract.terms, finding, opened[chunk])
+    )
     return VerifierEvidence(claim.signer, widening, chunks, True, results, differing)
 
 
@@ -244,7 +249,7 @@ def _check_fraud(evidence: SegmentEvidence, *, is_provable: bool, step: str) -> 
 def _is_provable(evidence: SegmentEvidence, contract: Contract, input_bytes: int) -> bool:
     """Whether fraud in this segment could be proved in one message, to anybody."""
     fits = input_bytes <= FRAUD_INPUT_BYTES_MAX and evidence.commitment.body.units_total <= FRAUD_UNITS_MAX
-    return fits and contract.terms.profile in EXACT_PROFILES
+    return fits and contract.terms.profile in CONVICTING_PROFILES
 
 
 def _check_unverified(evidence: SegmentEvidence, step: str) -> None:
@@ -313,10 +318,10 @@ def claims_of(
     def claim(peer: bytes, role: str, digests: Mapping[int, bytes], is_right: bool) -> Claim:
         terms = contract.terms
         task = Recompute(
-            terms.workload, terms.model, terms.profile, input, units or (), tuple(sorted(digests))
+            terms.workload, terms.model, judging_numerics(terms), input, units or (), tuple(sorted(digests))
         )
         at = f"{step}, {role} {peer_id(peer)}"
-        return Claim(at, peer, role, tuple(sorted(digests.items())), is_right, task)
+        return Claim(at, peer, role, tuple(sorted(digests.items())), is_right, task, terms)
 
     claims = []
     if evidence.verdict == Verdict.VERIFIED.value:

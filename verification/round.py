@@ -16,8 +16,8 @@ from protocols.crypto import Crypto
 from protocols.effects import Effect, Notify, Publish, Recompute, Run, Send, SetTimer
 from protocols.envelope import Signed
 from protocols.errors import Rejected
-from protocols.events import Event, Heard, RunFailed, RunRecomputed, TimerFired
-from protocols.limits import VERIFIERS_PER_SEGMENT_MAX, WIDENING_MAX
+from protocols.events import DisputeEnded, Event, Heard, RunFailed, RunRecomputed, TimerFired
+from protocols.limits import DISPUTES_PER_SEGMENT_MAX, VERIFIERS_PER_SEGMENT_MAX, WIDENING_MAX
 from protocols.messages import (
     Assignment,
     BlindVerdict,
@@ -33,6 +33,7 @@ from protocols.messages import (
 )
 from verification.electorate import Electorate
 from verification.evidence import Contract, NotDrawn, check_blind, check_draw, check_opening, check_reveal
+from verification.findings import EXACT_PROFILES, agree, is_false, judging_numerics
 from verification.fraud import build_proof
 
 __all__ = ["Round", "RoundState", "Verdict", "VerifierEntry"]
@@ -119,6 +120,8 @@ class Round:
         self.proofs: list[FraudProof] = []
         self.executor_is_guilty = False
         self.guilty_chunk: int | None = None
+        self._ended: dict[bytes, DisputeEnded] = {}
+        self._is_recomputable = True
         self._light_claims: dict[bytes, Signed[DrawClaim]] = {}
         self._opened: dict[int, bytes] = {}
         self._electorate = electorate
@@ -129,6 +132,16 @@ class Round:
         self._network = network
         self._crypto = crypto
         self._sign = sign
+
+    @property
+    def input(self) -> bytes:
+        """The job's input."""
+        return self._input
+
+    @property
+    def units(self) -> tuple[int, ...]:
+        """All output units up to the commitment's end; none once the round is over."""
+        return self._units
 
     @property
     def _answer_ms(self) -> int:
@@ -157,8 +170,12 @@ class Round:
                 return self._on_timer(name, level, now_ms)
             case RunRecomputed(digests=digests):
                 return self._settle(dict(digests))
-            case RunFailed():
-                return self._finish(Verdict.UNSETTLED) if self.state is RoundState.SETTLING else []
+            case RunFailed() if self.state is RoundState.SETTLING:
+                self._is_recomputable = False
+                return self._settle_by_disputes()
+            case DisputeEnded(verifier=verifier) if self.state is RoundState.SETTLING:
+                self._ended[verifier] = event
+                return [] if self._is_recomputable else self._settle_by_disputes()
         return []
 
     # --- Drawing ---------------------------------------------------------------------------------
@@ -290,7 +307,7 @@ class Round:
             return []
         entry.results = dict(check_reveal(self.commitment, entry.blind, message))
         entry.reveal = message
-        differing = [chunk for chunk, digest in entry.results.items() if digest != self._opened[chunk]]
+        differing = self._differing(entry)
         effects: list[Effect] = [
             Notify(
                 self._job_id,
@@ -315,7 +332,7 @@ class Round:
         self.state = RoundState.SETTLING
         terms = self.contract.terms
         task = Recompute(
-            terms.workload, terms.model, terms.profile, self._input, self._units, tuple(disputed)
+            terms.workload, terms.model, judging_numerics(terms), self._input, self._units, tuple(disputed)
         )
         return [
             Notify(self._job_id, "disputed", {"chunks": tuple(disputed)}),
@@ -323,13 +340,12 @@ class Round:
         ]
 
     def _disputed_chunks(self) -> list[int]:
-        disputed = {
-            chunk
-            for entry in self.entries.values()
-            for chunk, digest in entry.results.items()
-            if digest != self._opened[chunk]
-        }
-        return sorted(disputed)
+        return sorted({chunk for entry in self.entries.values() for chunk in self._differing(entry)})
+
+    def _differing(self, entry: VerifierEntry) -> list[int]:
+        """Chunks of which a verifier's finding doesn't agree with the executor's."""
+        terms = self.contract.terms
+        return [c for c, finding in entry.results.items() if not agree(terms, finding, self._opened[c])]
 
     # --- Settling a dispute ----------------------------------------------------------------------
 
@@ -340,19 +356,60 @@ class Round:
         # Nobody is accused on half the truth.
         if not truth.keys() >= set(disputed):
             return self._finish(Verdict.UNSETTLED)
+        terms = self.contract.terms
         for chunk in disputed:
-            if truth[chunk] != self._opened[chunk] and self.guilty_chunk is None:
+            if is_false(terms, self._opened[chunk], truth[chunk]) and self.guilty_chunk is None:
                 self.guilty_chunk = chunk
                 self._accuse(self.opening, chunk)
         for entry in self.entries.values():
-            wrong = [c for c, digest in entry.results.items() if c in truth and digest != truth[c]]
+            wrong = [c for c, f in entry.results.items() if c in truth and is_false(terms, f, truth[c])]
             if wrong and entry.reveal is not None:
                 entry.false_verdict = True
                 self._accuse(entry.reveal, wrong[0])
+            elif self.guilty_chunk is None and self._differing(entry):
+                # Not proved false, but it found fault where there was none.
+                entry.false_verdict = True
         if self.guilty_chunk is not None:
             self.executor_is_guilty = True
             return self._finish(Verdict.FRAUD)
         honest = [e for e in self.entries.values() if e.is_payable]
+        return self._finish(Verdict.VERIFIED if honest else Verdict.UNVERIFIED)
+
+    def quarrels(self) -> dict[bytes, tuple[int, Signed[Reveal]]]:
+        """By verifier: the first chunk of which it and the executor differ, and its reveal.
+
+        No more than a segment may have disputes.
+        """
+        found = {
+            key: (differing[0], entry.reveal)
+            for key, entry in self.entries.items()
+            if entry.reveal is not None and (differing := self._differing(entry))
+        }
+        return dict(list(found.items())[:DISPUTES_PER_SEGMENT_MAX])
+
+    def _settle_by_disputes(self) -> list[Effect]:
+        """Without the model only the parties' own contradictions tell who is right."""
+        quarrels = self.quarrels()
+        if self.contract.terms.profile not in EXACT_PROFILES or self.opening is None:
+            return self._finish(Verdict.UNSETTLED)
+        for ended in self._ended.values():
+            if ended.loser == self.contract.executor and ended.is_proved:
+                self.guilty_chunk = ended.chunk
+                self.executor_is_guilty = True
+                self._accuse(self.opening, ended.chunk)
+                return self._finish(Verdict.FRAUD)
+        if not quarrels.keys() <= self._ended.keys():
+            return []  # Each dispute has a deadline.
+        for key, entry in self.entries.items():
+            if not self._differing(entry):
+                continue
+            ended_for = self._ended.get(key)
+            if ended_for is None or ended_for.loser != key:
+                return self._finish(Verdict.UNSETTLED)
+            entry.false_verdict = True
+            if ended_for.is_proved and entry.reveal is not None:
+                self._accuse(entry.reveal, ended_for.chunk)
+        honest = any(entry.is_payable for entry in self.entries.values())
         return self._finish(Verdict.VERIFIED if honest else Verdict.UNVERIFIED)
 
     def _accuse(self, statement: Signed[Any], chunk: int) -> None:

@@ -122,7 +122,7 @@ def test_a_broken_rule_costs_the_sender_and_is_acknowledged() -> None:
         Acceptance(bytes(32), "cpu", 1),
         Output(bytes(32), 0, (1,)),
         Opening(bytes(32), ()),
-        Reveal(bytes(32), bytes(32), bytes(32), ()),
+        Reveal(bytes(32), bytes(32), bytes(32), (), "exact14"),
         VoucherReceipt(bytes(32), 1),
         Voucher(bytes(32), key(2), 1, 5, 0, NOW_MS, bytes(32)),
         DrawClaim(bytes(32), 0, bytes(80)),

@@ -111,7 +111,7 @@ def rain() -> Rain:
         seed=41,
         capabilities=capabilities,
         conditions=Conditions(loss=0.02, duplication=0.02),
-        mutants_each=21,
+        mutants_each=24,
     )
     invariants = Invariants(world)
     world.on_step = invariants.check

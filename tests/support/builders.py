@@ -40,6 +40,7 @@ from verification.commitment import blind_digest
 from verification.duty import draw_proof
 from verification.electorate import Electorate
 from verification.evidence import Contract
+from verification.findings import digest_of, stated
 from verification.prover import Prover
 
 __all__ = [
@@ -224,19 +225,40 @@ def blind(
         (
             chunk,
             blind_digest(
-                verifier=key(number), root=commitment.body.root, chunk=chunk, digest=digest, nonce=NONCE
+                verifier=key(number),
+                root=commitment.body.root,
+                chunk=chunk,
+                digest=digest_of(commitment.body.profile, digest),
+                nonce=NONCE,
             ),
         )
         for chunk, digest in enumerate(results)
     )
-    return signed(number, BlindVerdict(commitment.id, (claimed or claim(number, commitment)).id, hidden))
+    return signed(
+        number,
+        BlindVerdict(
+            commitment.id, (claimed or claim(number, commitment)).id, hidden, commitment.body.profile
+        ),
+    )
 
 
 def reveal(
     number: int, commitment: Signed[Commitment], hidden: Signed[BlindVerdict], results: Sequence[bytes]
 ) -> Signed[Reveal]:
     """What it hid."""
-    return signed(number, Reveal(commitment.id, hidden.id, NONCE, tuple(enumerate(results))))
+    profile = commitment.body.profile
+    found = [stated(profile, finding) for finding in results]
+    return signed(
+        number,
+        Reveal(
+            commitment.id,
+            hidden.id,
+            NONCE,
+            tuple(enumerate(digest for digest, _ in found)),
+            profile,
+            tuple(p for _, p in found) if profile == "native" else (),
+        ),
+    )
 
 
 def opening_request(

@@ -125,7 +125,9 @@ def examples() -> dict[str, tuple[int, Signed[m.Body]]]:
     leaf = chunk_leaf(executor=executor, job_id=award.id, segment=0, chunk=0, salt=salt, digest=digest)
     commitment = sign(
         EXECUTOR,
-        m.Commitment(award.id, 0, b"", 0, 1, merkle.root([leaf]), len(units), units_digest(units), True),
+        m.Commitment(
+            award.id, 0, b"", 0, 1, merkle.root([leaf]), len(units), units_digest(units), True, "exact14"
+        ),
     )
     sign(EXECUTOR, m.CommitmentNotice(award.raw, acceptance.raw, commitment.raw))
     widening = sign(REQUESTER, m.Widening(commitment.id, 1))
@@ -135,17 +137,19 @@ def examples() -> dict[str, tuple[int, Signed[m.Body]]]:
     sign(REQUESTER, m.Assignment(commitment.id, claim.id, membership, prompt, units))
     root = merkle.root([leaf])
     hidden = blind_digest(verifier=verifier, root=root, chunk=0, digest=digest, nonce=nonce)
-    blind = sign(VERIFIER, m.BlindVerdict(commitment.id, claim.id, ((0, hidden),)))
+    blind = sign(VERIFIER, m.BlindVerdict(commitment.id, claim.id, ((0, hidden),), "exact14"))
     draw = m.DrawEvidence(claim.raw, membership, blind.raw)
     sign(REQUESTER, m.OpeningRequest(commitment.id, (widening.raw,), (draw,)))
     opening = sign(EXECUTOR, m.Opening(commitment.id, (m.ChunkOpening(0, salt, digest, ()),)))
-    reveal = sign(VERIFIER, m.Reveal(commitment.id, blind.id, nonce, ((0, digest),)))
+    reveal = sign(VERIFIER, m.Reveal(commitment.id, blind.id, nonce, ((0, digest),), "exact14"))
     fraud = sign(
         REQUESTER,
         m.FraudProof(award.raw, acceptance.raw, commitment.raw, opening.raw, 0, prompt, units),
     )
     other = seal(
-        m.Commitment(award.id, 0, b"", 0, 1, merkle.root([salt]), len(units), units_digest(units), True),
+        m.Commitment(
+            award.id, 0, b"", 0, 1, merkle.root([salt]), len(units), units_digest(units), True, "exact14"
+        ),
         network=NETWORK,
         key=keyring(EXECUTOR),
     )

@@ -299,6 +299,6 @@ def test_reveals_that_differ(message: Any, rule: str) -> None:
 
 def test_a_copied_blind_verdict_cannot_be_revealed() -> None:
     """Peer 3 repeats peer 2's hidden digests and, after the opening, knows the results and the nonce."""
-    copy = signed(3, BlindVerdict(COMMITMENT.id, claim(3, COMMITMENT).id, BLIND.body.hidden))
+    copy = signed(3, BlindVerdict(COMMITMENT.id, claim(3, COMMITMENT).id, BLIND.body.hidden, "exact14"))
     with pytest.raises(Rejected, match="isn't the one that was hidden"):
         check_reveal(COMMITMENT, copy, reveal(3, COMMITMENT, copy, RESULTS))

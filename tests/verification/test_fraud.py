@@ -105,15 +105,15 @@ def test_what_is_not_bound_together_accuses_nobody(
         open_proof(proof(**fields), network=NETWORK, crypto=CRYPTO)
 
 
-def test_only_exact_profiles_convict() -> None:
-    native = contract(profile="native")
+def test_an_unknown_profile_convicts_nobody() -> None:
+    native = contract(profile="bf16")
     executor, commitment = committed(native)
     statement = opening(executor, commitment, digests(native.terms))
     assert build_proof(native, commitment, statement, chunk=0, input=INPUT, units=UNITS) is None
     forged = FraudProof(
         native.award.raw, native.acceptance.raw, commitment.raw, statement.raw, 0, INPUT, UNITS
     )
-    with pytest.raises(Rejected, match="profile 'native' isn't exact"):
+    with pytest.raises(Rejected, match="profile 'bf16' is unknown"):
         open_proof(forged, network=NETWORK, crypto=CRYPTO)
 
 

@@ -124,10 +124,16 @@ def test_a_silent_verifier_earns_nothing() -> None:
 
 def test_what_only_the_requester_says_is_noted() -> None:
     assert "withheld" in check(evidence("withheld opening")).notes[0]
-    for kind in ("lying executor, large input", "lying executor, native"):
-        report = check(evidence(kind))
-        assert "fraud by the requester's word" in report.notes[0]
-        assert all(claim.is_right for claim in report.claims)
+    report = check(evidence("lying executor, large input"))
+    assert "fraud by the requester's word" in report.notes[0]
+    assert all(claim.is_right for claim in report.claims)
+
+
+def test_where_machines_may_differ_fraud_is_proved_by_the_exact_re_run() -> None:
+    report = check(evidence("lying executor, native"))
+    assert report.notes == ()
+    assert [claim.task.profile for claim in report.claims] == ["native-reference"] * len(report.claims)
+    assert not all(claim.is_right for claim in report.claims)
 
 
 # --- Integrity ---------------------------------------------------------------------------------

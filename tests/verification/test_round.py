@@ -363,16 +363,3 @@ def test_a_run_that_fails_out_of_turn_means_nothing() -> None:
     assert stage.round.handle(RunFailed(("settle", stage.commitment.id), "memory", ""), NOW_MS) == []
     stage.settle()
     assert stage.round.state is RoundState.DRAWING
-
-
-def test_where_machines_may_differ_a_difference_accuses_nobody() -> None:
-    native = contract(profile="native")
-    stage = Stage(agreed=native, variant=b"cheap")
-    truth = digests(native.terms)
-    stage.claims(2)
-    stage.timer("draw")
-    stage.hear(stage.opened(stage.blinds(2, results=truth)))
-    stage.reveals(2, results=truth)
-    stage.settle(truth)
-    assert stage.round.verdict is Verdict.FRAUD
-    assert stage.round.proofs == []
