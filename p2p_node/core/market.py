@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from p2p_node.core.paces import Paces, Work
 from p2p_node.core.registry import Registry
 from protocols.auction import Candidate, Ranking, score_micros
 from protocols.digest import tagged
@@ -28,14 +29,17 @@ class Market:
         self._registry = registry
         self._standings = standings
         self._connected = connected
+        self.paces = Paces()
         self.elector_age_ms = 0
         """How long a key must have been known before it may verify our jobs."""
 
-    def appraise(self, peer: bytes, eta_ms: int, *, ranking: Ranking) -> tuple[int, int]:
+    def appraise(self, peer: bytes, eta_ms: int, offer: Offer, *, ranking: Ranking) -> tuple[int, int]:
         """What a peer's slowness and standing cost, in micro-units, and its corrected eta in ms."""
+        work: Work = (offer.workload, offer.model, offer.profile)
         standing = self._standings.of(peer)
         # Delivered over declared time: promising less than one delivers doesn't win.
-        corrected = eta_ms * standing.latency_factor_ppm // 1_000_000
+        declared = eta_ms * standing.latency_factor_ppm // 1_000_000
+        corrected = self.paces.believable_ms(peer, work, units=offer.units_max, promised_ms=declared)
         penalty = score_micros(eta_ms=corrected, reputation_ppm=standing.reputation_ppm, ranking=ranking)
         return penalty, corrected
 
@@ -56,7 +60,7 @@ class Market:
             if not fits or advert is None:
                 continue
             declared_ms = 1_000_000 * body.units_max // max(1, offering.rate_milli)
-            penalty, eta_ms = self.appraise(peer, declared_ms, ranking=ranking)
+            penalty, eta_ms = self.appraise(peer, declared_ms, body, ranking=ranking)
             busy = 0 if advert.body.slots_free else BUSY_MICROS
             candidates.append(Candidate(peer, advert, offering.price_micros, penalty + busy, eta_ms))
         # A connected peer saves a dial.
