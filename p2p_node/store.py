@@ -34,6 +34,7 @@ TABLES = frozenset(
         "receipts",
         "addresses",
         "standings",
+        "frauds",
     }
 )
 
@@ -52,8 +53,9 @@ _DONT_WAIT = "PRAGMA synchronous = NORMAL"
 # Step i takes a file from user_version i to i + 1. Steps are only ever appended.
 _COLUMNS = "(key BLOB PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID"
 _MIGRATIONS: tuple[tuple[str, ...], ...] = (
-    tuple(f"CREATE TABLE {table} {_COLUMNS}" for table in sorted(TABLES - {"standings"})),
+    tuple(f"CREATE TABLE {table} {_COLUMNS}" for table in sorted(TABLES - {"standings", "frauds"})),
     (f"CREATE TABLE standings {_COLUMNS}",),
+    (f"CREATE TABLE frauds {_COLUMNS}",),
 )
 
 
