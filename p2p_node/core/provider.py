@@ -13,7 +13,7 @@ from p2p_node.core.engagement import Engagement, EngagementState
 from p2p_node.core.registry import Registry
 from p2p_node.core.surroundings import Surroundings
 from protocols.auction import REVEAL_MS, bid_seal
-from protocols.bidding import Ability, BidPlan, Capacity, DeclineReason, consider
+from protocols.bidding import Ability, BidPlan, Capacity, DeclineReason, consider, find_ability, fits
 from protocols.digest import tagged
 from protocols.effects import Effect, Notify, Send
 from protocols.envelope import Signed, open_envelope
@@ -103,16 +103,16 @@ class Provider:
             return []  # Serves nothing, so it is no news that it doesn't bid.
         if not self._node.standings.is_welcome(offer.signer, now_ms):
             return self._decline(offer, DeclineReason("standing", detail="the requester failed us before"))
-        chunk_micros = body.price_micros_max * min((a.chunk_units for a in self.abilities), default=1)
-        if not self._node.credit.is_good(offer.signer, chunk_micros):
+        plan = consider(body, own_key=self._own_key, abilities=self.abilities, capacity=self.capacity(now_ms))
+        if isinstance(plan, DeclineReason):
+            return self._decline(offer, plan)
+        chunk_units = min(ability.chunk_units for ability in self.abilities)
+        if not self._node.credit.is_good(offer.signer, chunk_units * plan.price_micros):
             owed = self._node.credit.owed_micros(offer.signer)
             return self._decline(
                 offer,
                 DeclineReason("standing", have=owed, detail=f"the requester owes us {owed} micro-units"),
             )
-        plan = consider(body, own_key=self._own_key, abilities=self.abilities, capacity=self.capacity(now_ms))
-        if isinstance(plan, DeclineReason):
-            return self._decline(offer, plan)
         nonce = tagged("p2p-node/bid-nonce/1", self._node.secret, offer.id)
         bid = Bid(
             job_id=offer.id,
@@ -260,14 +260,9 @@ class Provider:
         if terms.price_micros < plan.price_micros:
             raise _Refused("price", f"price_micros={terms.price_micros} is below our {plan.price_micros}")
         self._check_electorate(award, proposal, now_ms)
-        ability = next(
-            a
-            for a in self.abilities
-            if (a.offering.workload, a.offering.model) == (terms.workload, terms.model)
-        )
-        # Chunks cut in another way than our worker cuts them would make honest digests look false.
-        if terms.chunk_units != ability.chunk_units:
-            raise _Refused("terms", f"chunk_units={terms.chunk_units} must be {ability.chunk_units}")
+        ability = find_ability(self.abilities, terms)
+        if ability is None or not fits(ability, terms):
+            raise _Refused("terms", _unfit(ability, terms))
         return ability, plan.eta_ms
 
     def _check_electorate(self, award: Signed[Award], proposal: Proposal, now_ms: int) -> None:
@@ -283,12 +278,25 @@ class Provider:
             raise _Refused("electorate", "members don't match the root in the terms")
         known = {
             key: 1
-            for key in self._registry.able(terms.workload, terms.model, terms.profile, now_ms)
-            if key not in (self._own_key, award.signer) and self._node.standings.is_welcome(key, now_ms)
+            for key, offering in self._registry.able(
+                terms.workload, terms.model, terms.profile, now_ms
+            ).items()
+            if key not in (self._own_key, award.signer)
+            and self._node.standings.is_welcome(key, now_ms)
+            and terms.numeric_class in ("", offering.numeric_class)
         }
         missing = electorate.missing_share(known)
         if missing > MISSING_SHARE_MAX_PPM:
             raise _Refused("electorate", f"leaves out {missing} ppm of the weight that we know")
+
+
+def _unfit(ability: Ability | None, terms: Award) -> str:
+    """Which of the terms our findings couldn't be compared under."""
+    if ability is None:
+        return f"we don't run it in {terms.profile}"
+    if terms.chunk_units != ability.chunk_units:
+        return f"chunk_units={terms.chunk_units} must be {ability.chunk_units}"
+    return f"numeric_class={terms.numeric_class!r} or the tolerance isn't ours"
 
 
 class _Refused(PeerFault):

@@ -10,16 +10,24 @@ from dataclasses import replace
 from typing import Any
 
 from p2p_node.core.node import Act, Capability
+from p2p_node.core.provider import Provider
 from p2p_node.hostile.twisted import TwistedCore
 from protocols.digest import tagged
 from protocols.effects import Effect, Recompute, Run, Send
-from protocols.envelope import open_envelope
+from protocols.envelope import Signed, open_envelope
 from protocols.events import RunChunk, RunEvent, RunOutput, RunRecomputed
-from protocols.messages import SyncSummary, SyncWant
+from protocols.messages import Award, Proposal, SyncSummary, SyncWant
 
 __all__ = ["Eclipse", "SybilSwarm"]
 
 RING = "p2p-node ring"
+
+
+class _AnyElectorate(Provider):
+    """A provider that doesn't mind who is left out: the fewer can be drawn, the better."""
+
+    def _check_electorate(self, award: Signed[Award], proposal: Proposal, now_ms: int) -> None:
+        return
 
 
 class SybilSwarm(TwistedCore):
@@ -27,6 +35,13 @@ class SybilSwarm(TwistedCore):
 
     def __init__(self, *, capability: Capability, **arguments: Any) -> None:
         super().__init__(capability=replace(capability, software=RING), **arguments)
+        self.provider = _AnyElectorate(
+            self,
+            self.registry,
+            own_key=self.key,
+            abilities=capability.abilities,
+            slots_total=capability.slots_total,
+        )
 
     def _is_of_ring(self, key: bytes) -> bool:
         advert = self.registry.get(key)

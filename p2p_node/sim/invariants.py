@@ -5,7 +5,6 @@ from __future__ import annotations
 from p2p_node.core.attempt import Attempt, Outcome
 from p2p_node.core.request import FINAL_STATES, JobState
 from p2p_node.core.requester import Job
-from p2p_node.sim.crypto import SimCrypto
 from p2p_node.sim.world import NETWORK, Peer, World
 from protocols.messages import Advert, Bid
 from verification.evidence import check_draw
@@ -75,7 +74,7 @@ class Invariants:
                 entry.claim,
                 entry.membership,
                 network=NETWORK,
-                crypto=SimCrypto(),
+                crypto=self.world.peers[0].core.crypto,
                 level=round_.level,
             )
             self._drawn.add((round_.commitment.id, key))
