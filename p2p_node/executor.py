@@ -12,8 +12,18 @@ from pathlib import Path
 from typing import Any
 
 from p2p_node.workers import WorkerPool
-from protocols.effects import Execute, Recompute, Task
-from protocols.events import RunChunk, RunEvent, RunFailed, RunFinished, RunOutput, RunRecomputed
+from protocols.effects import Execute, Judge, OpenValues, Recompute, Task, Trace
+from protocols.events import (
+    RunChunk,
+    RunEvent,
+    RunFailed,
+    RunFinished,
+    RunJudged,
+    RunOpened,
+    RunOutput,
+    RunRecomputed,
+    RunTraced,
+)
 from workloads import frames
 from workloads.registry import KINDS
 
@@ -22,17 +32,18 @@ __all__ = ["ModelPlace", "WorkerExecutor", "builtin_places"]
 
 @dataclass(frozen=True, slots=True)
 class ModelPlace:
-    """Where a model lies on this machine."""
+    """Where a model lies on this machine, and what it is run as."""
 
     name: str
     path: Path
     digest: bytes
+    workload: str = "lm.generate"
 
 
 def builtin_places() -> dict[str, ModelPlace]:
     """The models that ship with the package, of every workload, by name."""
     return {
-        model.name: ModelPlace(model.name, model.path, model.digest)
+        model.name: ModelPlace(model.name, model.path, model.digest, kind.name)
         for kind in KINDS.values()
         for model in kind.models()
     }
@@ -69,28 +80,17 @@ class WorkerExecutor:
 
     def start(self, key: tuple[Any, ...], task: Task, report: Callable[[RunEvent], None]) -> None:
         """Queue a task; see `p2p_node.runtime.Executor`."""
-        if not isinstance(task, Execute | Recompute):
-            report(RunFailed(key, "unsupported", f"{type(task).__name__} isn't built in"))
-            return
-        place = self._models.get(task.model)
-        if place is None:
+        work = self._work(task)
+        if work is None:
             report(RunFailed(key, "model", "this peer doesn't have the model"))
             return
-        work: frames.Generate | frames.Recompute
-        if isinstance(task, Execute):
-            pool = self._working
-            model = self._reference(place, task, self._cheat)
-            work = frames.Generate(0, model, task.input, task.prefix)
-        else:
-            pool = self._checking
-            model = self._reference(place, task)
-            work = frames.Recompute(0, model, task.input, task.units, task.chunks)
+        pool = self._working if isinstance(task, Execute) else self._checking
 
         def on_event(event: frames.Event) -> None:
             if key not in self._runs:
                 return  # Cancelled.
             translated = _translate(key, event)
-            if isinstance(translated, RunFinished | RunRecomputed | RunFailed):
+            if translated is not None and not isinstance(translated, RunOutput | RunChunk):
                 del self._runs[key]
             match translated:
                 case RunFinished(cpu_us=cpu_us):
@@ -102,7 +102,27 @@ class WorkerExecutor:
 
         self._runs[key] = (pool, pool.start_run(work, on_event))
 
-    def _reference(self, place: ModelPlace, task: Execute | Recompute, cheat: str = "") -> frames.ModelRef:
+    def _work(self, task: Task) -> frames.Work | None:
+        """The frame that has a worker do the task; None if this peer doesn't have the model."""
+        if isinstance(task, Judge):
+            return frames.Judge(0, task.case)
+        place = self._models.get(task.model)
+        if place is None:
+            return None
+        match task:
+            case Execute():
+                return frames.Generate(0, self._reference(place, task, self._cheat), task.input, task.prefix)
+            case Recompute():
+                return frames.Recompute(0, self._reference(place, task), task.input, task.units, task.chunks)
+            case Trace():
+                return frames.Trace(0, self._reference(place, task), task.input, task.units, task.chunk)
+            case OpenValues():
+                model = self._reference(place, task)
+                return frames.OpenValues(0, model, task.input, task.units, task.chunk, task.index)
+
+    def _reference(
+        self, place: ModelPlace, task: Execute | Recompute | Trace | OpenValues, cheat: str = ""
+    ) -> frames.ModelRef:
         kind = KINDS.get(task.workload)
         # A hostile peer cheats in the workload that its cheat belongs to, and is honest in all others.
         variant = cheat if kind is not None and cheat in kind.variants else ""
@@ -126,6 +146,12 @@ def _translate(key: tuple[Any, ...], event: frames.Event) -> RunEvent | None:
             return RunFinished(key, units_total, cpu_us)
         case frames.Recomputed(_, digests, cpu_us):
             return RunRecomputed(key, digests, cpu_us)
+        case frames.Traced(_, program, traced, cpu_us):
+            return RunTraced(key, program, traced, cpu_us)
+        case frames.Opened(_, values, context, cpu_us):
+            return RunOpened(key, values, context, cpu_us)
+        case frames.Judged(_, finding, detail, cpu_us):
+            return RunJudged(key, finding, detail, cpu_us)
         case frames.Failed(_, reason, detail):
             return RunFailed(key, reason, detail)
     return None

@@ -1,8 +1,8 @@
 """Worker processes under supervision: torch never runs in the process that talks to the network.
 
 `open_worker` owns one process for as long as its block lasts. `WorkerPool` keeps some of them running, gives
-each one run at a time, and restarts what dies; whoever started a run hears about it by a callback that always
-ends in `Finished`, `Recomputed`, `Loaded` or `Failed`.
+each one run at a time, and restarts what dies; whoever started a run hears about it by a callback, and any
+event but `Output` and `ChunkDone` is its last.
 """
 
 from __future__ import annotations
@@ -24,18 +24,15 @@ import trio
 
 from workloads.frames import (
     Cancel,
+    ChunkDone,
     Command,
     Event,
     Failed,
-    Finished,
     FrameReader,
-    Generate,
-    Load,
-    Loaded,
     MalformedFrame,
+    Output,
     Ready,
-    Recompute,
-    Recomputed,
+    Work,
     encode_frame,
 )
 
@@ -44,8 +41,6 @@ if TYPE_CHECKING:
     from trio_typing import TaskStatus
 
 __all__ = ["Worker", "WorkerDied", "WorkerPool", "WorkerSettings", "open_worker"]
-
-Work = Load | Generate | Recompute
 
 _READ_BYTES = 1 << 16
 _EVENTS_WAITING_MAX = 256
@@ -252,8 +247,8 @@ class WorkerPool:
 
         Args:
             work: its ``run`` is replaced by the number returned.
-            on_event: called in the pool's task with each event, last with `Finished`, `Recomputed`,
-                `Loaded` or `Failed`. Must not raise.
+            on_event: called in the pool's task with each event, the last of which is neither `Output` nor
+                `ChunkDone`. Must not raise.
 
         Returns:
             The run's number.
@@ -323,11 +318,11 @@ class WorkerPool:
                 if isinstance(event, Ready) or event.run != run.work.run:
                     worker.condemn(f"sent {type(event).__name__} of no run it was given")
                     await trio.lowlevel.checkpoint()
-                elif isinstance(event, Finished | Recomputed | Loaded | Failed):
+                elif isinstance(event, Output | ChunkDone):
+                    run.on_event(event)
+                else:
                     self._end(run, event)
                     return
-                else:
-                    run.on_event(event)
         worker.condemn(f"did not stop within {_CANCEL_GRACE_S:g} s of being told")
         await trio.lowlevel.checkpoint()
 

@@ -12,6 +12,11 @@ from typing import Any
 import msgpack
 import msgspec
 
+from protocols.effects import Case
+from protocols.events import Finding
+from protocols.limits import EVIDENCE_BYTES_MAX
+from protocols.messages import OpenedValue
+
 __all__ = [
     "BUFFER_BYTES_MAX",
     "Cancel",
@@ -22,20 +27,27 @@ __all__ = [
     "Finished",
     "FrameReader",
     "Generate",
+    "Judge",
+    "Judged",
     "Load",
     "Loaded",
     "MalformedFrame",
     "ModelRef",
+    "OpenValues",
+    "Opened",
     "Output",
     "Ready",
     "Recompute",
     "Recomputed",
     "Shutdown",
+    "Trace",
+    "Traced",
+    "Work",
     "encode_frame",
 ]
 
-BUFFER_BYTES_MAX = 8 * 1024 * 1024
-"""Bytes of one unfinished frame."""
+BUFFER_BYTES_MAX = EVIDENCE_BYTES_MAX + 8 * 1024 * 1024
+"""Bytes of one unfinished frame; the largest carries what one operator of a dispute takes."""
 
 
 class MalformedFrame(Exception):
@@ -97,6 +109,43 @@ class Recompute(_Frame, frozen=True):
     chunks: tuple[int, ...]
 
 
+class Trace(_Frame, frozen=True):
+    """Run a chunk's program operator by operator; answered by `Traced` or `Failed`."""
+
+    run: int
+    model: ModelRef
+    input: bytes
+    units: tuple[int, ...]
+    chunk: int
+
+
+class OpenValues(_Frame, frozen=True):
+    """Show what it takes to judge one value of a chunk's trace; answered by `Opened` or `Failed`.
+
+    Args:
+        run: names this run in every answer.
+        model: loaded first if it isn't.
+        input: the job's.
+        units: the output, at least as far as the chunk's end.
+        chunk: its number.
+        index: of the value; `protocols.effects.PROGRAM_INDEX` for the program itself.
+    """
+
+    run: int
+    model: ModelRef
+    input: bytes
+    units: tuple[int, ...]
+    chunk: int
+    index: int
+
+
+class Judge(_Frame, frozen=True):
+    """Judge one value of somebody's trace, without a model; answered by `Judged` or `Failed`."""
+
+    run: int
+    case: Case
+
+
 class Cancel(_Frame, frozen=True):
     """Stop a run, or drop it if it waits; a generation then ends in `Finished` with reason ``cancelled``."""
 
@@ -156,13 +205,40 @@ class Recomputed(_Frame, frozen=True):
     cpu_us: int
 
 
+class Traced(_Frame, frozen=True):
+    """The program's digest, and the digests of all its values, inputs first."""
+
+    run: int
+    program: bytes
+    digests: tuple[bytes, ...]
+    cpu_us: int
+
+
+class Opened(_Frame, frozen=True):
+    """What the operator behind one value takes, and the workload's own evidence."""
+
+    run: int
+    values: tuple[OpenedValue, ...]
+    context: bytes
+    cpu_us: int
+
+
+class Judged(_Frame, frozen=True):
+    """A referee's finding; ``detail`` names operator and rule, for people."""
+
+    run: int
+    finding: Finding
+    detail: str
+    cpu_us: int
+
+
 class Failed(_Frame, frozen=True):
     """A run could not be done.
 
     Args:
         run: which.
-        reason: ``model-refused``, ``input-refused``, ``numerics-refused``, ``out-of-memory``, ``cancelled``,
-            ``crashed``, or from the supervisor ``worker-died``.
+        reason: ``model-refused``, ``input-refused``, ``numerics-refused``, ``program-refused``,
+            ``out-of-memory``, ``cancelled``, ``crashed``, or from the supervisor ``worker-died``.
         detail: the rule and the value.
     """
 
@@ -171,8 +247,11 @@ class Failed(_Frame, frozen=True):
     detail: str
 
 
-Command = Load | Generate | Recompute | Cancel | Shutdown
-Event = Ready | Loaded | Output | ChunkDone | Finished | Recomputed | Failed
+Work = Load | Generate | Recompute | Trace | OpenValues | Judge
+"""Commands that a worker does one after the other."""
+
+Command = Work | Cancel | Shutdown
+Event = Ready | Loaded | Output | ChunkDone | Finished | Recomputed | Traced | Opened | Judged | Failed
 
 _encoder = msgspec.msgpack.Encoder()
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from protocols.limits import OUTPUT_UNITS_PER_MESSAGE_MAX
 from workloads import lockdown
-from workloads.errors import InputRefused, ModelRefused, NumericsRefused, WorkloadRefused
+from workloads.errors import InputRefused, ModelRefused, NumericsRefused, ProgramRefused, WorkloadRefused
 from workloads.frames import (
     Cancel,
     ChunkDone,
@@ -29,15 +29,22 @@ from workloads.frames import (
     Finished,
     FrameReader,
     Generate,
+    Judge,
+    Judged,
     Load,
     Loaded,
     MalformedFrame,
     ModelRef,
+    Opened,
+    OpenValues,
     Output,
     Ready,
     Recompute,
     Recomputed,
     Shutdown,
+    Trace,
+    Traced,
+    Work,
     encode_frame,
 )
 from workloads.registry import open_workload
@@ -55,9 +62,8 @@ _REASONS: dict[type[WorkloadRefused], str] = {
     ModelRefused: "model-refused",
     InputRefused: "input-refused",
     NumericsRefused: "numerics-refused",
+    ProgramRefused: "program-refused",
 }
-
-Work = Load | Generate | Recompute
 
 
 class _ModelKey(NamedTuple):
@@ -181,8 +187,13 @@ class _Models:
 
 
 def _perform(work: Work, models: _Models, inbox: _Inbox, outbox: _Outbox) -> None:
+    from workloads.program.disputes import open_chunk, trace_chunk
+
     if inbox.is_cancelled(work.run) and not isinstance(work, Generate):
         outbox.send(Failed(work.run, "cancelled", "cancelled before it began"))
+        return
+    if isinstance(work, Judge):
+        _judge(work, outbox)
         return
     workload, load_ms = models.get(work.model)
     started = time.process_time_ns()
@@ -203,6 +214,20 @@ def _perform(work: Work, models: _Models, inbox: _Inbox, outbox: _Outbox) -> Non
         case Recompute():
             digests = workload.recompute(work.input, work.units, work.chunks)
             outbox.send(Recomputed(work.run, tuple(sorted(digests.items())), _cpu_us_since(started)))
+        case Trace():
+            program, traced = trace_chunk(workload, work.input, work.units, work.chunk)
+            outbox.send(Traced(work.run, program, traced, _cpu_us_since(started)))
+        case OpenValues():
+            values, context = open_chunk(workload, work.input, work.units, work.chunk, work.index)
+            outbox.send(Opened(work.run, values, context, _cpu_us_since(started)))
+
+
+def _judge(work: Judge, outbox: _Outbox) -> None:
+    from workloads.program.disputes import judge_case
+
+    started = time.process_time_ns()
+    finding, detail = judge_case(work.case)
+    outbox.send(Judged(work.run, finding, detail[:_DETAIL_CHARACTERS_MAX], _cpu_us_since(started)))
 
 
 def _cpu_us_since(started_ns: int) -> int:

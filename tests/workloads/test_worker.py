@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,9 @@ import pytest
 import trio
 
 from p2p_node.workers import WorkerDied, WorkerPool, WorkerSettings, open_worker
+from protocols.effects import Case
+from protocols.events import Finding
+from protocols.values import value_digest
 from workloads.frames import (
     BUFFER_BYTES_MAX,
     Cancel,
@@ -27,13 +31,19 @@ from workloads.frames import (
     Finished,
     FrameReader,
     Generate,
+    Judge,
+    Judged,
     Load,
     Loaded,
     MalformedFrame,
     ModelRef,
+    Opened,
+    OpenValues,
     Output,
     Recompute,
     Recomputed,
+    Trace,
+    Traced,
     encode_frame,
 )
 from workloads.lm.generate import LmExecutor
@@ -42,7 +52,7 @@ from workloads.lm.manifest import load_manifest
 
 JOB = LmInput(prompt=(3, 1, 4), max_tokens=70, seed=5, temperature_milli=900)
 INPUT = encode_input(JOB)
-ENDS = (Finished, Recomputed, Loaded, Failed)
+ENDS = (Finished, Recomputed, Loaded, Traced, Opened, Judged, Failed)
 
 
 @pytest.fixture
@@ -164,6 +174,45 @@ async def test_a_job_runs_and_is_verified_in_a_process_of_its_own(model: ModelRe
         (again,) = await harness.run(Load(0, model))
         assert again.load_ms == 0  # type: ignore[union-attr]
         assert (harness.pool.busy, harness.pool.waiting) == (0, 0)
+
+
+async def test_a_chunk_is_disputed_and_judged_in_a_process_of_its_own(model: ModelRef) -> None:
+    units = (5,) * 70
+    async with running_pool() as harness:
+        (traced,) = await harness.run(Trace(0, model, INPUT, units, 1))
+        assert isinstance(traced, Traced)
+        index = len(traced.digests) - 4
+        (opened,) = await harness.run(OpenValues(0, model, INPUT, units, 1, index))
+        assert isinstance(opened, Opened)
+        # The digests that were traced are those of what is opened.
+        for value in opened.values:
+            assert value_digest(value.dtype, value.shape, value.data) == traced.digests[value.index]
+        case = Case(
+            workload="lm.generate",
+            model=model.digest,
+            profile=model.profile,
+            input=INPUT,
+            units=units,
+            chunk=1,
+            program=traced.program,
+            values_total=len(traced.digests),
+            index=index,
+            claimed=traced.digests[index],
+            values=opened.values,
+            context=opened.context,
+        )
+        for claimed, finding in ((case.claimed, Finding.ACQUITTED), (bytes(32), Finding.GUILTY)):
+            (judged,) = await harness.run(Judge(0, replace(case, claimed=claimed)))
+            assert isinstance(judged, Judged)
+            assert judged.finding is finding
+            assert judged.detail.endswith("llama.final_norm")
+        for work, detail in (
+            (Trace(0, model, INPUT, units, 3), "chunk 3 does not exist"),
+            (OpenValues(0, model, INPUT, units, 1, len(traced.digests)), "must be in [0, "),
+        ):
+            (failed,) = await harness.run(work)
+            assert isinstance(failed, Failed)
+            assert detail in failed.detail
 
 
 async def test_refusals_name_the_rule_and_leave_the_worker_running(model: ModelRef) -> None:

@@ -52,7 +52,7 @@ class LmWorkload:
         return self.executor.recompute(decode_input(input), units, chunks)
 
     def chunk_program(self, input: bytes, units: Sequence[int], chunk: int) -> tuple[Program, list[Tensor]]:
-        """See `workloads.program.sources.Disputable`."""
+        """See `workloads.program.disputes.Disputable`."""
         job, manifest = decode_input(input), load_manifest(self._model_dir)
         program = build_program(
             load_config(self._model_dir),
@@ -68,5 +68,5 @@ class LmWorkload:
         return program, [tensors[item.name] for item in program.inputs]
 
     def context(self) -> bytes:
-        """See `workloads.program.sources.Disputable`."""
+        """See `workloads.program.disputes.Disputable`."""
         return write_context(load_manifest(self._model_dir), self._model_dir / "config.json")

@@ -21,7 +21,7 @@ from workloads.lm.workload import LmWorkload
 from workloads.program import context, lm
 from workloads.program.interpreter import infer, run
 from workloads.program.program import Program, value_digest
-from workloads.program.sources import rebuild
+from workloads.program.disputes import rebuild
 
 PROMPT = (1, 2, 3, 4, 250, 17)
 SAMPLED = LmInput(PROMPT, 70, seed=2**64 - 1, temperature_milli=900, top_k=40)

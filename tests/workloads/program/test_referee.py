@@ -22,7 +22,7 @@ from workloads.program.interpreter import run, trace
 from workloads.program.limits import Limits
 from workloads.program.program import Program, value_digest
 from workloads.program.referee import judge, opened_value, read_opened
-from workloads.program.sources import rebuild
+from workloads.program.disputes import rebuild
 from workloads.program.trace import open_inputs
 
 CHUNK = 1
