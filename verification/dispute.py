@@ -29,7 +29,8 @@ from protocols.messages import (
 )
 from verification.dispute_evidence import NO_DIGEST, is_consistent
 from verification.evidence import Contract, segment_chunk_range
-from verification.fraud import EXACT_PROFILES, stated_digest
+from verification.findings import EXACT_PROFILES
+from verification.fraud import stated_digest
 
 __all__ = ["Exhibit", "Quarrel", "accuse", "accuse_contradiction", "check_root", "open_dispute"]
 

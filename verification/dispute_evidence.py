@@ -22,6 +22,7 @@ from protocols.limits import OPERATOR_BYTES_MAX
 from protocols.messages import OpenedValue, OperatorFraud, TraceRoot
 from protocols.values import value_digest
 from verification.evidence import Contract
+from verification.findings import EXACT_PROFILES
 from verification.fraud import open_accusation
 
 __all__ = [
@@ -93,6 +94,9 @@ def open_operator_fraud(proof: OperatorFraud, *, network: str, crypto: Crypto) -
     trace: Signed[TraceRoot] = open_envelope(proof.trace, network=network, crypto=crypto, expect=TraceRoot)
     root = trace.body
     accusation, commitment = open_accusation(proof, root.chunk, network=network, crypto=crypto)
+    profile = accusation.contract.terms.profile
+    if profile not in EXACT_PROFILES:
+        raise Rejected(f"profile {profile!r} isn't exact: an operator proves nothing")
     if trace.signer != accusation.accused:
         raise Rejected("the trace isn't signed by who made the accused statement")
     if root.commitment_id != commitment.id:

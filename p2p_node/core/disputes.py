@@ -24,7 +24,7 @@ from verification.dispute_evidence import OperatorAccusation
 from verification.dispute_party import Party, PartyState
 from verification.dispute_umpire import Umpire, UmpireState
 from verification.evidence import Contract
-from verification.fraud import EXACT_PROFILES
+from verification.findings import EXACT_PROFILES
 from verification.round import Round
 
 if TYPE_CHECKING:

@@ -10,6 +10,7 @@ from protocols.envelope import Signed, seal
 from protocols.units import input_digest, units_digest
 from tests.support.keys import keyring
 from verification.commitment import blind_digest, chunk_leaf
+from verification.dispute_evidence import chunk_value, evidence_digest, opened_digest
 from verification.electorate import Electorate
 from verification.sortition import alpha
 
@@ -155,6 +156,39 @@ def examples() -> dict[str, tuple[int, Signed[m.Body]]]:
     )
     first, second = sorted((commitment, other), key=lambda one: one.id)
     sign(VERIFIER, m.Equivocation(first.raw, second.raw))
+    dispute = sign(REQUESTER, m.Dispute(commitment.id, 0, opening.raw, reveal.raw))
+    sign(VERIFIER, m.DisputeDeclined(dispute.id, "unsupported"))
+    weights = m.OpenedValue(1, "float32", (2, 1), bytes.fromhex("0000803f000000c0"))
+    leaves = [_digest("input value"), opened_digest(weights), _digest("inner value"), chunk_value(digest)]
+    root = merkle.root(leaves)
+    path = merkle.prove(leaves, 3)
+    trace = sign(EXECUTOR, m.TraceRoot(dispute.id, commitment.id, 0, _digest("program"), 4, root, path))
+    sign(EXECUTOR, m.TraceChildren(dispute.id, 1, 1, leaves[2], leaves[3]))
+    proof_of_operator = sign(
+        VERIFIER,
+        m.OperatorFraud(
+            award=award.raw,
+            acceptance=acceptance.raw,
+            commitment=commitment.raw,
+            statement=opening.raw,
+            trace=trace.raw,
+            input=prompt,
+            units=units,
+            index=2,
+            digest=leaves[2],
+            path=merkle.prove(leaves, 2),
+            values=(weights,),
+            paths=(merkle.prove(leaves, 1),),
+            context=b"the configuration",
+        ),
+    )
+    evidence = evidence_digest(proof_of_operator.raw)
+    sign(
+        VERIFIER,
+        m.FraudNotice(evidence, len(proof_of_operator.raw), executor, commitment.id, 0, _T + 9_000),
+    )
+    sign(REQUESTER, m.EvidenceWant(evidence, 0))
+    sign(VERIFIER, m.EvidencePart(evidence, 0, proof_of_operator.raw))
     voucher = sign(REQUESTER, m.Voucher(award.id, executor, 1, 480, 0, _T + 86_400_000, commitment.id))
     receipt_of_voucher = sign(EXECUTOR, m.VoucherReceipt(voucher.id, 480))
     sign(VERIFIER, m.SyncSummary((offer.id, commitment.id)))
