@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from protocols.limits import LM_CHUNK_UNITS, RESERVATION_MS_MAX
-from protocols.messages import Offer, Offering
+from protocols.messages import EQUAL_BITS, Award, Offer, Offering, Tolerance
 
-__all__ = ["Ability", "BidPlan", "Capacity", "DeclineReason", "consider"]
+__all__ = ["Ability", "BidPlan", "Capacity", "DeclineReason", "consider", "find_ability", "fits"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +25,8 @@ class Ability:
     ram_bytes: int
     chunk_units: int = LM_CHUNK_UNITS
     """Output units of one chunk, as the workload cuts them."""
+    tolerance: Tolerance = EQUAL_BITS
+    """The model's calibrated bounds, in the native profile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,34 @@ class DeclineReason:
     detail: str = ""
 
 
+def find_ability(abilities: tuple[Ability, ...], job: Offer | Award) -> Ability | None:
+    """The ability that does a job: its workload and model, in its profile."""
+    return next(
+        (
+            ability
+            for ability in abilities
+            if (ability.offering.workload, ability.offering.model) == (job.workload, job.model)
+            and job.profile in ability.offering.profiles
+        ),
+        None,
+    )
+
+
+def fits(ability: Ability | None, terms: Award) -> bool:
+    """Whether what this peer computes is comparable with what the terms are about.
+
+    Chunks cut in another way, another class of machines, or other bounds would make honest findings
+    look false.
+    """
+    return (
+        ability is not None
+        and terms.chunk_units == ability.chunk_units
+        and terms.numeric_class == (ability.offering.numeric_class if terms.profile == "homogeneous" else "")
+        and (terms.profile != "homogeneous" or terms.numeric_class != "")
+        and terms.tolerance == (ability.tolerance if terms.profile == "native" else EQUAL_BITS)
+    )
+
+
 def consider(
     offer: Offer, *, own_key: bytes, abilities: tuple[Ability, ...], capacity: Capacity
 ) -> BidPlan | DeclineReason:
@@ -71,17 +101,17 @@ def consider(
     """
     if own_key in offer.exclude:
         return DeclineReason("excluded", detail="the offer excludes this peer")
-    ability = next(
-        (a for a in abilities if (a.offering.workload, a.offering.model) == (offer.workload, offer.model)),
-        None,
-    )
+    ability = find_ability(abilities, offer)
     if ability is None:
+        ours = [ability.offering for ability in abilities]
+        same = [o for o in ours if (o.workload, o.model) == (offer.workload, offer.model)]
+        if same:
+            profiles = ", ".join(dict.fromkeys(name for offering in same for name in offering.profiles))
+            return DeclineReason("profile", detail=f"runs {profiles}, not {offer.profile}")
         known = any(a.offering.workload == offer.workload for a in abilities)
         reason = "model" if known else "workload"
         return DeclineReason(reason, have=0, need=1, detail=f"doesn't run {offer.workload!r} with this model")
     offering = ability.offering
-    if offer.profile not in offering.profiles:
-        return DeclineReason("profile", detail=f"runs {', '.join(offering.profiles)}, not {offer.profile}")
     units = offer.input_units + offer.units_max
     if units > ability.context_units_max:
         return DeclineReason("context", have=ability.context_units_max, need=units)

@@ -15,6 +15,7 @@ from protocols import limits
 from protocols.codec import Wire
 
 __all__ = [
+    "EQUAL_BITS",
     "KINDS",
     "Accelerator",
     "Acceptance",
@@ -227,6 +228,10 @@ class Tolerance(Wire, frozen=True):
     """The same for the exact re-run."""
 
 
+EQUAL_BITS = Tolerance()
+"""Where findings must be equal, there is nothing to tolerate."""
+
+
 class Award(Body, frozen=True):
     """The terms. The executor's `Acceptance` of this message's id makes it a contract."""
 
@@ -267,7 +272,7 @@ class Award(Body, frozen=True):
     """How long either side may take for one step of verification. Silence past it loses."""
     numeric_class: NumericClass = ""
     """The executor's class, in the homogeneous profile: only its members verify and judge."""
-    tolerance: Tolerance = Tolerance()
+    tolerance: Tolerance = EQUAL_BITS
 
 
 class Member(Wire, frozen=True):

@@ -96,6 +96,7 @@ class Attempt:
         electorate: Electorate,
         *,
         plan: SamplingPlan,
+        numeric_class: str = "",
         price_micros: int,
         prefix: tuple[int, ...],
         index: int,
@@ -151,6 +152,8 @@ class Attempt:
             accept_by_ms=now_ms + ACCEPT_MS,
             finish_by_ms=min(now_ms + request.execution_ms, offer.body.expires_ms),
             answer_within_ms=request.answer_ms,
+            numeric_class=numeric_class,
+            tolerance=request.tolerance,
         )
         self.award: Signed[Award] = node.sign(award)
         self.payouts = Payouts(node, self.award.id, job_id=job_id, route=route)

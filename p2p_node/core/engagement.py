@@ -38,6 +38,7 @@ from protocols.messages import (
 )
 from protocols.units import chunk_count
 from verification.evidence import Contract
+from verification.findings import numerics
 from verification.prover import Prover
 
 __all__ = ["Engagement", "EngagementState"]
@@ -94,7 +95,7 @@ class Engagement:
         """Accept and run."""
         terms = self.award.body
         self._node.route(self.award.id, self)
-        task = Execute(terms.workload, terms.model, terms.profile, self._input, self._prefix)
+        task = Execute(terms.workload, terms.model, numerics(terms), self._input, self._prefix)
         return [
             Persist("contracts", self.award.id, self.acceptance.raw),
             Notify(b"", "engaged", {"award": self.award.id, "requester": self.award.signer}),

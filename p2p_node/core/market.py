@@ -12,6 +12,7 @@ from protocols.messages import Member, Offer
 from protocols.standing import Standings
 from protocols.weights import limited
 from verification.electorate import Electorate
+from verification.findings import HOMOGENEOUS
 
 __all__ = ["Market"]
 
@@ -67,17 +68,25 @@ class Market:
         candidates.sort(key=lambda c: (c.score_micros, c.peer not in self._connected, c.basis.id))
         return candidates
 
+    def numeric_class(self, offer: Offer, peer: bytes, now_ms: int) -> str:
+        """The class in which a peer offers a homogeneous job; empty if it names none."""
+        able = self._registry.able(offer.workload, offer.model, offer.profile, now_ms)
+        return able[peer].numeric_class if peer in able else ""
+
     def electorate(self, offer: Offer, executor: bytes, now_ms: int) -> Electorate | None:
         """Everybody known who could verify an offer's job but for the two parties; None if nobody.
 
         Keys that turn up after the award don't count, nor do those younger than `elector_age_ms`: an
-        executor can't make itself verifiers once it knows what it would have them overlook.
+        executor can't make itself verifiers once it knows what it would have them overlook. A homogeneous
+        job is verified inside the executor's class, since bits are equal nowhere else.
         """
+        numeric_class = self.numeric_class(offer, executor, now_ms) if offer.profile == HOMOGENEOUS else ""
         able = self._registry.able(offer.workload, offer.model, offer.profile, now_ms)
         keys = [
             key
-            for key in able
+            for key, offering in able.items()
             if key not in (self._own_key, executor)
+            and numeric_class in ("", offering.numeric_class)
             and self._standings.is_welcome(key, now_ms)
             and self._registry.known_for_ms(key, now_ms) >= self.elector_age_ms
         ]

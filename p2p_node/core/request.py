@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from protocols.auction import Ranking
 from protocols.limits import CHUNKS_PER_SEGMENT, LM_CHUNK_UNITS, SEGMENT_CHUNKS_MAX
+from protocols.messages import EQUAL_BITS, Tolerance
 
 __all__ = ["FINAL_STATES", "CheckPolicy", "JobRequest", "JobState"]
 
@@ -73,6 +74,8 @@ class JobRequest:
     expected_verifiers_milli: int = 2_000
     samples: int = SEGMENT_CHUNKS_MAX
     policy: CheckPolicy = CheckPolicy()
+    tolerance: Tolerance = EQUAL_BITS
+    """The model's calibrated bounds, in the native profile."""
     draw_window_ms: int = 600
     answer_ms: int = 30_000
     stall_ms: int = 20_000

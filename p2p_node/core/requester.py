@@ -21,7 +21,7 @@ from protocols.limits import ATTEMPTS_MAX, CLOCK_SKEW_MS
 from protocols.messages import AuctionClose, Bid, Closed, Decline, Offer, ReceiptBody
 from protocols.units import input_digest
 from verification.draw_odds import OutOfReach
-from verification.fraud import EXACT_PROFILES
+from verification.findings import CONVICTING_PROFILES, HOMOGENEOUS
 
 __all__ = ["Job"]
 
@@ -172,7 +172,8 @@ class Job:
         return [Publish("jobs", offer), offered, *auction.start()]
 
     def _appraise(self, peer: bytes, bid: Bid) -> tuple[int, int]:
-        return self._node.market.appraise(peer, bid.eta_ms, ranking=self.request.ranking)
+        offer = self._offers[-1].body
+        return self._node.market.appraise(peer, bid.eta_ms, offer, ranking=self.request.ranking)
 
     def _advance_auction(self, offer_id: bytes, event: Event, now_ms: int) -> list[Effect]:
         auction = next((a for a in self.auctions if a.offer.id == offer_id), None)
@@ -211,7 +212,12 @@ class Job:
             candidate = self._candidates[index]
             if candidate.peer in self._failed_peers:
                 continue
-            electorate = self._node.market.electorate(self._offers[-1].body, candidate.peer, now_ms)
+            offer, numeric_class = self._offers[-1].body, ""
+            if offer.profile == HOMOGENEOUS:
+                numeric_class = self._node.market.numeric_class(offer, candidate.peer, now_ms)
+                if not numeric_class:
+                    continue  # Without a class nobody could judge its work.
+            electorate = self._node.market.electorate(offer, candidate.peer, now_ms)
             if electorate is None:
                 return self._conclude(
                     JobState.VERIFICATION_FAILED, "no peer is known that could verify this job", now_ms
@@ -231,6 +237,7 @@ class Job:
                 candidate,
                 electorate,
                 plan=plan,
+                numeric_class=numeric_class,
                 price_micros=self._price(index),
                 prefix=prefix,
                 index=len(self.attempts),
@@ -298,13 +305,19 @@ class Job:
                 declared_ms=attempt.candidate.eta_ms,
                 delivered_ms=now_ms - attempt.started_ms,
             )
+            self._node.market.paces.observe(
+                peer,
+                (self.request.workload, self.request.model, self.request.profile),
+                units=len(attempt.verified) - attempt.award.body.prefix_units,
+                delivered_ms=now_ms - attempt.started_ms,
+            )
             return self._conclude(JobState.VERIFIED, "", now_ms)
         if outcome is not Outcome.REFUSED:
             # One that was only busy may take the next offer.
             self._failed_peers.add(peer)
         if outcome in EXECUTOR_FAULTS:
             self._node.standings.record_failure(peer, now_ms)
-        if outcome is Outcome.FRAUD and self.request.profile in EXACT_PROFILES:
+        if outcome is Outcome.FRAUD and self.request.profile in CONVICTING_PROFILES:
             # We recomputed it ourselves: the gossiped proof convinces the others.
             self._node.standings.convict(peer)
         if outcome is Outcome.CANCELLED:

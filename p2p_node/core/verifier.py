@@ -6,7 +6,7 @@ from collections import OrderedDict
 
 from p2p_node.core.disputes import Ground
 from p2p_node.core.surroundings import Surroundings
-from protocols.bidding import Ability
+from protocols.bidding import Ability, find_ability, fits
 from protocols.crypto import KeyPair
 from protocols.effects import Effect, Notify, Persist, Run, Send
 from protocols.envelope import Signed
@@ -46,13 +46,7 @@ class Verifier:
         self._grounds: OrderedDict[bytes, Ground] = OrderedDict()
 
     def _is_able(self, contract: Contract) -> bool:
-        terms = contract.terms
-        return any(
-            (a.offering.workload, a.offering.model) == (terms.workload, terms.model)
-            and terms.profile in a.offering.profiles
-            and terms.chunk_units == a.chunk_units
-            for a in self.abilities
-        )
+        return fits(find_ability(self.abilities, contract.terms), contract.terms)
 
     # --- Duties ----------------------------------------------------------------------------------
 

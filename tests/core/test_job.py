@@ -278,7 +278,7 @@ def test_a_receipt_has_room_for_every_bid(auctions: int) -> None:
     assert decode(encode(crowded), ReceiptBody, bytes_max=RECEIPT_BYTES_MAX) == crowded
 
 
-def test_a_difference_convicts_only_where_machines_must_agree() -> None:
+def test_fraud_in_the_native_profile_convicts_too_since_the_exact_run_showed_it() -> None:
     case = Case(profile="native", mode="posted", knows=())
     for number in BIDDERS:
         native = changed(advert(number).body.offerings[0], profiles=("native",))
@@ -288,7 +288,7 @@ def test_a_difference_convicts_only_where_machines_must_agree() -> None:
     attempt.outcome = Outcome.FRAUD
     case.job._attempt_ended(attempt, case.now_ms)
     standing = case.node.standings.of(attempt.candidate.peer)
-    assert standing.failed == 1 and not standing.convicted
+    assert standing.failed == 1 and standing.convicted
 
 
 def test_the_offer_of_another_job_concerns_us_not() -> None:
