@@ -224,7 +224,7 @@ def _interpolation(form: Form) -> tuple[Tensor, ...]:
 
 def _adamw(form: Form) -> tuple[Tensor, ...]:
     state = exact.AdamWState(
-        *(form.numbers(name, 30, 40) for name in ("p", "m")), form.numbers("v", 30, 40).abs()
+        form.numbers("p", 30, 40), form.numbers("m", 30, 40), form.numbers("v", 30, 40).abs()
     )
     for step in range(1, 4):
         state = exact.adamw_step(
@@ -295,7 +295,7 @@ def _interleaved(state: exact.AdamWState, grad: Tensor) -> tuple[Tensor, Tensor,
     return state.parameter, grad, state.mean, state.variance
 
 
-_BY_PRECISION: dict[str, Callable[[Form, Precision], Tensor | tuple[Tensor, ...]]] = {
+_BY_PRECISION: dict[str, Callable[..., Tensor | tuple[Tensor, ...]]] = {
     "matmul": _matmul,
     "linear": _linear,
     "attention": partial(_attention, causal=False),
@@ -306,7 +306,7 @@ _BY_PRECISION: dict[str, Callable[[Form, Precision], Tensor | tuple[Tensor, ...]
     "conv-transpose2d": _conv_transpose2d,
 }
 
-_SIGNED = {
+_SIGNED: dict[str, Callable[[Tensor], Tensor]] = {
     "exp": exact.exp,
     "exp2": exact.exp2,
     "sin": exact.sin,
