@@ -13,7 +13,15 @@ from numpy.typing import NDArray
 
 from workloads.exact.quantise import Float64
 
-__all__ = ["LN2", "LOG2_E", "exp2_inplace", "root_mean_square", "silu_times", "sum_exactly"]
+__all__ = [
+    "LN2",
+    "LOG2_E",
+    "exp2_inplace",
+    "fraction_table",
+    "root_mean_square",
+    "silu_times",
+    "sum_exactly",
+]
 
 LN2 = 0.6931471805599453
 LOG2_E = 1.4426950408889634
@@ -43,6 +51,11 @@ def _fraction_table() -> NDArray[np.int64]:
 
 
 _TABLE = _fraction_table()
+
+
+def fraction_table() -> NDArray[np.int64]:
+    """The table (4096,) of `exp2_inplace`, for kernels that do the same; not to be written to."""
+    return _TABLE
 
 
 def exp2_inplace(x: Float64) -> None:

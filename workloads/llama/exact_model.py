@@ -26,10 +26,12 @@ from torch import Tensor
 from workloads.errors import NumericsRefused
 from workloads.exact.attention import LayerCache, attend, causal_mask, rotate_inplace
 from workloads.exact.functions import LOG2_E, root_mean_square, silu_times
+from workloads.exact.kernels import kernels
 from workloads.exact.linear import PackedMatrix
 from workloads.exact.quantise import EXPONENT_MAX, Float64, Precision, quantise
 from workloads.exact.rope import RotaryTable
 from workloads.llama.config import LlamaConfig
+from workloads.llama.fused_model import FusedCache, FusedLayers, LayerPanels
 
 __all__ = ["ExactCache", "ExactDecoder"]
 
@@ -72,12 +74,15 @@ class ExactDecoder:
         self._is_query = (heads < config.num_attention_heads)[:, None, None]
         self._is_value = (heads >= len(heads) - config.num_key_value_heads)[:, None, None]
         self._query_scale = LOG2_E / float(np.sqrt(np.float64(config.head_dim)))
+        self._fused = self._fuse()
 
-    def new_cache(self, batch: int, capacity: int) -> ExactCache:
+    def new_cache(self, batch: int, capacity: int) -> ExactCache | FusedCache:
         """An empty cache."""
+        if self._fused is not None:
+            return self._fused.new_cache(batch, capacity)
         return ExactCache(self.config, batch, capacity)
 
-    def forward(self, tokens: NDArray[np.int64], cache: ExactCache) -> NDArray[np.float32]:
+    def forward(self, tokens: NDArray[np.int64], cache: ExactCache | FusedCache) -> NDArray[np.float32]:
         """Final-norm'ed hidden states of ``tokens``, which follow what the cache holds.
 
         Args:
@@ -90,6 +95,8 @@ class ExactDecoder:
         Raises:
             NumericsRefused: the residual stream holds NaN, Inf or more than 2**500.
         """
+        if isinstance(cache, FusedCache):
+            return self._forward_fused(tokens, cache)
         batch, count = tokens.shape
         start = cache.length
         cosines, sines = self._rotation(start, count)
@@ -116,7 +123,27 @@ class ExactDecoder:
 
     def logits(self, hidden: NDArray[np.float32]) -> Float64:
         """Unnormalised log-probabilities (rows, vocab) of final hidden states (rows, hidden)."""
-        return self._head.apply(quantise(hidden.astype(np.float64), self._precision.bits))
+        return self._head.multiply(hidden.astype(np.float64))
+
+    def _fuse(self) -> FusedLayers | None:
+        loaded = kernels()
+        layers = [panels for layer in self._layers if (panels := layer.panels()) is not None]
+        if loaded is None or len(layers) < len(self._layers):
+            return None
+        return FusedLayers(loaded, self.config, layers, self._gain, self._query_scale)
+
+    def _forward_fused(self, tokens: NDArray[np.int64], cache: FusedCache) -> NDArray[np.float32]:
+        if self._fused is None:
+            raise TypeError("a fused cache belongs to a decoder with kernels")
+        stream = self._embedding.take(tokens, axis=0)
+        cosines, sines = self._rotary.rows(cache.length, tokens.shape[1])
+        hidden, status = self._fused.run(stream, cosines, sines, cache)
+        if status:
+            index, part = divmod(status - 1, 2)
+            is_final = index == self.config.num_hidden_layers
+            block = "feed-forward" if part else "attention"
+            raise _out_of_range("final norm" if is_final else f"layer {index} {block}")
+        return hidden
 
     def _final_norm(self, stream: Float64) -> NDArray[np.float32]:
         quantised = _checked(quantise(stream, self._precision.bits), "final norm")
@@ -150,6 +177,12 @@ class _Layer:
         self.output = PackedMatrix(arrays[prefix + "self_attn.o_proj.weight"], precision)
         self._down = PackedMatrix(arrays[prefix + "mlp.down_proj.weight"], precision)
 
+    def panels(self) -> LayerPanels | None:
+        """The projections as the kernels take them, or None if they don't."""
+        matrices = (self._query_key_value, self.output, self._gate_up, self._down)
+        panels = [matrix.panels for matrix in matrices if matrix.panels is not None]
+        return LayerPanels(*panels) if len(panels) == len(matrices) else None
+
     def project(self, stream: Float64, name: str) -> Float64:
         """Norm and the query, key and value projections of (rows, hidden)."""
         return self._normed(stream, self._query_key_value, name)
@@ -173,7 +206,11 @@ def _checked(quantised: Float64, name: str) -> Float64:
         np.minimum.reduce(quantised, axis=None) >= -_CEILING
         and np.maximum.reduce(quantised, axis=None) <= _CEILING
     ):
-        raise NumericsRefused(
-            f"hidden state entering {name} holds NaN, Inf or a magnitude above 2**{EXPONENT_MAX}"
-        )
+        raise _out_of_range(name)
     return quantised
+
+
+def _out_of_range(name: str) -> NumericsRefused:
+    return NumericsRefused(
+        f"hidden state entering {name} holds NaN, Inf or a magnitude above 2**{EXPONENT_MAX}"
+    )

@@ -1,0 +1,143 @@
+// Rounding rows to digits, and the elementwise functions between products: operation for operation what
+// `workloads.exact.quantise` and `workloads.exact.functions` do in numpy.
+
+#pragma once
+
+#include "product.hpp"
+
+namespace {
+
+constexpr uint64_t EXPONENT = 0x7ff0000000000000;
+constexpr uint64_t MAGNITUDE = 0x7fffffffffffffff;
+constexpr double ROW_FLOOR = 0x1p-500;
+constexpr double CEILING = 0x1p500;
+
+constexpr double LN2 = 0.6931471805599453;
+constexpr double LOG2_E = 1.4426950408889634;
+constexpr double EXP2_LIMIT = 1000.0;
+constexpr int TABLE_BITS = 12;
+constexpr double EXP2_ROUNDER = 0x1.8p52 / (1 << TABLE_BITS);
+constexpr double PROBABILITY_ROUNDER = 0x1.8p22;
+
+// 2**(j / 4096), as `workloads.exact.functions` makes it; set when the library is loaded.
+const int64_t* fraction_table = nullptr;
+
+inline uint64_t bits_of(double x) {
+    uint64_t bits;
+    std::memcpy(&bits, &x, sizeof bits);
+    return bits;
+}
+inline double from_bits(uint64_t bits) {
+    double x;
+    std::memcpy(&x, &bits, sizeof x);
+    return x;
+}
+inline double power_of_two(double x) { return from_bits(bits_of(x) & EXPONENT); }
+
+// Magnitudes compared as integers order Inf and NaN above all numbers, and need no special care.
+inline uint64_t largest_magnitude(const double* x, ptrdiff_t count) {
+    typedef int64_t Lanes __attribute__((vector_size(64)));
+    Lanes largest = {};
+    ptrdiff_t i = 0;
+    for (; i + 8 <= count; i += 8) {
+        Lanes bits;
+        std::memcpy(&bits, x + i, sizeof bits);
+        bits &= static_cast<int64_t>(MAGNITUDE);
+        largest = bits > largest ? bits : largest;
+    }
+    int64_t result = 0;
+    for (int lane = 0; lane < 8; ++lane) result = std::max<int64_t>(result, largest[lane]);
+    for (; i < count; ++i) result = std::max<int64_t>(result, static_cast<int64_t>(bits_of(x[i]) & MAGNITUDE));
+    return static_cast<uint64_t>(result);
+}
+
+// The constant c for which (x + c) - c rounds to the grain of a row with this largest magnitude.
+inline double rounder(uint64_t largest, int bits) {
+    const double magnitude = from_bits(std::max(largest, bits_of(ROW_FLOOR)));
+    return power_of_two(magnitude) * std::ldexp(1.5, 53 - bits);
+}
+inline double grain_of(double rounder) { return power_of_two(rounder) * 0x1p-52; }
+
+// Whether numbers so large are refused where a norm checks them: NaN, Inf, and what rounds to above 2**500.
+inline bool is_out_of_range(uint64_t largest, double rounder) {
+    const double magnitude = from_bits(largest);
+    return !((magnitude + rounder) - rounder <= CEILING);
+}
+
+// Digits of one row whose rounder is known. The low mantissa bits of x + rounder are the rounded integer.
+inline void digits_of_row(const double* x, ptrdiff_t count, double rounder, const Rows& to) {
+    if (to.low == nullptr) {
+        for (ptrdiff_t i = 0; i < count; ++i) to.high[i] = static_cast<int16_t>(bits_of(x[i] + rounder));
+    } else {
+        for (ptrdiff_t i = 0; i < count; ++i) {
+            const int32_t whole = static_cast<int32_t>(bits_of(x[i] + rounder));
+            const int32_t high = (whole + (1 << (LOW_BITS - 1))) >> LOW_BITS;
+            const int32_t low = whole - high * (1 << LOW_BITS);
+            to.high[i] = static_cast<int16_t>(high);
+            to.low[i] = static_cast<int16_t>(low);
+            to.sum[i] = static_cast<int16_t>(high + low);
+        }
+    }
+    if (count & 1) {
+        to.high[count] = 0;
+        if (to.low) to.low[count] = to.sum[count] = 0;
+    }
+}
+
+// Quantises one row; returns whether it is in range.
+inline bool quantise_row(const double* x, ptrdiff_t count, int bits, const Rows& to) {
+    const uint64_t largest = largest_magnitude(x, count);
+    const double constant = rounder(largest, bits);
+    *to.grains = grain_of(constant);
+    digits_of_row(x, count, constant, to);
+    return !is_out_of_range(largest, constant);
+}
+
+// Puts one quantised output into its column of a panel.
+inline void put_column(const Matrix& matrix, ptrdiff_t output, const Rows& row) {
+    const ptrdiff_t at = output / COLUMNS * matrix.panel + output % COLUMNS * 2;
+    for (ptrdiff_t i = 0; i < matrix.inputs; i += 2) {
+        std::memcpy(matrix.high + at + i * COLUMNS, row.high + i, 4);
+        if (matrix.low) std::memcpy(matrix.low + at + i * COLUMNS, row.low + i, 4);
+    }
+    matrix.grains[output] = *row.grains;
+}
+
+// sqrt(mean(x ** 2) + epsilon) of a quantised row, in the profile's blocks.
+inline double root_mean_square(const Rows& row, ptrdiff_t count, double epsilon) {
+    const ptrdiff_t block = row.low ? 2 * EXACT_PAIRS : count;
+    double mean = 0;
+    for (ptrdiff_t first = 0; first < count; first += block) {
+        const ptrdiff_t stop = std::min(count, first + block);
+        int64_t squares = 0;
+        if (row.low == nullptr)
+            for (ptrdiff_t i = first; i < stop; ++i) squares += int32_t(row.high[i]) * int32_t(row.high[i]);
+        else
+            for (ptrdiff_t i = first; i < stop; ++i) {
+                const int64_t whole = int64_t(row.high[i]) * (1 << LOW_BITS) + row.low[i];
+                squares += whole * whole;
+            }
+        mean += static_cast<double>(squares) * *row.grains * *row.grains;
+    }
+    mean *= 1.0 / static_cast<double>(count);
+    return std::sqrt(mean + epsilon);
+}
+
+inline double exp2_of(double x) {
+    const double shifted = x + EXP2_ROUNDER;
+    x -= shifted - EXP2_ROUNDER;
+    x *= LN2;
+    x += 1.0;
+    const uint64_t bits = bits_of(shifted);
+    const int64_t entry = fraction_table[bits & ((1 << TABLE_BITS) - 1)];
+    return x * from_bits(static_cast<uint64_t>(entry) + (bits << (52 - TABLE_BITS)));
+}
+
+inline double silu_times(double gate, double up) {
+    double power = gate * -LOG2_E;
+    power = power < -EXP2_LIMIT ? -EXP2_LIMIT : power;
+    power = power > EXP2_LIMIT ? EXP2_LIMIT : power;
+    return gate / (exp2_of(power) + 1.0) * up;
+}
+
+}  // namespace
