@@ -185,6 +185,11 @@ class Swarm:
                 start_new_session=True,
             )
 
+    def remove(self, peer: SwarmPeer) -> None:
+        """End one peer, as the end of the swarm would, and forget it."""
+        self._stop([peer])
+        self.peers.remove(peer)
+
     # --- Starting --------------------------------------------------------------------------------
 
     @property
@@ -251,11 +256,14 @@ class Swarm:
     # --- Ending ----------------------------------------------------------------------------------
 
     def _end(self) -> None:
-        for peer in self.peers:
+        self._stop(self.peers)
+
+    def _stop(self, peers: list[SwarmPeer]) -> None:
+        for peer in peers:
             if peer.is_running:
                 peer.process.send_signal(signal.SIGTERM)
         deadline = time.monotonic() + STOP_S
-        for peer in self.peers:
+        for peer in peers:
             try:
                 peer.process.wait(max(0.0, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:

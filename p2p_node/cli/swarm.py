@@ -9,6 +9,10 @@ from p2p_node.cli import LazyCommand, LazyGroup
 __all__ = ["swarm"]
 
 COMMANDS = {
+    "attack": LazyCommand(
+        "p2p_node.cli.swarm_attack:attack",
+        "Have hostile peers attack a swarm on this machine, once each way.",
+    ),
     "up": LazyCommand("p2p_node.cli.swarm_up:up", "Run peers on this machine until Ctrl-C."),
 }
 
