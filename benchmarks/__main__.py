@@ -14,10 +14,12 @@ from collections.abc import Sequence
 __all__ = ["PROGRAMS", "commands", "main"]
 
 PROGRAMS = {
+    "attacks": "what the checks catch, beside the formula, and what honest peers do to each other",
     "model": "what exactness costs: native, exact14 and exact21 on the model that ships",
     "network": "gossip and direct streams, against raw TCP",
     "simulator": "virtual peers and jobs for each second of real time",
     "swarm": "jobs through five real peers, against the model called directly",
+    "verification": "draws, trees, receipts: what believing costs",
 }
 QUICK = {"model": ["--tokens", "128", "--rounds", "2"]}
 """What makes a program quick, where it isn't ``--quick``."""
