@@ -118,6 +118,11 @@ class NodeClient:
         """The content of receipt.json; the job is over."""
         return self._call("GET", _job(prefix) + "/receipt").content
 
+    def result(self, prefix: str) -> tuple[bytes, str]:
+        """A verified job's output file and what it is; for jobs whose output isn't text."""
+        response = self._call("GET", _job(prefix) + "/result")
+        return response.content, response.headers.get("x-result-description", "")
+
     def shut_down(self) -> None:
         """Stop the node as SIGTERM does."""
         self._call("POST", "/v1/shutdown")

@@ -22,12 +22,13 @@ from p2p_node.executor import ModelPlace
 from p2p_node.jobspec import JobSpec
 from p2p_node.runtime import Runtime
 from p2p_node.store import Store
+from p2p_node.tasks import artifact, is_text, prepare, tokenizers_of, unit_name
 from protocols.effects import Notify, Persist
 from protocols.identity import peer_id
 from protocols.limits import SEGMENT_CHUNKS_MAX
-from workloads.errors import WorkloadRefused
-from workloads.lm.input import LmInput, encode_input
 from workloads.lm.tokenizer import TextStream, TextTokenizer
+from workloads.registry import KINDS
+from workloads.workload import Artifact
 
 __all__ = ["JobBook", "JobRecord", "build_request"]
 
@@ -67,6 +68,8 @@ class JobRecord:
             "created_ms": self.created_ms,
             "finished_ms": self.finished_ms,
             "units": len(self.units),
+            "unit": unit_name(self.spec["task"]["workload"]),
+            "is_text": is_text(self.spec["task"]["workload"]),
             "text": self.text,
             "spec": self.spec,
         }
@@ -80,36 +83,23 @@ def build_request(
     Args:
         spec: a valid job file.
         models: local models by name.
-        tokenizers: their tokenizers by name.
+        tokenizers: of those that write text, by name.
 
     Raises:
-        UserError: a model nobody here knows, or a prompt that the workload refuses.
+        UserError: a model nobody here knows, or an input that the workload refuses.
     """
-    task = spec.task
-    place = models.get(task.model)
-    if place is None:
-        raise UserError(f"task.model: {task.model!r} isn't known here; known: {', '.join(sorted(models))}")
-    prompt = tokenizers[task.model].encode(task.prompt)
-    try:
-        data = encode_input(
-            LmInput(
-                prompt=prompt,
-                max_tokens=task.max_tokens,
-                seed=task.seed,
-                temperature_milli=task.temperature_milli,
-                top_k=task.top_k,
-            )
-        )
-    except WorkloadRefused as error:
-        raise UserError(f"task: {error}") from error
+    task = prepare(spec.task, models, tokenizers)
+    kind = KINDS[spec.task.workload]
     return JobRequest(
         name=spec.name,
-        workload=task.workload,
-        model=place.digest,
+        workload=kind.name,
+        model=task.model,
         profile=spec.verify.profile,
-        input=data,
-        input_units=len(prompt),
-        units_max=task.max_tokens,
+        input=task.input,
+        input_units=task.input_units,
+        units_max=task.units_max,
+        chunk_units=kind.chunk_units,
+        segment_chunks=kind.segment_chunks,
         mode=spec.auction.mode,
         window_ms=spec.auction.window_ms,
         price_micros_max=spec.auction.price_micros_max,
@@ -142,7 +132,7 @@ class JobBook:
         self._store = store
         self._models = models
         self._clock = clock
-        self._tokenizers = {name: TextTokenizer(place.path) for name, place in models.items()}
+        self._tokenizers = tokenizers_of(models)
         self._records: OrderedDict[bytes, JobRecord] = OrderedDict()
         self._streams: dict[bytes, TextStream] = {}
         """Text of open jobs, decoded as it comes."""
@@ -209,6 +199,12 @@ class JobBook:
         """The signed receipt of a job that is over."""
         return self._store.get("receipts", record.id)
 
+    def result(self, record: JobRecord) -> Artifact | None:
+        """The file that a verified job's output is; None where it is text, or isn't verified."""
+        if record.state != JobState.VERIFIED.value:
+            return None
+        return artifact(record.spec["task"], record.units, self._models)
+
     def explain(self, record: JobRecord) -> list[dict[str, Any]]:
         """Why peers didn't take a job; see `p2p_node.explain`. Forgotten with the job's messages."""
         core = self._runtime.core
@@ -243,16 +239,17 @@ class JobBook:
                 del record.units[details["resumes_at"] :]
             case "output":
                 record.units.extend(details.pop("units"))
-                details["text"] = self._streams[record.id].feed(record.units[details["first_unit"] :])
-                record.text += details["text"]
+                if (stream := self._streams.get(record.id)) is not None:
+                    details["text"] = stream.feed(record.units[details["first_unit"] :])
+                    record.text += details["text"]
                 details["units_total"] = len(record.units)
             case "finished":
                 self._finish(record, now_ms)
         job = self._runtime.core.jobs.get(record.id)
         if job is not None and not record.is_final:
             record.state = job.state.value
-        if note.event == "awarded":
-            stream = self._streams[record.id] = self._tokenizers[record.spec["task"]["model"]].stream()
+        if note.event == "awarded" and (tokenizer := self._tokenizer(record)) is not None:
+            stream = self._streams[record.id] = tokenizer.stream()
             record.text = details["text"] = stream.feed(record.units)
         event = {"at_ms": now_ms, "event": note.event, **_plain(details)}
         if len(record.events) < EVENTS_PER_JOB_MAX:
@@ -270,9 +267,14 @@ class JobBook:
         job = self._runtime.core.jobs[record.id]
         record.state, record.reason, record.finished_ms = job.state.value, job.reason, now_ms
         record.units = list(job.units)
-        record.text = self._tokenizers[record.spec["task"]["model"]].decode(record.units)
+        if (tokenizer := self._tokenizer(record)) is not None:
+            record.text = tokenizer.decode(record.units)
         self._streams.pop(record.id, None)
         self._keep(record)
+
+    def _tokenizer(self, record: JobRecord) -> TextTokenizer | None:
+        """What makes text of a job's units, if they are text."""
+        return self._tokenizers.get(record.spec["task"].get("model", ""))
 
     # --- Keeping ---------------------------------------------------------------------------------
 

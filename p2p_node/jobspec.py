@@ -13,6 +13,7 @@ import yaml
 from msgspec import Struct
 
 from p2p_node.errors import UserError
+from p2p_node.taskspec import TASK, LmTask, Task
 from p2p_node.yamltree import (
     DOCUMENT_BYTES_MAX,
     Fault,
@@ -47,10 +48,7 @@ __all__ = [
     "parse_job_spec",
 ]
 
-PROMPT_BYTES_MAX = 32 * 1024
 EXCLUDED_PEERS_MAX = 64
-TEMPERATURE_MAX = 10
-TOP_K_MAX = 65_536
 RATE_MAX = 1_000_000
 REBIDS_MAX = 10
 WINDOW_MS_MAX = 10 * 60_000
@@ -72,20 +70,6 @@ class JobSpecError(UserError):
         self.field = fault.field
         self.rule = fault.rule
         self.value = fault.value
-
-
-class LmTask(Struct, frozen=True, kw_only=True):
-    """Text that continues ``prompt``, re-derivable from ``seed``."""
-
-    workload: str
-    model: str
-    prompt: str
-    max_tokens: int = 64
-    seed: int = 0
-    temperature_milli: int = 1_000
-    """0 takes the likeliest token every time."""
-    top_k: int = 0
-    """Draw among this many likeliest tokens; 0 is all."""
 
 
 class ResourcesSpec(Struct, frozen=True, kw_only=True):
@@ -144,7 +128,7 @@ class JobSpec(Struct, frozen=True, kw_only=True):
     """One job, valid by every rule of this module."""
 
     name: str
-    task: LmTask
+    task: Task
     resources: ResourcesSpec = ResourcesSpec()
     placement: PlacementSpec = PlacementSpec()
     auction: AuctionSpec = AuctionSpec()
@@ -222,18 +206,6 @@ def _job(*, api_version: str, kind: str, **fields: object) -> JobSpec:
 
 _TIMEOUT = duration_ms(1, limits.OFFER_LIFETIME_MS_MAX)
 
-_TASK = mapping(
-    LmTask,
-    {
-        "workload": Field("workload", choice("lm.generate"), required=True),
-        "model": Field("model", identifier(bytes_max=limits.NAME_BYTES_MAX), required=True),
-        "prompt": Field("prompt", text(bytes_max=PROMPT_BYTES_MAX), required=True),
-        "max_tokens": Field("max_tokens", integer(1, limits.UNITS_MAX)),
-        "seed": Field("seed", integer(0, limits.INTEGER_MAX)),
-        "temperature": Field("temperature_milli", milli(0, TEMPERATURE_MAX)),
-        "top_k": Field("top_k", integer(0, TOP_K_MAX)),
-    },
-)
 _RESOURCES = mapping(
     ResourcesSpec,
     {
@@ -278,7 +250,7 @@ _JOB = mapping(
         "apiVersion": Field("api_version", choice("p2p/v1"), required=True),
         "kind": Field("kind", choice("Job"), required=True),
         "name": Field("name", identifier(bytes_max=limits.NAME_BYTES_MAX), required=True),
-        "task": Field("task", _TASK, required=True),
+        "task": Field("task", TASK, required=True),
         "resources": Field("resources", _RESOURCES),
         "placement": Field("placement", _PLACEMENT),
         "auction": Field("auction", _AUCTION),

@@ -23,6 +23,7 @@ __all__ = [
     "Fault",
     "Field",
     "Reader",
+    "boolean",
     "choice",
     "duration_ms",
     "identifier",
@@ -32,6 +33,7 @@ __all__ = [
     "listing",
     "mapping",
     "milli",
+    "one_of",
     "parse",
     "size_bytes",
     "text",
@@ -148,14 +150,31 @@ def mapping(make: Callable[..., _T], fields: Mapping[str, Field]) -> Reader[_T]:
     return read
 
 
-def listing(element: Reader[_T], *, length_max: int) -> Reader[tuple[_T, ...]]:
-    """Reads a list of at most ``length_max`` elements."""
+def one_of(key: str, readers: Mapping[str, Reader[_T]]) -> Reader[_T]:
+    """Reads a mapping whose value at ``key`` says which of ``readers`` reads it."""
+    which = choice(*readers)
+
+    def read(node: yaml.Node, path: str) -> _T:
+        if not isinstance(node, yaml.MappingNode):
+            raise _fault(node, path, "must be a mapping of fields to values")
+        for key_node, value_node in node.value:
+            if _key(key_node, path) == key:
+                return readers[which(value_node, _join(path, key))](node, path)
+        raise _fault(node, _join(path, key), "is required", shown=False)
+
+    return read
+
+
+def listing(element: Reader[_T], *, length_max: int, length_min: int = 0) -> Reader[tuple[_T, ...]]:
+    """Reads a list of ``length_min`` to ``length_max`` elements."""
 
     def read(node: yaml.Node, path: str) -> tuple[_T, ...]:
         if not isinstance(node, yaml.SequenceNode):
             raise _fault(node, path, "must be a list")
         if len(node.value) > length_max:
             raise _fault(node, path, f"must have at most {length_max} elements", value=str(len(node.value)))
+        if len(node.value) < length_min:
+            raise _fault(node, path, f"must have at least {length_min} elements", value=str(len(node.value)))
         return tuple(element(inner, f"{path}[{index}]") for index, inner in enumerate(node.value))
 
     return read
@@ -231,6 +250,16 @@ def integer_or(word: str, minimum: int, maximum: int) -> Reader[int | None]:
             return inner(node, path)
         except Fault as fault:
             raise Fault(fault.line, fault.field, f"{fault.rule}, or {word}", fault.value) from None
+
+    return read
+
+
+def boolean() -> Reader[bool]:
+    """Reads ``true`` or ``false``, and no other spelling."""
+    inner = choice("false", "true")
+
+    def read(node: yaml.Node, path: str) -> bool:
+        return inner(node, path) == "true"
 
     return read
 

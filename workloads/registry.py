@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from workloads.errors import InputRefused
 from workloads.diffusion.kind import DIFFUSION
+from workloads.errors import InputRefused
 from workloads.linalg.kind import MATMUL
 from workloads.lm.kind import LM
 from workloads.render.kind import RENDER
+from workloads.training.kind import TRAINING
 from workloads.workload import Kind, Workload
 
 __all__ = ["KINDS", "kind_of", "open_workload"]
 
-KINDS: dict[str, Kind] = {kind.name: kind for kind in (LM, DIFFUSION, RENDER, MATMUL)}
+KINDS: dict[str, Kind] = {kind.name: kind for kind in (LM, DIFFUSION, RENDER, MATMUL, TRAINING)}
 """Kinds of work by the name that jobs carry."""
 
 

@@ -70,6 +70,7 @@ def make_app(node: Node, token: str) -> Starlette:
             Route(job, routes.cancel_job, methods=["DELETE"]),
             Route(f"{job}/events", routes.job_events, methods=["GET"]),
             Route(f"{job}/receipt", routes.job_receipt, methods=["GET"]),
+            Route(f"{job}/result", routes.job_result, methods=["GET"]),
             Route(f"{job}/explain", routes.explain_job, methods=["GET"]),
             Route("/v1/shutdown", routes.shut_down, methods=["POST"]),
         ],
@@ -151,6 +152,17 @@ class _Routes:
         # Checking every signature takes a while; other requests and peers shouldn't wait.
         content = await trio.to_thread.run_sync(render)
         return Response(content, media_type="application/json", headers=HEADERS)
+
+    async def job_result(self, request: Request) -> Response:
+        record = self._find(request)
+        # A thread: a picture takes a while to encode.
+        result = await trio.to_thread.run_sync(self._node.book.result, record)
+        if result is None:
+            raise _Refusal(
+                404, "a job has a result file once it is verified, unless it is text", record.state
+            )
+        described = HEADERS | {"x-result-description": result.description}
+        return Response(result.content, media_type=result.media_type, headers=described)
 
     async def job_events(self, request: Request) -> Response:
         record = self._find(request)

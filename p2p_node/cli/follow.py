@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import click
 
-from p2p_node.cli.story import Line, Story, harmless
+from p2p_node.cli.story import Line, Story, harmless, plural
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -27,14 +27,15 @@ class _Display(Protocol):
     def show(self, story: Story, line: Line | None) -> None: ...
 
 
-def follow(events: Iterable[Mapping[str, Any]], *, quiet: bool = False) -> Story:
+def follow(events: Iterable[Mapping[str, Any]], *, quiet: bool = False, unit: str = "token") -> Story:
     """Show a job's events as they come, and return its story when they end.
 
     Args:
         events: of one job, from its first.
         quiet: show nothing.
+        unit: what one unit of its output is called.
     """
-    story = Story()
+    story = Story(unit=unit)
     if quiet:
         for event in events:
             story.hear(event)
@@ -65,7 +66,7 @@ def _display() -> Iterator[_Display]:
 
 
 class _PlainDisplay:
-    """One line for each event; text as far as it has come, in quotes."""
+    """One line for each event; text as far as it has come."""
 
     def __init__(self) -> None:
         self._units = 0
@@ -73,9 +74,9 @@ class _PlainDisplay:
     def show(self, story: Story, line: Line | None) -> None:
         if line is not None:
             click.echo(str(line), err=True)
-        elif story.units > self._units:
+        elif story.text and story.units > self._units:
             tail = harmless(story.text[-60:]).replace("\n", " ")
-            click.echo(f"{'':9}  {'tokens':<11} {story.units}: …{tail}", err=True)
+            click.echo(f"{'':9}  {plural(story.unit):<11} {story.units}: …{tail}", err=True)
         self._units = story.units
 
 
@@ -97,6 +98,8 @@ class _LiveDisplay:
         """The end of the text, as much as fits on the screen."""
         from rich.text import Text
 
-        text = Text(harmless(story.text), style="italic")
+        # What isn't text can't be shown here, but that it grows can.
+        shown = story.text or f"{story.units} {plural(story.unit)}"
+        text = Text(harmless(shown), style="italic")
         lines = text.wrap(self._console, self._console.width)[-(self._console.height // 2) :]
         return Text("\n").join(lines)

@@ -13,7 +13,9 @@ COMMANDS = {
     "list": LazyCommand("p2p_node.cli.job_show:list_jobs", "List jobs, oldest first."),
     "status": LazyCommand("p2p_node.cli.job_show:status", "Show where a job stands."),
     "logs": LazyCommand("p2p_node.cli.job_show:logs", "Show what happened to a job."),
-    "get": LazyCommand("p2p_node.cli.job_show:get", "Print a job's verified text."),
+    "get": LazyCommand(
+        "p2p_node.cli.job_show:get", "Print a job's verified text, or write its result to a file."
+    ),
     "cancel": LazyCommand("p2p_node.cli.job_show:cancel", "Cancel a job."),
     "explain": LazyCommand("p2p_node.cli.job_show:explain", "Show why peers didn't bid on a job."),
     "verify": LazyCommand("p2p_node.cli.job_verify:verify", "Check a receipt, offline."),

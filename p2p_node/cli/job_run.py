@@ -45,6 +45,12 @@ def _read_cheats(ctx: click.Context, param: click.Parameter, values: tuple[str, 
 )
 @click.option("--id-only", is_flag=True, help="Print the job's id and nothing else; implies --no-follow.")
 @click.option("--timeout", "timeout_ms", type=DURATION, help="Cancel the job after this long, e.g. 90s.")
+@click.option(
+    "-O",
+    "--output-file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write the result here: PNG for pictures, plain text for text.",
+)
 @click.option("--receipt", type=click.Path(dir_okay=False, path_type=Path), help="Write receipt.json here.")
 @click.option("--swarm", type=int, metavar="N", help="Run N peers on this machine, for this job alone.")
 @click.option(
@@ -60,20 +66,21 @@ def run(
     follow: bool | None,
     id_only: bool,
     timeout_ms: int | None,
+    output_file: Path | None,
     receipt: Path | None,
     swarm: int | None,
     cheat: dict[str, int],
 ) -> None:
     """Have the job in FILE done by other peers, and its result verified.
 
-    Asks the running node, or with --swarm a swarm that exists for this job alone. The verified text goes
-    to stdout, progress to stderr.
+    Asks the running node, or with --swarm a swarm that exists for this job alone. Verified text goes to
+    stdout, progress to stderr; what isn't text goes to the file that --output-file names.
 
     Exit codes: 0 verified, 2 usage, 3 no bids, 4 task failed, 5 verification failed, 6 timed out.
     """
     follow = (not id_only) if follow is None else follow
-    if not follow and (swarm is not None or receipt is not None or timeout_ms is not None):
-        raise click.UsageError("--swarm, --receipt and --timeout need --follow")
+    if not follow and any(given is not None for given in (swarm, receipt, output_file, timeout_ms)):
+        raise click.UsageError("--swarm, --receipt, --output-file and --timeout need --follow")
     if cheat and swarm is None:
         raise click.UsageError("--cheat needs --swarm")
     if swarm is not None and ctx.get_parameter_source("datadir") is ParameterSource.COMMANDLINE:
@@ -89,7 +96,14 @@ def run(
             click.echo(job["id"])
         if follow:
             shown = "none" if id_only else output
-            code = _see_through(client, job["id"], output=shown, timeout_ms=timeout_ms, receipt=receipt)
+            code = _see_through(
+                client,
+                job["id"],
+                output=shown,
+                timeout_ms=timeout_ms,
+                receipt=receipt,
+                output_file=output_file,
+            )
         elif not id_only:
             from p2p_node.cli.output import print_record
 
@@ -132,7 +146,13 @@ def _node(datadir: Path | None, swarm: int | None, cheats: dict[str, int]) -> It
 
 
 def _see_through(
-    client: NodeClient, job_id: str, *, output: str, timeout_ms: int | None, receipt: Path | None
+    client: NodeClient,
+    job_id: str,
+    *,
+    output: str,
+    timeout_ms: int | None,
+    receipt: Path | None,
+    output_file: Path | None,
 ) -> ExitCode:
     """Follow a job to its end, print its result, and tell how it ended."""
     from p2p_node.cli.follow import follow, say
@@ -142,14 +162,16 @@ def _see_through(
     say("node", f"{status['connected']} peers connected, {status['known_peers']} known; job {job_id[:12]}")
     try:
         with _deadline(client, job_id, timeout_ms) as has_passed:
-            story = follow(client.events(job_id))
+            story = follow(client.events(job_id), unit=client.job(job_id)["unit"])
     except KeyboardInterrupt:
         click.echo(f"\nthe job goes on; follow it with: p2p-node job logs -f {job_id[:12]}", err=True)
         sys.exit(INTERRUPTED)
     job = client.job(job_id)
     if receipt is not None and job["receipt_available"]:
-        _write(receipt, client.receipt(job_id))
+        _write("receipt", receipt, client.receipt(job_id))
     _print_result(job, story, output)
+    if job["state"] == "verified":
+        _hand_over(client, job, output_file)
     if job["state"] == "no_bids":
         _explain(client, job_id)
     if has_passed.is_set() and job["state"] == "cancelled":
@@ -180,18 +202,35 @@ def _deadline(client: NodeClient, job_id: str, timeout_ms: int | None) -> Iterat
         timer.cancel()
 
 
-def _write(path: Path, content: bytes) -> None:
+def _write(what: str, path: Path, content: bytes) -> None:
     try:
         path.write_bytes(content)
     except OSError as error:
-        raise UserError(f"can't write the receipt to {path}: {error.strerror}") from error
+        raise UserError(f"can't write the {what} to {path}: {error.strerror}") from error
+
+
+def _hand_over(client: NodeClient, job: dict[str, Any], file: Path | None) -> None:
+    """Write the result to a file, if it was asked for or can't be printed."""
+    from p2p_node.cli.follow import say
+    from p2p_node.cli.story import harmless
+
+    if job["is_text"]:
+        if file is not None:
+            _write("text", file, job["text"].encode())
+        return
+    if file is None:
+        say("result", "isn't text: --output-file FILE would have kept it")
+        return
+    content, description = client.result(job["id"])
+    _write("result", file, content)
+    say("written", f"{file}: {harmless(description)}")
 
 
 def _print_result(job: dict[str, Any], story: Story, output: str) -> None:
     from p2p_node.cli.durations import duration_text
     from p2p_node.cli.follow import say
     from p2p_node.cli.output import print_record
-    from p2p_node.cli.story import harmless, short_peer
+    from p2p_node.cli.story import harmless, plural, short_peer
 
     if output in ("json", "yaml"):
         facts = {
@@ -208,9 +247,10 @@ def _print_result(job: dict[str, Any], story: Story, output: str) -> None:
         took = duration_text(max(0, job["finished_ms"] - job["created_ms"]))
         say(
             "result",
-            f"{job['units']} tokens by {short_peer(story.executor)} for {cost} micro-units, in {took}",
+            f"{job['units']} {plural(job['unit'])} by {short_peer(story.executor)} for {cost} micro-units, "
+            f"in {took}",
         )
-    if output == "table" and job["state"] == "verified":
+    if output == "table" and job["state"] == "verified" and job["is_text"]:
         text = job["text"]
         # What a model wrote must not act on a terminal; a pipe gets it as it is.
         click.echo(harmless(text) if sys.stdout.isatty() else text)

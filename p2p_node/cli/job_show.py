@@ -63,8 +63,8 @@ def logs(job_id: str, datadir: Path | None, follow: bool, output: str) -> None:
     from p2p_node.cli.story import Story
     from p2p_node.client import connect
 
-    story = Story()
     with connect(datadir) as client:
+        story = Story(unit=client.job(job_id)["unit"])
         for event in client.events(job_id, follow=follow):
             if output == "json":
                 click.echo(json.dumps(event))
@@ -72,24 +72,42 @@ def logs(job_id: str, datadir: Path | None, follow: bool, output: str) -> None:
                 click.echo(str(line))
 
 
-@click.command(short_help="Print a job's verified text.")
+@click.command(short_help="Print a job's verified text, or write its result to a file.")
 @_id_argument
 @datadir_option
-def get(job_id: str, datadir: Path | None) -> None:
-    """Print the verified text of the job whose id begins with ID."""
+@click.option(
+    "-O",
+    "--output-file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write the result here: PNG for pictures, plain text for text.",
+)
+def get(job_id: str, datadir: Path | None, output_file: Path | None) -> None:
+    """Print the verified text of the job whose id begins with ID, or write its result to a file."""
     from p2p_node.cli.story import EXIT_CODES, harmless
     from p2p_node.client import connect
 
+    result, description = b"", ""
     with connect(datadir) as client:
         job = client.job(job_id)
+        if job["state"] == "verified" and not job["is_text"]:
+            result, description = client.result(job_id)
     if job["state"] not in EXIT_CODES:
         raise UserError(f"the job is {job['state']}; follow it with: p2p-node job logs -f {job_id}")
     if job["state"] != "verified":
         reason = f": {harmless(job['reason'])}" if job["reason"] else ""
         click.echo(f"error: the job ended as {job['state']}{reason}", err=True)
         click.get_current_context().exit(EXIT_CODES[job["state"]])
-    text = job["text"]
-    click.echo(harmless(text) if sys.stdout.isatty() else text)
+    if output_file is not None:
+        content = job["text"].encode() if job["is_text"] else result
+        try:
+            output_file.write_bytes(content)
+        except OSError as error:
+            raise UserError(f"can't write the result to {output_file}: {error.strerror}") from error
+    elif job["is_text"]:
+        text = job["text"]
+        click.echo(harmless(text) if sys.stdout.isatty() else text)
+    else:
+        raise UserError(f"the result is a {harmless(description)}: give --output-file to write it")
 
 
 @click.command(short_help="Cancel a job.")
@@ -141,7 +159,7 @@ def _brief(job: dict[str, Any], shown_id: str) -> dict[str, Any]:
         "id": shown_id,
         "name": job["name"],
         "state": job["state"],
-        "tokens": job["units"],
+        "units": job["units"],
         "took": None if took is None else duration_text(took),
         "receipt": job["receipt_available"],
         "reason": job["reason"] or None,

@@ -13,7 +13,7 @@ from typing import Any
 from p2p_node.cli.durations import duration_text
 from p2p_node.errors import ExitCode
 
-__all__ = ["EXIT_CODES", "Line", "Story", "harmless", "short_peer"]
+__all__ = ["EXIT_CODES", "Line", "Story", "harmless", "plural", "short_peer"]
 
 EXIT_CODES = {
     "verified": ExitCode.OK,
@@ -31,6 +31,11 @@ PEER_ID_SHOWN = 8
 def short_peer(peer_id: str) -> str:
     """The end of a peer id: enough to tell peers apart."""
     return harmless(peer_id[-PEER_ID_SHOWN:])
+
+
+def plural(unit: str) -> str:
+    """Several of a unit: ``tokens``, ``entries``."""
+    return f"{unit[:-1]}ies" if unit.endswith("y") else f"{unit}s"
 
 
 def harmless(text: str) -> str:
@@ -59,6 +64,8 @@ class Story:
 
     text: str = ""
     """What has been streamed so far; verified only if the job ends so."""
+    unit: str = "token"
+    """What one unit of its output is called."""
     units: int = 0
     state: str = ""
     reason: str = ""
@@ -107,7 +114,8 @@ class Story:
                 device = harmless(str(event.get("device", "")))
                 return (
                     "bid",
-                    f"{peer} asks {event.get('price_micros')} per token, ready in {eta} ({device}, {warm})",
+                    f"{peer} asks {event.get('price_micros')} per {self.unit}, ready in {eta} "
+                    f"({device}, {warm})",
                 )
             case "awarded":
                 return self._tell_award(peer, event)
@@ -145,10 +153,10 @@ class Story:
         else:
             rank = f"lowest of {len(self.asks_micros)} scores" if self.awards == 1 else "next lowest score"
             why = f"{rank}, {score} (asks {ask}; {score - ask} for its time and standing)"
-        onward = f"; goes on from token {self.units}" if self.units else ""
+        onward = f"; goes on from {self.unit} {self.units}" if self.units else ""
         return (
             "awarded",
-            f"{peer} wins: {why}; is paid {self.price_micros} per token; "
+            f"{peer} wins: {why}; is paid {self.price_micros} per {self.unit}; "
             f"{event.get('electorate')} peers may be drawn to verify{onward}",
             "good",
         )
@@ -167,7 +175,7 @@ class Story:
                 final = ", the last" if event.get("final") else ""
                 return (
                     "committed",
-                    f"segment {event.get('segment')}{final}: {event.get('chunks')} chunks up to token "
+                    f"segment {event.get('segment')}{final}: {event.get('chunks')} chunks up to {self.unit} "
                     f"{event.get('units_total')}, root {str(event.get('root', ''))[:12]}",
                 )
             case "verifier-drawn":

@@ -43,7 +43,7 @@ _ALL = (
     _in_worker("skipped-layer", "leaves a layer out", _RECOMPUTED),
     _in_worker("quantized-weights", "runs int4 weights", _RECOMPUTED),
     _in_worker("spoofed-tokens", "decodes with a cheap model, then one honest prefill", _RESAMPLED),
-    _in_worker("fewer-steps", "guesses every second denoise step", "replaying a step from the latent before it"),
+    _in_worker("fewer-steps", "guesses every second denoise step", "replaying a step from its latent"),
     _in_worker("fabricated-tiles", "copies the tile beside every second one", "rendering a tile again"),
     _in_worker("fewer-terms", "leaves a quarter of every sum out", "Freivalds' check of rows of the product"),
     Attack(

@@ -254,7 +254,13 @@ def test_a_fault_names_line_field_rule_and_value(
         ('"In the beginning"', '""', 7, "task.prompt", "must have 1 to 32768 bytes"),
         ('"In the beginning"', "{a: b}", 7, "task.prompt", "must be text"),
         ('"In the beginning"', '"\\ud800"', 7, "task.prompt", "must be text without lone surrogates"),
-        ("lm.generate", "lm.train", 5, "task.workload", "must be lm.generate"),
+        (
+            "lm.generate",
+            "lm.train",
+            5,
+            "task.workload",
+            "must be one of lm.generate, diffusion.sample, render.trace, linalg.matmul",
+        ),
     ],
 )
 def test_what_must_be_there_must_be_right(old: str, new: str, line: int, field: str, rule: str) -> None:

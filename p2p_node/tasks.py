@@ -1,0 +1,195 @@
+"""From a job file's task to a workload's input, and from output units to what a person wants to see.
+
+Text comes piece by piece, as far as it has been streamed; any other output is a file once the job is done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import msgspec
+
+from p2p_node.errors import UserError
+from p2p_node.executor import ModelPlace
+from p2p_node.taskspec import DiffusionTask, LmTask, MatmulTask, RenderTask, Task
+from workloads.diffusion.input import SampleInput
+from workloads.diffusion.input import encode_input as encode_sample
+from workloads.errors import WorkloadRefused
+from workloads.linalg.input import MatmulInput, Matrix
+from workloads.linalg.input import encode_input as encode_matmul
+from workloads.lm.input import LmInput
+from workloads.lm.input import encode_input as encode_prompt
+from workloads.lm.tokenizer import TextTokenizer
+from workloads.registry import KINDS
+from workloads.render import scene
+from workloads.workload import Artifact
+
+__all__ = ["Prepared", "artifact", "is_text", "prepare", "tokenizers_of", "unit_name"]
+
+_TASKS: dict[str, type[Task]] = {
+    "lm.generate": LmTask,
+    "diffusion.sample": DiffusionTask,
+    "render.trace": RenderTask,
+    "linalg.matmul": MatmulTask,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A task as the protocol carries it.
+
+    Args:
+        model: digest of what runs it.
+        input: in the workload's own encoding.
+        input_units: units that the input has already.
+        units_max: output units at most.
+    """
+
+    model: bytes
+    input: bytes
+    input_units: int
+    units_max: int
+
+
+def prepare(
+    task: Task, models: Mapping[str, ModelPlace], tokenizers: Mapping[str, TextTokenizer]
+) -> Prepared:
+    """The protocol's side of a task.
+
+    Args:
+        task: of a valid job file.
+        models: local models by name.
+        tokenizers: as `tokenizers_of`.
+
+    Raises:
+        UserError: a model nobody here knows, or an input that the workload refuses.
+    """
+    try:
+        match task:
+            case LmTask():
+                digest = _digest_of(task.model, task.workload, models)
+                prompt = LmInput(
+                    prompt=tokenizers[task.model].encode(task.prompt),
+                    max_tokens=task.max_tokens,
+                    seed=task.seed,
+                    temperature_milli=task.temperature_milli,
+                    top_k=task.top_k,
+                )
+                return Prepared(digest, encode_prompt(prompt), len(prompt.prompt), task.max_tokens)
+            case DiffusionTask():
+                digest = _digest_of(task.model, task.workload, models)
+                sample = SampleInput(task.labels, task.steps, task.seed, task.guidance_milli)
+                return Prepared(digest, encode_sample(sample), 0, sample.units_total)
+            case RenderTask():
+                picture = _scene(task)
+                return Prepared(_weightless(task), scene.encode_input(picture), 0, picture.units_total)
+            case MatmulTask():
+                product = _product(task)
+                return Prepared(_weightless(task), encode_matmul(product), 0, product.units_total)
+    except WorkloadRefused as error:
+        raise UserError(f"task: {error}") from error
+
+
+def tokenizers_of(models: Mapping[str, ModelPlace]) -> dict[str, TextTokenizer]:
+    """Tokenizers of the models that write text, by name."""
+    return {name: TextTokenizer(place.path) for name, place in models.items() if is_text(place.workload)}
+
+
+def unit_name(workload: str) -> str:
+    """What one output unit of a workload is called."""
+    kind = KINDS.get(workload)
+    return kind.unit if kind is not None else "unit"
+
+
+def is_text(workload: str) -> bool:
+    """Whether a workload's output is text."""
+    return workload in KINDS and KINDS[workload].present is None
+
+
+def artifact(
+    task: Mapping[str, Any], units: Sequence[int], models: Mapping[str, ModelPlace]
+) -> Artifact | None:
+    """The file that a verified job's output is, or None where it is text.
+
+    Args:
+        task: of the job's specification, as plain data.
+        units: all of the output.
+        models: local models by name.
+
+    Raises:
+        UserError: the model isn't known here any more.
+    """
+    kind = KINDS[task["workload"]]
+    if kind.present is None:
+        return None
+    typed = msgspec.convert(task, _TASKS[kind.name])
+    return kind.present(prepare(typed, models, {}).input, units)
+
+
+def _digest_of(name: str, workload: str, models: Mapping[str, ModelPlace]) -> bytes:
+    place = models.get(name)
+    if place is None or place.workload != workload:
+        known = sorted(other for other, place in models.items() if place.workload == workload)
+        raise UserError(f"task.model: {name!r} isn't known here; known: {', '.join(known)}")
+    return place.digest
+
+
+def _weightless(task: RenderTask | MatmulTask) -> bytes:
+    (model,) = KINDS[task.workload].models()
+    return model.digest
+
+
+def _scene(task: RenderTask) -> scene.RenderInput:
+    numbers: dict[str, int] = {}
+    for index, material in enumerate(task.materials):
+        if material.name in numbers:
+            raise UserError(f"task.materials[{index}].name: {material.name!r} must be given only once")
+        numbers[material.name] = index
+
+    def number(field: str, name: str) -> int:
+        if name not in numbers:
+            raise UserError(f"task.{field}.material: {name!r} must be one of {', '.join(numbers)}")
+        return numbers[name]
+
+    return scene.RenderInput(
+        width=task.width,
+        height=task.height,
+        samples=task.samples,
+        depth=task.depth,
+        seed=task.seed,
+        camera=scene.Camera(task.camera.position, task.camera.target, task.camera.focal),
+        background=task.background,
+        materials=tuple(scene.Material(m.albedo, m.emission, m.mirror) for m in task.materials),
+        spheres=tuple(
+            scene.Sphere(sphere.centre, sphere.radius, number(f"spheres[{index}]", sphere.material))
+            for index, sphere in enumerate(task.spheres)
+        ),
+        planes=tuple(
+            scene.Plane(plane.point, plane.normal, number(f"planes[{index}]", plane.material))
+            for index, plane in enumerate(task.planes)
+        ),
+        triangles=tuple(
+            scene.Triangle(shape.a, shape.b, shape.c, number(f"triangles[{index}]", shape.material))
+            for index, shape in enumerate(task.triangles)
+        ),
+    )
+
+
+def _product(task: MatmulTask) -> MatmulInput:
+    for name, rows, count, width in (
+        ("left", task.left, task.rows, task.inner),
+        ("right", task.right, task.inner, task.columns),
+    ):
+        if rows and (len(rows) != count or any(len(row) != width for row in rows)):
+            raise UserError(f"task.{name}: must have {count} rows of {width} entries")
+    return MatmulInput(
+        rows=task.rows,
+        inner=task.inner,
+        columns=task.columns,
+        bits=task.bits,
+        left=Matrix(tuple(chain.from_iterable(task.left)), task.left_seed),
+        right=Matrix(tuple(chain.from_iterable(task.right)), task.right_seed),
+    )

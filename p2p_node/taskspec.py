@@ -1,0 +1,276 @@
+"""What a job file's ``task`` may ask for, workload by workload.
+
+Each workload has fields of its own; ``workload`` says which. Numbers with decimals become thousandths, since
+floats never enter a job. `docs/jobspec.md` tells the same to those who write job files.
+"""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from p2p_node.yamltree import (
+    Field,
+    Reader,
+    boolean,
+    choice,
+    identifier,
+    integer,
+    listing,
+    mapping,
+    milli,
+    one_of,
+    text,
+)
+from protocols import limits
+from workloads.diffusion import input as diffusion
+from workloads.linalg import input as linalg
+from workloads.render import scene
+
+__all__ = [
+    "TASK",
+    "CameraSpec",
+    "DiffusionTask",
+    "LmTask",
+    "MaterialSpec",
+    "MatmulTask",
+    "PlaneSpec",
+    "RenderTask",
+    "SphereSpec",
+    "Task",
+    "TriangleSpec",
+]
+
+PROMPT_BYTES_MAX = 32 * 1024
+TEMPERATURE_MAX = 10
+TOP_K_MAX = 65_536
+
+Vector = tuple[int, int, int]
+"""Thousandths."""
+
+
+class LmTask(Struct, frozen=True, kw_only=True):
+    """Text that continues ``prompt``, re-derivable from ``seed``."""
+
+    workload: str
+    model: str
+    prompt: str
+    max_tokens: int = 64
+    seed: int = 0
+    temperature_milli: int = 1_000
+    """0 takes the likeliest token every time."""
+    top_k: int = 0
+    """Draw among this many likeliest tokens; 0 is all."""
+
+
+class DiffusionTask(Struct, frozen=True, kw_only=True):
+    """Pictures of the classes in ``labels``, drawn out of noise."""
+
+    workload: str
+    model: str
+    labels: tuple[int, ...]
+    steps: int = 16
+    seed: int = 0
+    guidance_milli: int = 2_000
+
+
+class MaterialSpec(Struct, frozen=True, kw_only=True):
+    """A surface, called by its name."""
+
+    name: str
+    albedo: Vector
+    emission: Vector = (0, 0, 0)
+    mirror: bool = False
+
+
+class SphereSpec(Struct, frozen=True, kw_only=True):
+    """A sphere of a named material."""
+
+    centre: Vector
+    radius: int
+    material: str
+
+
+class PlaneSpec(Struct, frozen=True, kw_only=True):
+    """A plane of a named material."""
+
+    point: Vector
+    normal: Vector
+    material: str
+
+
+class TriangleSpec(Struct, frozen=True, kw_only=True):
+    """A triangle of a named material."""
+
+    a: Vector
+    b: Vector
+    c: Vector
+    material: str
+
+
+class CameraSpec(Struct, frozen=True, kw_only=True):
+    """The point of view."""
+
+    position: Vector
+    target: Vector
+    focal: int = 1_000
+
+
+class RenderTask(Struct, frozen=True, kw_only=True):
+    """A picture of a scene that the file holds."""
+
+    workload: str
+    camera: CameraSpec
+    materials: tuple[MaterialSpec, ...]
+    spheres: tuple[SphereSpec, ...] = ()
+    planes: tuple[PlaneSpec, ...] = ()
+    triangles: tuple[TriangleSpec, ...] = ()
+    width: int = 64
+    height: int = 64
+    samples: int = 16
+    depth: int = 4
+    seed: int = 0
+    background: Vector = (0, 0, 0)
+
+
+class MatmulTask(Struct, frozen=True, kw_only=True):
+    """The product of two integer matrices, each given by its rows or drawn from a seed."""
+
+    workload: str
+    rows: int
+    inner: int
+    columns: int
+    bits: int = 8
+    left: tuple[tuple[int, ...], ...] = ()
+    right: tuple[tuple[int, ...], ...] = ()
+    left_seed: int = 0
+    right_seed: int = 1
+
+
+Task = LmTask | DiffusionTask | RenderTask | MatmulTask
+
+_NAME = identifier(bytes_max=limits.NAME_BYTES_MAX)
+_SEED = integer(0, limits.INTEGER_MAX)
+_COORDINATE_MAX = scene.COORDINATE_MILLI_MAX // 1_000
+_POINT = listing(milli(-_COORDINATE_MAX, _COORDINATE_MAX), length_min=3, length_max=3)
+_LIGHT = listing(milli(0, scene.LIGHT_MILLI_MAX // 1_000), length_min=3, length_max=3)
+_SHARE = listing(milli(0, 1), length_min=3, length_max=3)
+
+_LM = mapping(
+    LmTask,
+    {
+        "workload": Field("workload", choice("lm.generate"), required=True),
+        "model": Field("model", _NAME, required=True),
+        "prompt": Field("prompt", text(bytes_max=PROMPT_BYTES_MAX), required=True),
+        "max_tokens": Field("max_tokens", integer(1, limits.UNITS_MAX)),
+        "seed": Field("seed", _SEED),
+        "temperature": Field("temperature_milli", milli(0, TEMPERATURE_MAX)),
+        "top_k": Field("top_k", integer(0, TOP_K_MAX)),
+    },
+)
+_DIFFUSION = mapping(
+    DiffusionTask,
+    {
+        "workload": Field("workload", choice("diffusion.sample"), required=True),
+        "model": Field("model", _NAME, required=True),
+        "labels": Field(
+            "labels",
+            listing(integer(0, diffusion.CLASSES - 1), length_min=1, length_max=diffusion.PICTURES_MAX),
+            required=True,
+        ),
+        "steps": Field("steps", integer(1, diffusion.STEPS_MAX)),
+        "seed": Field("seed", _SEED),
+        "guidance": Field("guidance_milli", milli(0, diffusion.GUIDANCE_MILLI_MAX // 1_000)),
+    },
+)
+_MATERIAL = mapping(
+    MaterialSpec,
+    {
+        "name": Field("name", _NAME, required=True),
+        "albedo": Field("albedo", _SHARE, required=True),
+        "emission": Field("emission", _LIGHT),
+        "mirror": Field("mirror", boolean()),
+    },
+)
+_SPHERE = mapping(
+    SphereSpec,
+    {
+        "centre": Field("centre", _POINT, required=True),
+        "radius": Field("radius", milli(0, _COORDINATE_MAX), required=True),
+        "material": Field("material", _NAME, required=True),
+    },
+)
+_PLANE = mapping(
+    PlaneSpec,
+    {
+        "point": Field("point", _POINT, required=True),
+        "normal": Field("normal", _POINT, required=True),
+        "material": Field("material", _NAME, required=True),
+    },
+)
+_TRIANGLE = mapping(
+    TriangleSpec,
+    {
+        "a": Field("a", _POINT, required=True),
+        "b": Field("b", _POINT, required=True),
+        "c": Field("c", _POINT, required=True),
+        "material": Field("material", _NAME, required=True),
+    },
+)
+_CAMERA = mapping(
+    CameraSpec,
+    {
+        "position": Field("position", _POINT, required=True),
+        "target": Field("target", _POINT, required=True),
+        "focal": Field("focal", milli(0, _COORDINATE_MAX)),
+    },
+)
+_RENDER = mapping(
+    RenderTask,
+    {
+        "workload": Field("workload", choice("render.trace"), required=True),
+        "camera": Field("camera", _CAMERA, required=True),
+        "materials": Field(
+            "materials", listing(_MATERIAL, length_min=1, length_max=scene.MATERIALS_MAX), required=True
+        ),
+        "spheres": Field("spheres", listing(_SPHERE, length_max=scene.SHAPES_MAX)),
+        "planes": Field("planes", listing(_PLANE, length_max=scene.SHAPES_MAX)),
+        "triangles": Field("triangles", listing(_TRIANGLE, length_max=scene.SHAPES_MAX)),
+        "width": Field("width", integer(scene.TILE, scene.SIDE_MAX)),
+        "height": Field("height", integer(scene.TILE, scene.SIDE_MAX)),
+        "samples": Field("samples", integer(1, scene.SAMPLES_MAX)),
+        "depth": Field("depth", integer(1, scene.DEPTH_MAX)),
+        "seed": Field("seed", _SEED),
+        "background": Field("background", _LIGHT),
+    },
+)
+_ENTRY_MAX = 2**linalg.BITS_MAX - 1
+_ROWS = listing(
+    listing(integer(-_ENTRY_MAX, _ENTRY_MAX), length_min=1, length_max=linalg.INNER_MAX),
+    length_min=1,
+    length_max=limits.UNITS_MAX,
+)
+_MATMUL = mapping(
+    MatmulTask,
+    {
+        "workload": Field("workload", choice("linalg.matmul"), required=True),
+        "rows": Field("rows", integer(1, limits.UNITS_MAX), required=True),
+        "inner": Field("inner", integer(1, linalg.INNER_MAX), required=True),
+        "columns": Field("columns", integer(1, linalg.COLUMNS_MAX), required=True),
+        "bits": Field("bits", integer(1, linalg.BITS_MAX)),
+        "left": Field("left", _ROWS),
+        "right": Field("right", _ROWS),
+        "left_seed": Field("left_seed", _SEED),
+        "right_seed": Field("right_seed", _SEED),
+    },
+)
+
+TASK: Reader[Task] = one_of(
+    "workload",
+    {
+        "lm.generate": _LM,
+        "diffusion.sample": _DIFFUSION,
+        "render.trace": _RENDER,
+        "linalg.matmul": _MATMUL,
+    },
+)
+"""Reads a job file's ``task``."""
