@@ -1,7 +1,7 @@
 """The layers of `workloads.llama.exact_model` in one call of the compiled kernels, with the same bits.
 
-A decode step of a small model spends most of its time between array operations; one of a large model moves its
-weights through the processor, here as 16-bit digits.
+A decode step of a small model spends most of its time between array operations; one of a large model moves
+its weights through the processor, here as 16-bit digits.
 """
 
 from __future__ import annotations
@@ -153,8 +153,8 @@ class FusedLayers:
         batch, count, hidden = stream.shape
         if batch != cache.batch or cache.length + count > cache.capacity:
             raise ValueError(
-                f"cache of {cache.batch} sequences and {cache.capacity} positions, {cache.length} of them taken, "
-                f"can't take {count} positions of {batch} sequences"
+                f"cache of {cache.batch} sequences and {cache.capacity} positions, {cache.length} of them "
+                f"taken, can't take {count} positions of {batch} sequences"
             )
         result = np.empty((batch, count, hidden), dtype=np.float32)
         if not result.size:

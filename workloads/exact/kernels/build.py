@@ -26,18 +26,10 @@ __all__ = ["NoKernels", "check_library", "find_or_build"]
 
 _SOURCES = ("kernels.cpp", "decoder.hpp", "quantise.hpp", "product.hpp")
 _COMPILERS = ("c++", "g++", "clang++")
-# Contraction would round a * b + c once where the profile rounds twice. -O3 takes twice as long to compile and
-# gains nothing: what matters is unrolled by hand.
-_FLAGS = (
-    "-std=c++17",
-    "-O2",
-    "-ftree-vectorize",
-    "-ffp-contract=off",
-    "-fno-fast-math",
-    "-fPIC",
-    "-shared",
-    "-w",
-)
+# Contraction would round a * b + c once where the profile rounds twice. -O3 takes twice as long to compile
+# and gains nothing: what matters is unrolled by hand.
+_ARITHMETIC = ("-ffp-contract=off", "-fno-fast-math")
+_FLAGS = ("-std=c++17", "-O2", "-ftree-vectorize", *_ARITHMETIC, "-fPIC", "-shared", "-w")
 # The processor's own instructions, or where the compiler can't tell them, those that all its kind have.
 _TUNINGS = (("-march=native",), ())
 _COMPILE_TIMEOUT_S = 120
@@ -149,14 +141,13 @@ def _key(compiler: str) -> str:
 
 
 def _processor() -> bytes:
-    """What the processor can do, so that a home directory shared between machines holds a library for each."""
+    """What the processor can do: a home directory shared between machines holds a library for each."""
     try:
         with Path("/proc/cpuinfo").open("rb") as file:
-            return b"".join(
-                sorted({line for line in file if line.startswith((b"flags", b"Features", b"model name"))})
-            )
+            told = {line for line in file if line.startswith((b"flags", b"Features", b"model name"))}
     except OSError:
         return platform.processor().encode()
+    return b"".join(sorted(told))
 
 
 def _digest_file(library: Path) -> Path:

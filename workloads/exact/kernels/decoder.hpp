@@ -162,7 +162,10 @@ class Run {
         for (ptrdiff_t row = 0; row < count; ++row) {
             double* gate = wide_rows_ + row * 2 * d_.intermediate;
             const double* up = gate + d_.intermediate;
-            for (ptrdiff_t i = 0; i < d_.intermediate; ++i) gate[i] = silu_times(gate[i], up[i]);
+            for (ptrdiff_t i = 0; i < d_.intermediate; i += QUAD) {
+                const ptrdiff_t present = d_.intermediate - i;
+                store_quad(gate + i, silu_times(load_quad(gate + i, present), load_quad(up + i, present)), present);
+            }
             quantise_row(gate, d_.intermediate, bits_, digits_.from(row));
         }
     }
@@ -170,11 +173,12 @@ class Run {
     // Rotates one head by its position; a query also takes the softmax's scale.
     void rotate(double* head, ptrdiff_t offset, double scale) const {
         const double *cosines = p_.cosines + offset * half_, *sines = p_.sines + offset * half_;
-        for (ptrdiff_t i = 0; i < half_; ++i) {
-            const double cosine = cosines[i] * scale, sine = sines[i] * scale;
-            const double low = head[i], high = head[half_ + i];
-            head[i] = low * cosine - high * sine;
-            head[half_ + i] = high * cosine + low * sine;
+        for (ptrdiff_t i = 0; i < half_; i += QUAD) {
+            const ptrdiff_t present = half_ - i;
+            const Quad cosine = load_quad(cosines + i, present) * scale, sine = load_quad(sines + i, present) * scale;
+            const Quad low = load_quad(head + i, present), high = load_quad(head + half_ + i, present);
+            store_quad(head + i, low * cosine - high * sine, present);
+            store_quad(head + half_ + i, high * cosine + low * sine, present);
         }
     }
 
@@ -249,16 +253,20 @@ class Run {
 
     // Softmax of the scores that a query may see, times the values' grains, quantised; returns its total.
     double weigh(double* scores, ptrdiff_t seen, const double* grains, const Rows& to, ptrdiff_t stop) const {
-        double best = scores[0];
-        for (ptrdiff_t i = 1; i < seen; ++i) best = scores[i] > best ? scores[i] : best;
-        double total = 0;
-        for (ptrdiff_t i = 0; i < seen; ++i) {
-            double power = scores[i] - best;
-            power = power < -EXP2_LIMIT ? -EXP2_LIMIT : power;
-            const double weight = (exp2_of(power) + PROBABILITY_ROUNDER) - PROBABILITY_ROUNDER;
-            total += weight;
-            scores[i] = weight * (grains[i] * 0x1p52);
+        Quad bests = Quad{} + scores[0], totals = {};
+        ptrdiff_t i = 0;
+        for (; i + QUAD <= seen; i += QUAD) bests = larger(bests, load_quad(scores + i, QUAD));
+        double best = std::max(std::max(bests[0], bests[1]), std::max(bests[2], bests[3]));
+        for (; i < seen; ++i) best = std::max(best, scores[i]);
+        for (i = 0; i < seen; i += QUAD) {
+            const ptrdiff_t present = seen - i;
+            const Quad powers = larger(load_quad(scores + i, present) - best, Quad{} - EXP2_LIMIT);
+            Quad weights = (exp2_of(powers) + PROBABILITY_ROUNDER) - PROBABILITY_ROUNDER;
+            store_quad(scores + i, weights * (load_quad(grains + i, present) * 0x1p52), present);
+            for (ptrdiff_t j = present; j < QUAD; ++j) weights[j] = 0;
+            totals += weights;
         }
+        const double total = (totals[0] + totals[1]) + (totals[2] + totals[3]);
         quantise_row(scores, seen, bits_, to);
         const ptrdiff_t rest = (stop + 1) / 2 * 2 - seen;
         std::memset(to.high + seen, 0, rest * sizeof(int16_t));

@@ -157,12 +157,13 @@ inline void narrow_tile(
     const int16_t* a, ptrdiff_t stride, const int16_t* panel, ptrdiff_t pairs, bool add, double* totals) {
     Ints low[ROWS][VECTORS] = {}, high[ROWS][VECTORS] = {};
     for (ptrdiff_t k = 0; k < pairs; k += SPILL_PAIRS) {
+        if (k)
+            UNROLLED for (int row = 0; row < ROWS; ++row)
+                UNROLLED for (int v = 0; v < VECTORS; ++v) {
+                    high[row][v] += low[row][v] >> 16;
+                    low[row][v] &= 0xffff;
+                }
         add_products(low, a, stride, panel, k, std::min(k + SPILL_PAIRS, pairs));
-        UNROLLED for (int row = 0; row < ROWS; ++row)
-            UNROLLED for (int v = 0; v < VECTORS; ++v) {
-                high[row][v] += low[row][v] >> 16;
-                low[row][v] &= 0xffff;
-            }
     }
     UNROLLED for (int row = 0; row < ROWS; ++row)
         UNROLLED for (int v = 0; v < VECTORS; ++v)
@@ -252,6 +253,25 @@ inline bool is_wide(int bits) { return bits > 13; }
 // Room between rows keeps them out of each other's cache sets.
 inline ptrdiff_t row_stride(ptrdiff_t inner) { return (inner + 31) / 32 * 32 + 32; }
 
+// Four numbers, or the last one to three of an array.
+typedef double Quad __attribute__((vector_size(32)));
+constexpr ptrdiff_t QUAD = 4;
+
+inline Quad load_quad(const double* from, ptrdiff_t count) {
+    Quad quad = {};
+    if (count >= QUAD)
+        std::memcpy(&quad, from, sizeof quad);
+    else
+        std::memcpy(&quad, from, count * sizeof(double));
+    return quad;
+}
+inline void store_quad(double* to, Quad quad, ptrdiff_t count) {
+    if (count >= QUAD)
+        std::memcpy(to, &quad, sizeof quad);
+    else
+        std::memcpy(to, &quad, count * sizeof(double));
+}
+
 // What becomes of a product: totals, at their true scale, over `divisors` where there are any. Row r goes to
 // `to + r / group * group_step + r % group * step`.
 struct Sink {
@@ -264,15 +284,15 @@ struct Sink {
 
     void put(ptrdiff_t row, ptrdiff_t column, ptrdiff_t count, double grain, const double* totals) const {
         double* at = to + row / group * group_step + row % group * step + column;
-        const double* grains = column_grains + column;
-        if (column_grains == nullptr)
-            for (ptrdiff_t i = 0; i < count; ++i) at[i] = totals[i] * (grain * 0x1p-52) / divisors[row];
-        else if (divisors)
-            for (ptrdiff_t i = 0; i < count; ++i) at[i] = totals[i] * grain * grains[i] / divisors[row];
-        else if (add)
-            for (ptrdiff_t i = 0; i < count; ++i) at[i] += totals[i] * grain * grains[i];
-        else
-            for (ptrdiff_t i = 0; i < count; ++i) at[i] = totals[i] * grain * grains[i];
+        const double divisor = divisors ? divisors[row] : 1.0;
+        for (ptrdiff_t i = 0; i < count; i += QUAD) {
+            const ptrdiff_t present = count - i;
+            Quad quad = load_quad(totals + i, QUAD) * grain;
+            quad = column_grains ? quad * load_quad(column_grains + column + i, present) : quad * 0x1p-52;
+            if (divisors) quad /= divisor;
+            if (add) quad = load_quad(at + i, present) + quad;
+            store_quad(at + i, quad, present);
+        }
     }
 };
 

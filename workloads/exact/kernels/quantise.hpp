@@ -66,21 +66,22 @@ inline bool is_out_of_range(uint64_t largest, double rounder) {
 
 // Digits of one row whose rounder is known. The low mantissa bits of x + rounder are the rounded integer.
 inline void digits_of_row(const double* x, ptrdiff_t count, double rounder, const Rows& to) {
-    if (to.low == nullptr) {
-        for (ptrdiff_t i = 0; i < count; ++i) to.high[i] = static_cast<int16_t>(bits_of(x[i] + rounder));
+    int16_t *__restrict high = to.high, *__restrict low = to.low, *__restrict sum = to.sum;
+    if (low == nullptr) {
+        for (ptrdiff_t i = 0; i < count; ++i) high[i] = static_cast<int16_t>(bits_of(x[i] + rounder));
     } else {
         for (ptrdiff_t i = 0; i < count; ++i) {
             const int32_t whole = static_cast<int32_t>(bits_of(x[i] + rounder));
-            const int32_t high = (whole + (1 << (LOW_BITS - 1))) >> LOW_BITS;
-            const int32_t low = whole - high * (1 << LOW_BITS);
-            to.high[i] = static_cast<int16_t>(high);
-            to.low[i] = static_cast<int16_t>(low);
-            to.sum[i] = static_cast<int16_t>(high + low);
+            const int32_t upper = (whole + (1 << (LOW_BITS - 1))) >> LOW_BITS;
+            const int32_t lower = whole - upper * (1 << LOW_BITS);
+            high[i] = static_cast<int16_t>(upper);
+            low[i] = static_cast<int16_t>(lower);
+            sum[i] = static_cast<int16_t>(upper + lower);
         }
     }
     if (count & 1) {
-        to.high[count] = 0;
-        if (to.low) to.low[count] = to.sum[count] = 0;
+        high[count] = 0;
+        if (low) low[count] = sum[count] = 0;
     }
 }
 
@@ -103,6 +104,9 @@ inline void put_column(const Matrix& matrix, ptrdiff_t output, const Rows& row) 
     matrix.grains[output] = *row.grains;
 }
 
+// So many squares of 2**26 fit int32.
+constexpr ptrdiff_t SQUARES = 24;
+
 // sqrt(mean(x ** 2) + epsilon) of a quantised row, in the profile's blocks.
 inline double root_mean_square(const Rows& row, ptrdiff_t count, double epsilon) {
     const ptrdiff_t block = row.low ? 2 * EXACT_PAIRS : count;
@@ -111,7 +115,12 @@ inline double root_mean_square(const Rows& row, ptrdiff_t count, double epsilon)
         const ptrdiff_t stop = std::min(count, first + block);
         int64_t squares = 0;
         if (row.low == nullptr)
-            for (ptrdiff_t i = first; i < stop; ++i) squares += int32_t(row.high[i]) * int32_t(row.high[i]);
+            for (ptrdiff_t i = first; i < stop; i += SQUARES) {
+                int32_t some = 0;
+                for (ptrdiff_t j = i; j < std::min(stop, i + SQUARES); ++j)
+                    some += int32_t(row.high[j]) * int32_t(row.high[j]);
+                squares += some;
+            }
         else
             for (ptrdiff_t i = first; i < stop; ++i) {
                 const int64_t whole = int64_t(row.high[i]) * (1 << LOW_BITS) + row.low[i];
@@ -123,20 +132,22 @@ inline double root_mean_square(const Rows& row, ptrdiff_t count, double epsilon)
     return std::sqrt(mean + epsilon);
 }
 
-inline double exp2_of(double x) {
-    const double shifted = x + EXP2_ROUNDER;
-    x -= shifted - EXP2_ROUNDER;
-    x *= LN2;
-    x += 1.0;
-    const uint64_t bits = bits_of(shifted);
-    const int64_t entry = fraction_table[bits & ((1 << TABLE_BITS) - 1)];
-    return x * from_bits(static_cast<uint64_t>(entry) + (bits << (52 - TABLE_BITS)));
+typedef int64_t QuadBits __attribute__((vector_size(32)));
+
+inline Quad larger(Quad a, Quad b) { return a < b ? b : a; }
+
+inline Quad exp2_of(Quad x) {
+    const Quad shifted = x + EXP2_ROUNDER;
+    x = (x - (shifted - EXP2_ROUNDER)) * LN2 + 1.0;
+    const QuadBits bits = (QuadBits)shifted, index = bits & ((1 << TABLE_BITS) - 1);
+    const int64_t* table = fraction_table;
+    const QuadBits entries = {table[index[0]], table[index[1]], table[index[2]], table[index[3]]};
+    return x * (Quad)(entries + (bits << (52 - TABLE_BITS)));
 }
 
-inline double silu_times(double gate, double up) {
-    double power = gate * -LOG2_E;
-    power = power < -EXP2_LIMIT ? -EXP2_LIMIT : power;
-    power = power > EXP2_LIMIT ? EXP2_LIMIT : power;
+inline Quad silu_times(Quad gate, Quad up) {
+    const Quad limit = Quad{} + EXP2_LIMIT;
+    const Quad power = -larger(-larger(gate * -LOG2_E, -limit), -limit);
     return gate / (exp2_of(power) + 1.0) * up;
 }
 
