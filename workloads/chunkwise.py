@@ -17,7 +17,7 @@ from protocols.units import FALSE_UNITS, chunk_count
 from workloads.errors import InputRefused, NumericsRefused
 from workloads.workload import Outcome, chunk_range
 
-__all__ = ["Chunk", "Chunkwise"]
+__all__ = ["Chunk", "Chunkwise", "chunk_digest"]
 
 JobT = TypeVar("JobT")
 
@@ -122,12 +122,28 @@ class Chunkwise(ABC, Generic[JobT]):
 
     def digest(self, number: int, chunk: Chunk) -> bytes:
         """The digest of a chunk."""
-        return tagged(
-            "p2p-node/chunk/1",
-            self.name.encode(),
-            self.model,
-            self.profile.encode(),
-            struct.pack("<Q", number),
-            struct.pack(f"<{len(chunk.units)}I", *chunk.units),
-            chunk.inner,
-        )
+        return chunk_digest(self.name, self.model, self.profile, number, chunk.units, chunk.inner)
+
+
+def chunk_digest(
+    workload: str, model: bytes, profile: str, number: int, units: Sequence[int], inner: bytes
+) -> bytes:
+    """What stands for a chunk: who computed what, its units, and what lies behind them.
+
+    Args:
+        workload: its name.
+        model: its digest.
+        profile: numerics profile.
+        number: of the chunk.
+        units: 32-bit words.
+        inner: as in `Chunk`.
+    """
+    return tagged(
+        "p2p-node/chunk/1",
+        workload.encode(),
+        model,
+        profile.encode(),
+        struct.pack("<Q", number),
+        struct.pack(f"<{len(units)}I", *units),
+        inner,
+    )

@@ -17,6 +17,7 @@ from workloads.program.interpreter import trace
 from workloads.program.program import Program, spec_of
 from workloads.program.referee import Rebuilt, judge, opened_value
 from workloads.program.trace import open_inputs
+from workloads.training import workload as training
 from workloads.workload import Workload
 
 __all__ = ["REBUILDERS", "Disputable", "judge_case", "open_chunk", "rebuild", "trace_chunk"]
@@ -50,7 +51,10 @@ class Disputable(Protocol):
         """
 
 
-REBUILDERS: dict[str, Callable[[Case], Rebuilt]] = {"lm.generate": lm.rebuild}
+REBUILDERS: dict[str, Callable[[Case], Rebuilt]] = {
+    "lm.generate": lm.rebuild,
+    "training.run": training.rebuild,
+}
 """How a judge derives a chunk's program without the model, by workload."""
 
 

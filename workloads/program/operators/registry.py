@@ -34,6 +34,7 @@ __all__ = [
     "precision",
     "real",
     "require",
+    "text",
 ]
 
 FLOATING = frozenset({"float64", "float32", "float16", "bfloat16"})
@@ -250,6 +251,18 @@ def choice(*options: str) -> Kind:
 
     def parse(value: Attribute) -> str:
         require(value in options, f"must be one of {options}")
+        return str(value)
+
+    return parse
+
+
+def text(bytes_max: int = ATTRIBUTE_BYTES_MAX) -> Kind:
+    """Text of at most ``bytes_max`` bytes in UTF-8."""
+
+    def parse(value: Attribute) -> str:
+        require(
+            isinstance(value, str) and len(value.encode()) <= bytes_max, f"must be {bytes_max} bytes of text"
+        )
         return str(value)
 
     return parse

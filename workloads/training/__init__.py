@@ -1,0 +1,1 @@
+"""Training a small model so that anyone can check any part of the run."""
