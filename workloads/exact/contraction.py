@@ -181,7 +181,7 @@ def product(left: Rounded, right: Rounded, precision: Precision) -> Tensor:
     """Contract (..., rows, inner), rounded along -1, with (..., inner, columns), rounded along -2."""
     a, b = left.values, right.values
     arithmetic = arithmetic_for(a.device, precision)
-    if arithmetic is not Arithmetic.FLOAT64:
+    if arithmetic is not Arithmetic.FLOAT64 and a.numel() and b.numel():
         return slice_product(left, right, precision, arithmetic)
     ends = blocks(a.shape[-1], precision.inner_max)
     total = left_to_right(a[..., start:stop] @ b[..., start:stop, :] for start, stop in ends)

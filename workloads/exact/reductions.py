@@ -152,7 +152,7 @@ def log_of_sum(x: Tensor, dim: int) -> Tensor:
 
 def divide(x: Tensor, divisor: float) -> Tensor:
     """Correctly rounded division by one number, on any device."""
-    return x / torch.tensor([divisor], dtype=torch.float64, device=x.device)
+    return x / torch.tensor(divisor, dtype=torch.float64, device=x.device)
 
 
 def _rows(x: Tensor, dim: Dimensions, keepdim: bool) -> tuple[Tensor, list[int]]:

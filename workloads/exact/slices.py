@@ -105,7 +105,7 @@ def slice_product(a: Rounded, b: Rounded, precision: Precision, arithmetic: Arit
 
 
 def blocks(size: int, block: int) -> Iterator[tuple[int, int]]:
-    """(start, stop) of the blocks of at most ``block`` that make up ``size``; at least one."""
+    """(start, stop) of the blocks of at most ``block`` that make up ``size``; one of nothing if it is 0."""
     for start in range(0, max(size, 1), block):
         yield start, min(start + block, size)
 
