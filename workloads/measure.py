@@ -17,6 +17,8 @@ from typing import Any
 import psutil
 import torch
 
+from workloads.numeric_class import numeric_class, pin
+
 __all__ = ["main", "measure"]
 
 _MIB = 1 << 20
@@ -38,8 +40,8 @@ def measure(disk: Path | None) -> dict[str, Any]:
     Returns:
         Integers and text: ``cores``, ``memory_bytes``, ``gemm_fp32_mflops``, ``gemm_bf16_mflops``,
         ``memory_mib_s``, ``disk_mib_s`` (0 without a directory), ``disk_free_bytes``, ``torch``, ``cpu``,
-        ``elapsed_ms`` and ``accelerators``: a list of ``device`` (torch's name), ``name``, ``memory_bytes``,
-        ``gemm_fp32_mflops``, ``gemm_bf16_mflops``.
+        ``numeric_class``, ``elapsed_ms`` and ``accelerators``: a list of ``device`` (torch's name), ``name``,
+        ``memory_bytes``, ``gemm_fp32_mflops``, ``gemm_bf16_mflops``.
     """
     started = time.monotonic()
     cpu = torch.device("cpu")
@@ -54,9 +56,20 @@ def measure(disk: Path | None) -> dict[str, Any]:
         "disk_mib_s": _disk_mib_s(disk) if disk else 0,
         "disk_free_bytes": psutil.disk_usage(str(disk)).free if disk else 0,
         "accelerators": [_accelerator(device) for device in _accelerators()],
+        "numeric_class": _class_of_workers(),
     }
     result["elapsed_ms"] = round((time.monotonic() - started) * 1000)
     return result
+
+
+def _class_of_workers() -> str:
+    """The numeric class, on one thread as workers compute."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return numeric_class()
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _usable_cores() -> int:
@@ -160,6 +173,7 @@ def main() -> None:
     parser.add_argument("--disk", type=Path, help="directory whose write bandwidth to measure")
     parser.add_argument("--threads", type=int, default=0, help="threads for torch; 0 for all usable cores")
     arguments = parser.parse_args()
+    pin()
     torch.set_num_threads(arguments.threads or _usable_cores())
     print(json.dumps(measure(arguments.disk)), flush=True)
 

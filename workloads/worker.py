@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from protocols.limits import OUTPUT_UNITS_PER_MESSAGE_MAX
-from workloads import lockdown
+from workloads import lockdown, numeric_class
 from workloads.errors import InputRefused, ModelRefused, NumericsRefused, ProgramRefused, WorkloadRefused
 from workloads.frames import (
     Cancel,
@@ -267,6 +267,7 @@ def main() -> None:
     commands, events = lockdown.protect_pipes()
     for variable in lockdown.THREAD_VARIABLES:
         os.environ[variable] = str(arguments.threads)
+    numeric_class.pin()
     lockdown.apply_limits(arguments.memory_bytes_max)
     # Read from the start, so that a node that dies while torch is being imported leaves nobody behind.
     inbox, outbox = _Inbox(commands), _Outbox(events)

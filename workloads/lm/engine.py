@@ -17,10 +17,22 @@ from workloads.llama.exact_model import ExactDecoder
 from workloads.llama.model import KeyValueCache, NativeDecoder
 from workloads.llama.weights import load_weights
 
-__all__ = ["EXACT_PROFILES", "PROFILES", "Decoder", "build_decoder", "load_model", "prefill"]
+__all__ = [
+    "EXACT_PROFILES",
+    "HOMOGENEOUS",
+    "NATIVE",
+    "PROFILES",
+    "REFERENCE",
+    "Decoder",
+    "build_decoder",
+    "load_model",
+    "prefill",
+]
 
 EXACT_PROFILES = ("exact14", "exact21")
-PROFILES = (*EXACT_PROFILES, "native")
+HOMOGENEOUS, NATIVE, REFERENCE = "homogeneous", "native", "native-reference"
+PROFILES = (*EXACT_PROFILES, HOMOGENEOUS, NATIVE, REFERENCE)
+"""A class of machines follows ``homogeneous/``; the last is the exact run that judges native ones."""
 # Any split gives the same bits in an exact profile; this one bounds memory.
 _PREFILL_TOKENS = 256
 
@@ -77,12 +89,12 @@ def build_decoder(config: LlamaConfig, weights: dict[str, Tensor], profile: str)
     Raises:
         InputRefused: the profile is unknown.
     """
-    match profile:
+    match profile.partition("/")[0]:
         case "exact14":
             return ExactDecoder(config, weights, EXACT14)
-        case "exact21":
+        case "exact21" | "native-reference":
             return ExactDecoder(config, weights, EXACT21)
-        case "native":
+        case "native" | "homogeneous":
             return _Native(config, weights)
     raise InputRefused(f"profile {profile!r} must be one of {PROFILES}")
 

@@ -139,19 +139,33 @@ class LmExecutor:
         # A token that doesn't exist is false by itself; its chunk must still be judged, not refused.
         np.minimum(sequence, self._honest.config.vocab_size - 1, out=sequence)
         start = min(positions.start for positions in ranges.values())
-        hidden = self._states(sequence, len(job.prompt) - 1 + start, len(job.prompt) + job.max_tokens)
+        hidden = self._states(sequence, start, job)
         digests = {}
         for chunk, positions in ranges.items():
             states = hidden[positions.start - start : positions.stop - start]
-            tokens = sample(self._honest.logits(states), positions, job)
-            is_true = list(tokens) == list(units[positions.start : positions.stop])
-            digests[chunk] = self._digest(chunk, tokens, states) if is_true else FALSE_UNITS
+            claimed = units[positions.start : positions.stop]
+            is_true = self._are_drawn(claimed, positions, states, job)
+            digests[chunk] = self._digest(chunk, claimed, states) if is_true else FALSE_UNITS
         return digests
 
-    def _states(self, tokens: NDArray[np.int64], first: int, capacity: int) -> NDArray[np.float32]:
+    def _states(self, tokens: NDArray[np.int64], start: int, job: LmInput) -> NDArray[np.float32]:
+        """Hidden states that output tokens from ``start`` on are drawn from, (count, hidden).
+
+        Args:
+            tokens: prompt and output but for the last token that is wanted.
+            start: of a chunk.
+            job: what was generated.
+        """
+        first = len(job.prompt) - 1 + start
         if self._continued is not None:
-            return self._continued.states(tokens, first, capacity)
+            return self._continued.states(tokens, first, len(job.prompt) + job.max_tokens)
         return prefill(self._honest, tokens, self._honest.new_cache(1, len(tokens)))[first:]
+
+    def _are_drawn(
+        self, claimed: Sequence[int], positions: range, states: NDArray[np.float32], job: LmInput
+    ) -> bool:
+        """Whether claimed tokens are those that the states (count, hidden) give."""
+        return sample(self._honest.logits(states), positions, job) == list(claimed)
 
     def _check(self, job: LmInput, units: Sequence[int]) -> None:
         config = self._honest.config

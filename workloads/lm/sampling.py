@@ -17,7 +17,7 @@ from workloads.errors import NumericsRefused
 from workloads.exact.functions import EXP2_LIMIT, LOG2_E, exp2_inplace
 from workloads.lm.input import LmInput
 
-__all__ = ["noise", "sample"]
+__all__ = ["draw_weights", "noise", "sample"]
 
 _WEIGHT_ONE = 2.0**30
 
@@ -39,22 +39,40 @@ def sample(logits: NDArray[np.float64], positions: Sequence[int], job: LmInput) 
     Raises:
         NumericsRefused: a logit is NaN or Inf.
     """
-    best = np.maximum.reduce(logits, axis=-1, keepdims=True)
-    if not np.isfinite(best).all():
-        raise NumericsRefused("logits hold NaN or Inf")
     if job.temperature_milli == 0:
+        _best(logits)
         # The first of equal logits, as numpy documents.
         return [int(token) for token in np.argmax(logits, axis=-1)]
-    weights = _integer_weights(logits - best, job.temperature_milli)
-    if 0 < job.top_k < logits.shape[-1]:
-        _keep_likeliest(weights, logits, job.top_k)
-    cumulative = np.cumsum(weights, axis=-1)
+    cumulative = np.cumsum(draw_weights(logits, job), axis=-1)
     tokens = []
     for row, position in zip(cumulative, positions, strict=True):
         # Below the total, so the search always ends inside the row, and on a token of non-zero weight.
         threshold = (noise(job.seed, position) * int(row[-1])) >> 64
         tokens.append(int(np.searchsorted(row, threshold, side="right")))
     return tokens
+
+
+def draw_weights(logits: NDArray[np.float64], job: LmInput) -> NDArray[np.int64]:
+    """How likely each token is drawn: (positions, vocabulary), in units of 2**-30 of the likeliest.
+
+    Args:
+        logits: (positions, vocabulary).
+        job: temperature, above 0, and top-k.
+
+    Raises:
+        NumericsRefused: a logit is NaN or Inf.
+    """
+    weights = _integer_weights(logits - _best(logits), job.temperature_milli)
+    if 0 < job.top_k < logits.shape[-1]:
+        _keep_likeliest(weights, logits, job.top_k)
+    return weights
+
+
+def _best(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    best: NDArray[np.float64] = np.maximum.reduce(logits, axis=-1, keepdims=True)
+    if not np.isfinite(best).all():
+        raise NumericsRefused("logits hold NaN or Inf")
+    return best
 
 
 def _integer_weights(below_best: NDArray[np.float64], temperature_milli: int) -> NDArray[np.int64]:

@@ -9,9 +9,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from workloads.llama.config import load_config
-from workloads.lm.generate import LmExecutor
 from workloads.lm.input import decode_input
 from workloads.lm.manifest import WEIGHTS_FILE, load_manifest
+from workloads.lm.native import open_executor
 from workloads.program.context import write_context
 from workloads.program.lm import TOKENS, build_program, chunk_tokens
 from workloads.program.program import Program
@@ -31,7 +31,7 @@ class LmWorkload:
         *,
         expected_digest: bytes | None = None,
     ) -> None:
-        self.executor = LmExecutor(model_dir, profile, variant, expected_digest=expected_digest)
+        self.executor = open_executor(model_dir, profile, variant, expected_digest=expected_digest)
         self.model = self.executor.model
         self.profile = profile
         self._model_dir = model_dir
