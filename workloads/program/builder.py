@@ -49,13 +49,20 @@ class Builder:
         Raises:
             ProgramRefused: the step breaks a rule of its operator.
         """
+        plain = tuple(sorted((name, to_attribute(value)) for name, value in attributes.items()))
+        return self.append(Step(op, inputs, plain))
+
+    def append(self, step: Step) -> Value:
+        """Add a step as it is.
+
+        Raises:
+            ProgramRefused: as `apply`.
+        """
         # A stranger's description may ask for more steps than fit in memory.
-        self._references += len(inputs)
+        self._references += len(step.inputs)
         if len(self.steps) >= STEPS_MAX or self._references > PROGRAM_BYTES_MAX:
             raise ProgramRefused(f"program has more than {STEPS_MAX} steps or {PROGRAM_BYTES_MAX} references")
-        plain = tuple(sorted((name, to_attribute(value)) for name, value in attributes.items()))
-        step = Step(op, inputs, plain)
-        spec = infer_step(step, [self.specs[value] for value in inputs], self._limits)
+        spec = infer_step(step, [self.specs[value] for value in step.inputs], self._limits)
         self.steps.append(step)
         self.specs.append(spec)
         return len(self.specs) - 1

@@ -12,7 +12,7 @@ from protocols.events import Finding
 from protocols.limits import OPERATOR_BYTES_MAX, TRACE_VALUES_MAX
 from protocols.messages import OpenedValue
 from workloads.errors import InputRefused, ProgramRefused
-from workloads.program import lm
+from workloads.program import exported_run, lm
 from workloads.program.interpreter import trace
 from workloads.program.program import Program, spec_of
 from workloads.program.referee import Rebuilt, judge, opened_value
@@ -53,6 +53,7 @@ class Disputable(Protocol):
 
 REBUILDERS: dict[str, Callable[[Case], Rebuilt]] = {
     "lm.generate": lm.rebuild,
+    exported_run.NAME: exported_run.rebuild,
     "training.run": training.rebuild,
 }
 """How a judge derives a chunk's program without the model, by workload."""

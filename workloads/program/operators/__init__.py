@@ -1,6 +1,7 @@
 """The operators of programs; importing this package registers those that ship with it."""
 
 from workloads.program.operators import (
+    claims,
     contractions,
     digests,
     elementwise,
@@ -15,6 +16,7 @@ from workloads.program.operators import (
 )
 
 __all__ = [
+    "claims",
     "contractions",
     "digests",
     "elementwise",

@@ -1,0 +1,398 @@
+"""Exported graphs as programs: against eager torch, in disputes, and against archives that lie."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import pickle
+import struct
+import zipfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from protocols.effects import Case
+from protocols.events import Finding
+from protocols.units import FALSE_UNITS
+from workloads.errors import InputRefused, ModelRefused, ProgramRefused, WorkloadRefused
+from workloads.program import Program, run
+from workloads.program.disputes import judge_case, open_chunk, trace_chunk
+from workloads.program.exported import (
+    PROGRAM_FILE,
+    Template,
+    import_archive,
+    load_template,
+    save_template,
+    with_profile,
+)
+from workloads.program.exported_run import NAME, ExportedRun, encode_inputs
+from workloads.program.program import value_digest
+
+TOLERANCES = {"exact14": 2e-3, "exact21": 1e-5}
+
+
+class Mlp(nn.Module):
+    """Elementwise functions between linear layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.third = nn.Linear(8, 16), nn.Linear(16, 16), nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.tanh(self.first(x)) + 0.5
+        x = F.leaky_relu(self.second(x)) * 2 - x**2
+        x = torch.where(x > 0.1, x, x.exp()).clamp(-3, 3)
+        return self.third(x).masked_fill(x[..., :3] < 0, 0.0) / 3
+
+
+class Cnn(nn.Module):
+    """Convolutions, norms and pooling."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(2, 8, 3, padding=1)
+        self.batch, self.group = nn.BatchNorm2d(8), nn.GroupNorm(2, 8)
+        self.second = nn.Conv2d(8, 16, 3, stride=2, groups=2)
+        self.up = nn.ConvTranspose2d(16, 4, 2, stride=2)
+        self.last = nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = F.max_pool2d(F.relu(self.batch(self.first(x))), 2)
+        x = F.silu(self.second(self.group(F.pad(x, (1, 1, 1, 1)))))
+        x = F.interpolate(self.up(x), scale_factor=2.0, mode="nearest")
+        x = torch.cat(F.avg_pool2d(x, 2).chunk(2, dim=1), dim=1)
+        x = torch.flatten(F.adaptive_avg_pool2d(x, 2), 1)
+        scores = F.log_softmax(self.last(x), dim=-1)
+        return scores, scores.argmax(-1)
+
+
+class Block(nn.Module):
+    """A transformer block over token ids, with a tied head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(50, 32)
+        self.positions = nn.Parameter(torch.randn(9, 32))
+        self.before, self.after = nn.LayerNorm(32), nn.RMSNorm(32)
+        self.mixed, self.out = nn.Linear(32, 96, bias=False), nn.Linear(32, 32)
+        self.up, self.down = nn.Linear(32, 64), nn.Linear(64, 32)
+        self.register_buffer("scale", torch.tensor(0.7))
+
+    def forward(self, ids: Tensor) -> Tensor:
+        count = ids.shape[1]
+        x = self.embedding(ids) + self.positions[torch.arange(count)]
+        heads = self.mixed(self.before(x)).view(*ids.shape, 3, 4, 8).permute(2, 0, 3, 1, 4)
+        seen = F.scaled_dot_product_attention(*heads.unbind(0), is_causal=True)
+        x = x + self.out(seen.transpose(1, 2).reshape(x.shape))
+        x = x + self.down(F.gelu(self.up(self.after(x)), approximate="tanh")) * self.scale
+        return torch.softmax(x.mean(1).unsqueeze(1) @ self.embedding.weight.T / 8, dim=-1).squeeze(1)
+
+
+MODELS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor]]] = {
+    "mlp": (Mlp, lambda: torch.randn(2, 4, 8)),
+    "cnn": (Cnn, lambda: torch.randn(2, 2, 12, 12)),
+    "block": (Block, lambda: torch.randint(0, 50, (2, 9))),
+}
+
+
+def exported(folder: Path, name: str) -> tuple[Path, nn.Module, Tensor]:
+    torch.manual_seed(7)
+    make, sample = MODELS[name]
+    module, x = make().eval(), sample()
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape))
+    if isinstance(module, Cnn):
+        module.batch.running_mean = torch.randn(8)
+        module.batch.running_var = torch.rand(8) + 0.5
+    path = folder / f"{name}.pt2"
+    torch.export.save(torch.export.export(module, (x,)), path)
+    return path, module, x
+
+
+@pytest.fixture(scope="module")
+def archives(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, nn.Module, Tensor]]:
+    folder = tmp_path_factory.mktemp("archives")
+    return {name: exported(folder, name) for name in MODELS}
+
+
+Archives = dict[str, tuple[Path, nn.Module, Tensor]]
+
+
+def outputs_of(program: Program, template: Template, x: Tensor) -> list[Tensor]:
+    values = [template.parameters.get(item.name, x) for item in program.inputs]
+    everything = [*values, *run(program, values)]
+    return [everything[number] for number in program.steps[-1].inputs]
+
+
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_a_program_agrees_with_eager_torch(archives: Archives, name: str) -> None:
+    path, module, x = archives[name]
+    with torch.no_grad():
+        expected = module.double()(x.double() if x.is_floating_point() else x)
+        module.float()
+    template = import_archive(path)
+    for profile, tolerance in TOLERANCES.items():
+        results = outputs_of(with_profile(template.program, profile), template, x)
+        for result, wanted in zip(
+            results, expected if isinstance(expected, tuple) else [expected], strict=True
+        ):
+            if wanted.is_floating_point():
+                assert (result - wanted).abs().max() <= tolerance * wanted.abs().max()
+            elif profile == "exact21":
+                assert torch.equal(result, wanted)
+
+
+def test_a_saved_program_is_named_by_its_content(archives: Archives, tmp_path: Path) -> None:
+    template = import_archive(archives["block"][0])
+    save_template(template, tmp_path)
+    again = load_template(tmp_path)
+    assert again.program == template.program
+    workload = ExportedRun(tmp_path, "exact14")
+    assert ExportedRun(tmp_path, "exact21", expected_digest=workload.model).model == workload.model
+    with pytest.raises(ModelRefused, match="model digest"):
+        ExportedRun(tmp_path, "exact14", expected_digest=bytes(32))
+    with pytest.raises(InputRefused, match="profile 'native'"):
+        ExportedRun(tmp_path, "native")
+    other = replace(again, parameters=again.parameters | {"scale": torch.tensor(0.5)})
+    save_template(other, tmp_path)
+    assert ExportedRun(tmp_path, "exact14").model != workload.model
+    del other.parameters["scale"]
+    save_template(other, tmp_path)
+    with pytest.raises(ModelRefused, match="must hold 'scale'"):
+        load_template(tmp_path)
+
+
+# --- Disputes -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_every_operator_can_be_judged(archives: Archives, name: str, tmp_path: Path) -> None:
+    path, _, x = archives[name]
+    save_template(import_archive(path), tmp_path)
+    workload = ExportedRun(tmp_path, "exact14")
+    input = encode_inputs([x])
+    units: list[int] = []
+    digests: dict[int, bytes] = {}
+    workload.generate(input, (), lambda _, new: units.extend(new), digests.__setitem__, lambda: False)
+    assert workload.recompute(input, units, [0]) == digests
+    program, traced = trace_chunk(workload, input, units, 0)
+    assert traced[-1] == value_digest(torch.frombuffer(bytearray(digests[0]), dtype=torch.uint8))
+    case = Case(
+        NAME, workload.model, "exact14", input, tuple(units), 0, program, len(traced), 0, b"", (), b""
+    )
+    for index, claimed in enumerate(traced):
+        values, context = open_chunk(workload, input, units, 0, index)
+        honest = replace(case, index=index, claimed=claimed, values=values, context=context)
+        assert judge_case(honest)[0] is Finding.ACQUITTED
+        assert judge_case(replace(honest, claimed=bytes(32)))[0] is Finding.GUILTY
+    wrong = [units[0] ^ 1, *units[1:]]
+    assert workload.recompute(input, wrong, [0]) == {0: FALSE_UNITS}
+    assert trace_chunk(workload, input, wrong, 0)[1][-1] == value_digest(torch.zeros(32, dtype=torch.uint8))
+
+
+def test_inputs_and_units_must_fit_the_program(archives: Archives, tmp_path: Path) -> None:
+    path, _, x = archives["mlp"]
+    save_template(import_archive(path), tmp_path)
+    workload = ExportedRun(tmp_path, "exact14")
+    for input, message in (
+        (b"junk", "not a _Input"),
+        (encode_inputs([x, x]), "input of 2 values must have 1"),
+        (encode_inputs([x[:1]]), "must have 256"),
+    ):
+        with pytest.raises(InputRefused, match=message):
+            workload.recompute(input, [0] * 24, [0])
+    for units, chunk in ((23, 0), (25, 0), (24, 1)):
+        with pytest.raises(InputRefused):
+            workload.chunk_program(encode_inputs([x]), [0] * units, chunk)
+
+
+# --- Archives that lie --------------------------------------------------------------------------
+
+
+def rewritten(source: Path, target: Path, edit: Callable[[str, bytes], bytes | None], **options: Any) -> Path:
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w", **options) as new:
+        for info in old.infolist():
+            data = edit(info.filename.partition("/")[2], old.read(info))
+            if data is not None:
+                new.writestr(info.filename, data)
+    return target
+
+
+def edited(part: str, change: Callable[[Any], object]) -> Callable[[str, bytes], bytes]:
+    def edit(name: str, data: bytes) -> bytes:
+        if name != part:
+            return data
+        value = json.loads(data)
+        change(value)
+        return json.dumps(value).encode()
+
+    return edit
+
+
+GRAPH, WEIGHTS = "models/model.json", "data/weights/model_weights_config.json"
+
+
+def graph(change: Callable[[Any], object]) -> Callable[[str, bytes], bytes]:
+    return edited(GRAPH, lambda value: change(value["graph_module"]["graph"]))
+
+
+def weight(**changes: Any) -> Callable[[str, bytes], bytes]:
+    return edited(WEIGHTS, lambda value: value["config"]["first.weight"].update(changes))
+
+
+def shape(**changes: Any) -> Callable[[str, bytes], bytes]:
+    return edited(WEIGHTS, lambda value: value["config"]["first.weight"]["tensor_meta"].update(changes))
+
+
+def sizes(*numbers: int) -> list[dict[str, int]]:
+    return [{"as_int": number} for number in numbers]
+
+
+def first_node(**changes: Any) -> Callable[[str, bytes], bytes]:
+    return graph(lambda value: value["nodes"][0].update(changes))
+
+
+class Planted:
+    """Runs a command when it is unpickled."""
+
+    def __init__(self, marker: str) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return os.system, (f"touch {self.marker}",)
+
+
+LIES: dict[str, tuple[Callable[[str, bytes], bytes | None], str]] = {
+    "pickled weight": (weight(use_pickle=True), "pickled"),
+    "weight elsewhere": (weight(path_name="../../etc/passwd"), "is no tensor"),
+    "custom object": (weight(path_name="custom_obj_0"), "is no tensor"),
+    "no such weight": (weight(path_name="weight_99"), "lacks data/weights/weight_99"),
+    "beyond its file": (shape(storage_offset={"as_int": 1}), "reaches beyond"),
+    "far beyond": (shape(strides=sizes(2**39, 1)), "reaches beyond"),
+    "much of little": (shape(sizes=sizes(2**30, 2**20), strides=sizes(0, 0)), "bytes together"),
+    "negative stride": (shape(strides=sizes(-8, 1)), "must be an integer"),
+    "symbolic size": (shape(sizes=[{"as_expr": {"expr_str": "evil()"}}, {"as_int": 8}]), "must be as_int"),
+    "strange type": (shape(dtype=28), "element type 28"),
+    "other operator": (first_node(target="torch.os.system"), r"operator torch\.os\.system isn't among"),
+    "other namespace": (first_node(target="torch.ops.mine.linear.default"), "isn't among"),
+    "in place": (first_node(target="torch.ops.aten.relu_.default"), "run_decompositions"),
+    "odd argument": (
+        graph(lambda g: g["nodes"][0]["inputs"].append({"name": "evil", "arg": {"as_int": 1}, "kind": 2})),
+        "argument 'evil' isn't supported",
+    ),
+    "expression": (
+        graph(lambda g: g["nodes"][0]["inputs"][0].update(arg={"as_expr": "__import__('os')"})),
+        "which isn't supported",
+    ),
+    "cycle": (
+        graph(lambda g: g["nodes"][0]["inputs"][0]["arg"]["as_tensor"].update(name="tanh")),
+        "before it is there",
+    ),
+    "name twice": (
+        graph(lambda g: g["nodes"][1]["outputs"][0]["as_tensor"].update(name="linear")),
+        "names 'linear' twice",
+    ),
+    "false shape": (
+        graph(lambda g: g["tensor_values"]["linear"].update(sizes=sizes(1, 2, 3))),
+        "the graph says",
+    ),
+    "symbols": (graph(lambda g: g.update(sym_int_values={"s0": {}})), "sym_int_values"),
+    "objects": (graph(lambda g: g.update(custom_obj_values={"o": {}})), "custom_obj_values"),
+    "no graph": (edited(GRAPH, lambda value: value.pop("graph_module")), "graph_module must be an object"),
+    "newer schema": (
+        edited(GRAPH, lambda value: value["schema_version"].update(major=9)),
+        "schema version 9",
+    ),
+    "deep": (lambda name, data: b"[" * 10**6 if name == GRAPH else data, "isn't JSON|is not JSON"),
+    "key twice": (lambda name, data: b'{"a":1,"a":1}' if name == GRAPH else data, "stands twice"),
+    "big-endian": (lambda name, data: b"big" if name == "byteorder" else data, "little-endian"),
+    "lacking": (lambda name, data: None if name == GRAPH else data, "lacks models/model.json"),
+}
+
+
+@pytest.mark.parametrize("name", LIES)
+def test_archives_that_lie_are_refused(archives: Archives, tmp_path: Path, name: str) -> None:
+    edit, message = LIES[name]
+    with pytest.raises((ModelRefused, ProgramRefused), match=message):
+        import_archive(rewritten(archives["mlp"][0], tmp_path / "lie.pt2", edit))
+
+
+def test_what_the_stock_loader_would_run_is_never_touched(archives: Archives, tmp_path: Path) -> None:
+    marker = tmp_path / "ran"
+    buffer = io.BytesIO()
+    torch.save({"x": Planted(str(marker))}, buffer)
+    code = f"__import__('os').system('touch {marker}') or True"
+
+    def plant(name: str, data: bytes) -> bytes:
+        if "sample_inputs" in name:
+            return buffer.getvalue()
+        return edited(GRAPH, lambda value: value.update(guards_code=[code]))(name, data)
+
+    path = rewritten(archives["mlp"][0], tmp_path / "planted.pt2", plant)
+    import_archive(path)
+    assert not marker.exists()
+    # The sample's payload is live: only not reading it keeps it from running.
+    pickle.loads(pickle.dumps(Planted(str(marker))))
+    assert marker.exists()
+
+
+def test_zip_files_that_lie_are_refused(archives: Archives, tmp_path: Path) -> None:
+    path = archives["mlp"][0]
+    good = path.read_bytes()
+    same: Callable[[str, bytes], bytes] = lambda _, data: data  # noqa: E731
+    bad = tmp_path / "bad.pt2"
+    with pytest.raises(ModelRefused, match="must be stored"):
+        import_archive(rewritten(path, bad, same, compression=zipfile.ZIP_DEFLATED))
+    with zipfile.ZipFile(bad, "w") as archive:
+        archive.writestr("a/byteorder", "little")
+        archive.writestr("b/models/model.json", "{}")
+    with pytest.raises(ModelRefused, match="one folder"):
+        import_archive(bad)
+    end, record = good.rfind(b"PK\x05\x06"), good.rfind(b"PK\x06\x06")
+    many = good[: record + 32] + struct.pack("<QQ", 2**40, 2**50) + good[record + 48 :]
+    elsewhere = good[: end - 12] + struct.pack("<Q", 0) + good[end - 4 :]
+    for data, message in (
+        (b"", "no zip archive"),
+        (good[:-30], "no zip archive|malformed"),
+        (many, "lists 1099511627776 entries"),
+        (elsewhere, "end record is malformed"),
+    ):
+        bad.write_bytes(data)
+        with pytest.raises(ModelRefused, match=message):
+            import_archive(bad)
+    with pytest.raises(ModelRefused, match="cannot be read"):
+        import_archive(tmp_path / "nowhere.pt2")
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_damaged_archives_are_refused_or_read(
+    archives: Archives, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    damaged = bytearray(archives["mlp"][0].read_bytes())
+    for _ in range(data.draw(st.integers(1, 8))):
+        damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
+    path = tmp_path_factory.mktemp("damaged") / "x.pt2"
+    path.write_bytes(bytes(damaged))
+    with contextlib.suppress(WorkloadRefused):
+        assert import_archive(path).program.steps
+
+
+def test_damaged_programs_are_refused_or_read(archives: Archives, tmp_path: Path) -> None:
+    save_template(import_archive(archives["mlp"][0]), tmp_path)
+    good = (tmp_path / PROGRAM_FILE).read_bytes()
+    for place in range(0, len(good), 7):
+        (tmp_path / PROGRAM_FILE).write_bytes(good[:place] + bytes([good[place] ^ 0x11]) + good[place + 1 :])
+        with contextlib.suppress(WorkloadRefused):
+            load_template(tmp_path)
