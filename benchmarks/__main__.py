@@ -19,6 +19,7 @@ PROGRAMS = {
     "network": "gossip and direct streams, against raw TCP",
     "simulator": "virtual peers and jobs for each second of real time",
     "swarm": "jobs through five real peers, against the model called directly",
+    "training": "an exact optimiser step against native torch, and checking a run",
     "verification": "draws, trees, receipts: what believing costs",
 }
 QUICK = {"model": ["--tokens", "128", "--rounds", "2"]}

@@ -75,8 +75,10 @@ class Prepared:
         self.program = program
         self._wanted = tuple(wanted)
         self._first = len(program.inputs)
-        self._roundings = Counter(key for step in program.steps for key in _roundings(step))
-        self._functions = Counter(map(_function, program.steps))
+        self._needed = self._needs()
+        steps = [step for step, needed in zip(program.steps, self._needed, strict=True) if needed]
+        self._roundings = Counter(key for step in steps for key in _roundings(step))
+        self._functions = Counter(map(_function, steps))
         self._calls = [self._prepare(step) for step in program.steps]
         self._checked = [step.op not in _UNCHECKED for step in program.steps]
         self._dropped = self._drops()
@@ -98,6 +100,8 @@ class Prepared:
         memory = _Memory([*values, *[None] * len(self._calls)])
         with torch.no_grad():
             for index, call in enumerate(self._calls):
+                if not self._needed[index]:
+                    continue
                 output = call(memory)
                 if self._checked[index]:
                     check_range(output, f"output of {self.program.steps[index].op}")
@@ -105,6 +109,14 @@ class Prepared:
                 for value in self._dropped[index]:
                     memory.drop(value)
         return [memory.take(value).contiguous() for value in self._wanted]
+
+    def _needs(self) -> list[bool]:
+        """For each step, whether what is wanted depends on it."""
+        needed = set(self._wanted)
+        for value in range(self.program.value_count - 1, self._first - 1, -1):
+            if value in needed:
+                needed.update(self.program.steps[value - self._first].inputs)
+        return [self._first + index in needed for index in range(len(self.program.steps))]
 
     def _drops(self) -> list[list[int]]:
         """For each step, the values that nobody needs after it."""
