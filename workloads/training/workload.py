@@ -18,6 +18,7 @@ from torch import Tensor
 from protocols.codec import encode
 from protocols.digest import tagged
 from protocols.effects import Case
+from protocols.units import units_digest
 from workloads.chunkwise import Chunk, Chunkwise
 from workloads.errors import InputRefused, ModelRefused
 from workloads.program import Program, value_digest
@@ -137,13 +138,13 @@ def rebuild(case: Case) -> Rebuilt:
 def _chunk_program(
     job: TrainingInput, profile: str, units: Sequence[int], chunk: int
 ) -> tuple[Program, list[Tensor]]:
-    chunk_range(chunk, min(len(units), job.units_total), CHUNK_UNITS)
+    place = chunk_range(chunk, min(len(units), job.units_total), CHUNK_UNITS)
     segment, part = divmod(chunk, job.segment_chunks)
     written = write_segment(job, segment, profile)
     builder = written.builder
     start = part * CHUNK_UNITS
     words = builder.apply("slice", written.words, dim=0, start=start, stop=start + CHUNK_UNITS, stride=1)
-    builder.apply(
+    digest = builder.apply(
         "chunk_digest",
         words,
         written.losses,
@@ -153,6 +154,7 @@ def _chunk_program(
         profile=profile,
         number=chunk,
     )
+    builder.apply("claim", digest, words, claimed=units_digest(units[place.start : place.stop]))
     return builder.build(), segment_inputs(job, units, segment)
 
 

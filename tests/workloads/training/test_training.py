@@ -216,6 +216,10 @@ def test_a_chunk_is_a_program_that_ends_in_its_digest(job: TrainingInput) -> Non
     assert len(specs) == program.value_count
     outputs = [*values, *run(program, values)]
     assert bytes(outputs[-1].tolist()) == digests[chunk]
+    # A verifier that finds units false says so, and its trace must end in what it says.
+    false = [*units[:-1], units[-1] ^ 1]
+    step = executor.chunk_program(encode_input(job), false, chunk)[0].steps[-1]
+    assert bytes(execute(step, [outputs[value] for value in step.inputs]).tolist()) == FALSE_UNITS
     # Any operator alone: forward, backward and optimiser.
     for number in range(len(values), len(outputs), 7):
         step = program.steps[number - len(values)]
