@@ -14,7 +14,7 @@ import msgspec
 
 from p2p_node.errors import UserError
 from p2p_node.executor import ModelPlace
-from p2p_node.taskspec import DiffusionTask, LmTask, MatmulTask, RenderTask, Task
+from p2p_node.taskspec import DiffusionTask, LmTask, MatmulTask, RenderTask, Task, TrainingTask
 from workloads.diffusion.input import SampleInput
 from workloads.diffusion.input import encode_input as encode_sample
 from workloads.errors import WorkloadRefused
@@ -25,6 +25,8 @@ from workloads.lm.input import encode_input as encode_prompt
 from workloads.lm.tokenizer import TextTokenizer
 from workloads.registry import KINDS
 from workloads.render import scene
+from workloads.training.input import ClassifierShape, LlamaShape, TrainingInput
+from workloads.training.input import encode_input as encode_training
 from workloads.workload import Artifact
 
 __all__ = ["Prepared", "artifact", "is_text", "prepare", "tokenizers_of", "unit_name"]
@@ -34,6 +36,7 @@ _TASKS: dict[str, type[Task]] = {
     "diffusion.sample": DiffusionTask,
     "render.trace": RenderTask,
     "linalg.matmul": MatmulTask,
+    "training.run": TrainingTask,
 }
 
 
@@ -89,6 +92,9 @@ def prepare(
             case MatmulTask():
                 product = _product(task)
                 return Prepared(_weightless(task), encode_matmul(product), 0, product.units_total)
+            case TrainingTask():
+                training = _training(task)
+                return Prepared(_weightless(task), encode_training(training), 0, training.units_total)
     except WorkloadRefused as error:
         raise UserError(f"task: {error}") from error
 
@@ -137,7 +143,7 @@ def _digest_of(name: str, workload: str, models: Mapping[str, ModelPlace]) -> by
     return place.digest
 
 
-def _weightless(task: RenderTask | MatmulTask) -> bytes:
+def _weightless(task: RenderTask | MatmulTask | TrainingTask) -> bytes:
     (model,) = KINDS[task.workload].models()
     return model.digest
 
@@ -192,4 +198,23 @@ def _product(task: MatmulTask) -> MatmulInput:
         bits=task.bits,
         left=Matrix(tuple(chain.from_iterable(task.left)), task.left_seed),
         right=Matrix(tuple(chain.from_iterable(task.right)), task.right_seed),
+    )
+
+
+def _training(task: TrainingTask) -> TrainingInput:
+    if bool(task.text) == bool(task.data):
+        raise UserError("task: exactly one of text and data must be given")
+    classifier, llama = task.classifier, task.llama
+    return TrainingInput(
+        classifier=None if classifier is None else ClassifierShape(classifier.widths),
+        llama=None if llama is None else LlamaShape(**msgspec.structs.asdict(llama)),
+        segments=task.segments,
+        segment_steps=task.segment_steps,
+        batch=task.batch,
+        learning_rate_micro=task.learning_rate_micro,
+        beta1_micro=task.beta1_micro,
+        beta2_micro=task.beta2_micro,
+        weight_decay_micro=task.weight_decay_micro,
+        seed=task.seed,
+        data=task.data or task.text.encode(),
     )

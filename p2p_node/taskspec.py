@@ -13,10 +13,12 @@ from p2p_node.yamltree import (
     Reader,
     boolean,
     choice,
+    encoded_bytes,
     identifier,
     integer,
     listing,
     mapping,
+    micro,
     milli,
     one_of,
     text,
@@ -29,7 +31,9 @@ from workloads.render import scene
 __all__ = [
     "TASK",
     "CameraSpec",
+    "ClassifierSpec",
     "DiffusionTask",
+    "LlamaSpec",
     "LmTask",
     "MaterialSpec",
     "MatmulTask",
@@ -37,12 +41,14 @@ __all__ = [
     "RenderTask",
     "SphereSpec",
     "Task",
+    "TrainingTask",
     "TriangleSpec",
 ]
 
 PROMPT_BYTES_MAX = 32 * 1024
 TEMPERATURE_MAX = 10
 TOP_K_MAX = 65_536
+DATA_BYTES_MAX = 48 * 1024
 
 Vector = tuple[int, int, int]
 """Thousandths."""
@@ -146,7 +152,47 @@ class MatmulTask(Struct, frozen=True, kw_only=True):
     right_seed: int = 1
 
 
-Task = LmTask | DiffusionTask | RenderTask | MatmulTask
+class ClassifierSpec(Struct, frozen=True, kw_only=True):
+    """A multilayer perceptron: features, hidden layers, classes."""
+
+    widths: tuple[int, ...]
+
+
+class LlamaSpec(Struct, frozen=True, kw_only=True):
+    """A decoder over bytes."""
+
+    vocabulary: int = 256
+    hidden: int
+    inner: int
+    layers: int = 1
+    heads: int = 2
+    key_value_heads: int = 1
+    head_width: int = 8
+    positions: int = 16
+    tied: bool = True
+
+
+class TrainingTask(Struct, frozen=True, kw_only=True):
+    """A run of AdamW over data that the file holds; the state after each segment is the output."""
+
+    workload: str
+    classifier: ClassifierSpec | None = None
+    llama: LlamaSpec | None = None
+    segments: int = 4
+    segment_steps: int = 8
+    batch: int = 8
+    learning_rate_micro: int = 3_000
+    beta1_micro: int = 900_000
+    beta2_micro: int = 950_000
+    weight_decay_micro: int = 10_000
+    seed: int = 0
+    text: str = ""
+    """Data of a decoder."""
+    data: bytes = b""
+    """Data of either, as bytes."""
+
+
+Task = LmTask | DiffusionTask | RenderTask | MatmulTask | TrainingTask
 
 _NAME = identifier(bytes_max=limits.NAME_BYTES_MAX)
 _SEED = integer(0, limits.INTEGER_MAX)
@@ -264,6 +310,47 @@ _MATMUL = mapping(
     },
 )
 
+_CLASSIFIER = mapping(
+    ClassifierSpec,
+    {
+        "widths": Field(
+            "widths", listing(integer(1, limits.UNITS_MAX), length_min=2, length_max=8), required=True
+        ),
+    },
+)
+_LLAMA = mapping(
+    LlamaSpec,
+    {
+        "vocabulary": Field("vocabulary", integer(2, 256)),
+        "hidden": Field("hidden", integer(1, 1_024), required=True),
+        "inner": Field("inner", integer(1, 1_024), required=True),
+        "layers": Field("layers", integer(1, 1_024)),
+        "heads": Field("heads", integer(1, 1_024)),
+        "key_value_heads": Field("key_value_heads", integer(1, 1_024)),
+        "head_width": Field("head_width", integer(1, 1_024)),
+        "positions": Field("positions", integer(1, 1_024)),
+        "tied": Field("tied", boolean()),
+    },
+)
+_TRAINING = mapping(
+    TrainingTask,
+    {
+        "workload": Field("workload", choice("training.run"), required=True),
+        "classifier": Field("classifier", _CLASSIFIER),
+        "llama": Field("llama", _LLAMA),
+        "segments": Field("segments", integer(1, limits.UNITS_MAX)),
+        "segment_steps": Field("segment_steps", integer(1, 64)),
+        "batch": Field("batch", integer(1, 256)),
+        "learning_rate": Field("learning_rate_micro", micro(0, 1)),
+        "beta1": Field("beta1_micro", micro(0, 1)),
+        "beta2": Field("beta2_micro", micro(0, 1)),
+        "weight_decay": Field("weight_decay_micro", micro(0, 1)),
+        "seed": Field("seed", _SEED),
+        "text": Field("text", text(bytes_max=DATA_BYTES_MAX)),
+        "data": Field("data", encoded_bytes(bytes_max=DATA_BYTES_MAX)),
+    },
+)
+
 TASK: Reader[Task] = one_of(
     "workload",
     {
@@ -271,6 +358,7 @@ TASK: Reader[Task] = one_of(
         "diffusion.sample": _DIFFUSION,
         "render.trace": _RENDER,
         "linalg.matmul": _MATMUL,
+        "training.run": _TRAINING,
     },
 )
 """Reads a job file's ``task``."""

@@ -8,6 +8,7 @@ not by YAML's guesses: ``no`` is never false, and ``1:30`` is never ninety.
 
 from __future__ import annotations
 
+import base64
 import difflib
 import re
 from collections.abc import Callable, Mapping
@@ -26,12 +27,14 @@ __all__ = [
     "boolean",
     "choice",
     "duration_ms",
+    "encoded_bytes",
     "identifier",
     "integer",
     "integer_or",
     "line_of",
     "listing",
     "mapping",
+    "micro",
     "milli",
     "one_of",
     "parse",
@@ -266,17 +269,41 @@ def boolean() -> Reader[bool]:
 
 def milli(minimum: int, maximum: int) -> Reader[int]:
     """Reads a decimal number with at most three decimals as thousandths; bounds are in units."""
+    return _scaled(minimum, maximum, 3)
+
+
+def micro(minimum: int, maximum: int) -> Reader[int]:
+    """Reads a decimal number with at most six decimals as millionths; bounds are in units."""
+    return _scaled(minimum, maximum, 6)
+
+
+def _scaled(minimum: int, maximum: int, decimals: int) -> Reader[int]:
+    scale = 10**decimals
 
     def read(node: yaml.Node, path: str) -> int:
         match = _plain(node, _DECIMAL)
-        thousandths = Decimal(match.string) * 1_000 if match is not None else None
-        if (
-            thousandths is None
-            or thousandths != int(thousandths)
-            or not minimum * 1_000 <= thousandths <= maximum * 1_000
-        ):
-            raise _fault(node, path, f"must be a number from {minimum} to {maximum} with at most 3 decimals")
-        return int(thousandths)
+        parts = Decimal(match.string) * scale if match is not None else None
+        if parts is None or parts != int(parts) or not minimum * scale <= parts <= maximum * scale:
+            rule = f"must be a number from {minimum} to {maximum} with at most {decimals} decimals"
+            raise _fault(node, path, rule)
+        return int(parts)
+
+    return read
+
+
+def encoded_bytes(*, bytes_max: int) -> Reader[bytes]:
+    """Reads base64 of 1 to ``bytes_max`` bytes."""
+
+    def read(node: yaml.Node, path: str) -> bytes:
+        try:
+            if not isinstance(node, yaml.ScalarNode):
+                raise ValueError
+            value = base64.b64decode("".join(node.value.split()), validate=True)
+        except ValueError:
+            raise _fault(node, path, "must be base64") from None
+        if not 1 <= len(value) <= bytes_max:
+            raise _fault(node, path, f"must have 1 to {bytes_max} bytes", value=f"{len(value)} bytes")
+        return value
 
     return read
 

@@ -145,7 +145,7 @@ class Kind:
         models: the models that ship with the package.
         probe: a small job's input, by which a machine is measured and checked against itself.
         open: loads a model: directory, profile, variant or None, and the digest it must have or None.
-        present: a finished job's file, from input and units; None where the output is text.
+        present: a finished job's file, from input and units; None where the output is text for a tokenizer.
     """
 
     name: str

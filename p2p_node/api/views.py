@@ -70,7 +70,7 @@ def peer_rows(node: Node) -> list[dict[str, Any]]:
 
 def described_spec(spec: JobSpec) -> dict[str, Any]:
     """A job file as plain data, with every default filled in."""
-    fields: dict[str, Any] = msgspec.to_builtins(spec, builtin_types=(bytes,))
+    fields: dict[str, Any] = msgspec.to_builtins(spec)
     fields["placement"]["exclude"] = [peer_id(key) for key in spec.placement.exclude]
     return fields
 

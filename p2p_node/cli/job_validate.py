@@ -26,6 +26,6 @@ def validate(file: Path, output: str) -> None:
     from protocols.identity import peer_id
 
     spec = load_job_spec(file)
-    fields = msgspec.to_builtins(spec, builtin_types=(bytes,))
+    fields = msgspec.to_builtins(spec)
     fields["placement"]["exclude"] = [peer_id(key) for key in spec.placement.exclude]
     print_record(fields, output)

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import io
+from collections.abc import Sequence
 from pathlib import Path
 
 from protocols.limits import UNITS_MAX
-from workloads.training.input import CHUNK_UNITS, ClassifierShape, TrainingInput, encode_input
-from workloads.workload import EXACT_PROFILES, Kind, Model, Workload, weightless_model
+from workloads.training.input import (
+    CHUNK_UNITS,
+    WORDS_PER_PARAMETER,
+    ClassifierShape,
+    TrainingInput,
+    decode_input,
+    encode_input,
+)
+from workloads.workload import EXACT_PROFILES, Artifact, Kind, Model, Workload, weightless_model
 
 __all__ = ["ALTERED_STEP", "MODEL", "NAME", "SKIPPED_STEP", "TRAINING", "model_digest"]
 
@@ -51,6 +60,23 @@ def _open(model_dir: Path, profile: str, variant: str | None, expected_digest: b
     return TrainingRun(profile, variant, expected_digest=expected_digest)
 
 
+def state_file(input: bytes, units: Sequence[int]) -> Artifact:
+    """A finished run's last state as a NumPy file."""
+    import numpy as np
+
+    job = decode_input(input)
+    count = WORDS_PER_PARAMETER * job.shape.parameters
+    last = units[-job.segment_chunks * CHUNK_UNITS :][:count]
+    file = io.BytesIO()
+    np.save(file, np.array(last, dtype="<u4").view("<f4"))
+    return Artifact(
+        "application/octet-stream",
+        file.getvalue(),
+        f"NumPy file of {job.shape.parameters} parameters after {job.segments * job.segment_steps} steps, "
+        "each tensor followed by its two moments",
+    )
+
+
 TRAINING = Kind(
     name=NAME,
     unit="word",
@@ -61,4 +87,5 @@ TRAINING = Kind(
     models=_models,
     probe=_probe,
     open=_open,
+    present=state_file,
 )
