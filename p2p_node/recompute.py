@@ -8,8 +8,9 @@ import trio
 
 from p2p_node.errors import UserError
 from p2p_node.executor import ModelPlace, WorkerExecutor, builtin_places
+from p2p_node.kernels import find_kernels
 from p2p_node.receipts import ClaimResult, recompute_claims
-from p2p_node.workers import WorkerPool
+from p2p_node.workers import WorkerPool, WorkerSettings
 from protocols.effects import Recompute
 from protocols.events import RunEvent, RunFailed, RunRecomputed
 from verification.receipt import ReceiptReport
@@ -30,7 +31,7 @@ def recompute_receipt(report: ReceiptReport) -> list[ClaimResult]:
 
 
 async def _recompute_all(report: ReceiptReport, models: Mapping[bytes, ModelPlace]) -> list[ClaimResult]:
-    pool = WorkerPool(1)
+    pool = WorkerPool(1, WorkerSettings(kernels=await find_kernels()))
     executor = WorkerExecutor(pool, pool, models)
 
     async def run(task: Recompute) -> Mapping[int, bytes]:

@@ -22,6 +22,7 @@ from p2p_node.errors import UserError
 from p2p_node.executor import WorkerExecutor, builtin_places
 from p2p_node.hostile import hostile_core, worker_variant
 from p2p_node.jobs import JobBook
+from p2p_node.kernels import find_kernels
 from p2p_node.listening import host_and_port, loopback_host_and_port
 from p2p_node.logs import configure_logging
 from p2p_node.network.delayed import delayed
@@ -30,7 +31,7 @@ from p2p_node.node import Node, NodeNotes
 from p2p_node.records import AddressRecords, earnings
 from p2p_node.runtime import Runtime, topic_names
 from p2p_node.store import Store
-from p2p_node.workers import WorkerPool
+from p2p_node.workers import WorkerPool, WorkerSettings
 from protocols.bidding import Ability
 from protocols.digest import tagged
 from protocols.identity import peer_id
@@ -132,8 +133,9 @@ async def _serve(
         models = builtin_places()
         served = [(kind, model) for kind in KINDS.values() for model in kind.models()]
         node_notes = NodeNotes()
-        working = WorkerPool(1, on_death=node_notes.worker_died)
-        checking = WorkerPool(1, on_death=node_notes.worker_died)
+        settings = WorkerSettings(kernels=await find_kernels())
+        working = WorkerPool(1, settings, on_death=node_notes.worker_died)
+        checking = WorkerPool(1, settings, on_death=node_notes.worker_died)
         async with trio.open_nursery() as nursery:
             measured: dict[str, Any] = dict(options.measured or {})
             async with trio.open_nursery() as starting:

@@ -22,6 +22,7 @@ import msgspec
 import psutil
 import trio
 
+from p2p_node.kernels import NO_KERNELS, VARIABLE
 from workloads.frames import (
     Cancel,
     ChunkDone,
@@ -67,12 +68,14 @@ class WorkerSettings:
         memory_bytes_max: of the process; 0 for all that the machine has.
         models_max: models kept loaded.
         start_timeout_s: to import torch, on a loaded machine.
+        kernels: compiled kernels to use (`p2p_node.kernels`); a worker never compiles any.
     """
 
     threads: int = 1
     memory_bytes_max: int = 0
     models_max: int = 8
     start_timeout_s: float = 120.0
+    kernels: str = NO_KERNELS
 
 
 class Worker:
@@ -348,6 +351,7 @@ def _spawn(
     }
     options = [str(part) for pair in arguments.items() for part in pair]
     environment = {name: os.environ[name] for name in _ENVIRONMENT_KEPT if name in os.environ}
+    environment[VARIABLE] = settings.kernels
     commands, events, errors = os.pipe(), os.pipe(), os.pipe()
     theirs = (commands[0], events[1], errors[1])
     ours = (commands[1], events[0], errors[0])

@@ -20,7 +20,7 @@ from workloads.exact.kernels.build import NoKernels, check_library, find_or_buil
 from workloads.exact.kernels.library import KERNEL_BITS, Kernels
 from workloads.exact.quantise import quantise
 
-__all__ = ["VARIABLE", "Kernels", "kernels", "use_kernels"]
+__all__ = ["VARIABLE", "Kernels", "kernels", "load_checked", "switch_off", "use_kernels"]
 
 VARIABLE = "P2P_NODE_KERNELS"
 _LOG = logging.getLogger(__name__)
@@ -43,6 +43,12 @@ class use_kernels:
 
     def __exit__(self, *_: object) -> None:
         _overridden.pop()
+
+
+def switch_off(reason: str) -> None:
+    """Use no kernels in this process from now on, and say why."""
+    _LOG.warning("exact kernels are switched off: %s", reason)
+    _overridden.append(None)
 
 
 @functools.cache

@@ -10,6 +10,7 @@ that a crash could have cut short.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import platform
@@ -63,7 +64,13 @@ def find_or_build(cache: Path | None = None) -> Path:
     try:
         check_library(library)
     except NoKernels:
-        _build(compiler, library)
+        with (cache / "lock").open("w") as lock:
+            # Of nodes that start at once, one compiles.
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            try:
+                check_library(library)
+            except NoKernels:
+                _build(compiler, library)
         check_library(library)
     return library
 

@@ -143,7 +143,7 @@ class Run {
         bool good = true;
         for (ptrdiff_t row = 0; row < count; ++row) {
             const Rows to = digits_.from(row);
-            good &= quantise_row(stream + row * d_.hidden, d_.hidden, bits_, to);
+            good &= is_in_range(quantise_row(stream + row * d_.hidden, d_.hidden, bits_, to), bits_);
             means_[row] = root_mean_square(to, d_.hidden, d_.epsilon);
         }
         return good;

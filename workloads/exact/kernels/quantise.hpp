@@ -58,10 +58,10 @@ inline double rounder(uint64_t largest, int bits) {
 }
 inline double grain_of(double rounder) { return power_of_two(rounder) * 0x1p-52; }
 
-// Whether numbers so large are refused where a norm checks them: NaN, Inf, and what rounds to above 2**500.
-inline bool is_out_of_range(uint64_t largest, double rounder) {
-    const double magnitude = from_bits(largest);
-    return !((magnitude + rounder) - rounder <= CEILING);
+// Whether a norm takes numbers so large: it refuses NaN, Inf, and what rounds to above 2**500.
+inline bool is_in_range(uint64_t largest, int bits) {
+    const double magnitude = from_bits(largest), constant = rounder(largest, bits);
+    return (magnitude + constant) - constant <= CEILING;
 }
 
 // Digits of one row whose rounder is known. The low mantissa bits of x + rounder are the rounded integer.
@@ -85,13 +85,13 @@ inline void digits_of_row(const double* x, ptrdiff_t count, double rounder, cons
     }
 }
 
-// Quantises one row; returns whether it is in range.
-inline bool quantise_row(const double* x, ptrdiff_t count, int bits, const Rows& to) {
+// Quantises one row; returns its largest magnitude.
+inline uint64_t quantise_row(const double* x, ptrdiff_t count, int bits, const Rows& to) {
     const uint64_t largest = largest_magnitude(x, count);
     const double constant = rounder(largest, bits);
     *to.grains = grain_of(constant);
     digits_of_row(x, count, constant, to);
-    return !is_out_of_range(largest, constant);
+    return largest;
 }
 
 // Puts one quantised output into its column of a panel.
