@@ -9,7 +9,6 @@ reasons, and the same bits from a cache.
 from __future__ import annotations
 
 import math
-from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -19,6 +18,7 @@ from workloads.exact.elementwise import raw_exp2_short
 from workloads.exact.functions import LOG2_E
 from workloads.exact.quantise import EXACT21, Precision
 from workloads.exact.reductions import exact_sum
+from workloads.exact.slices import blocks
 from workloads.exact.tensors import Rounded, elementwise
 
 __all__ = ["attention", "attention_backward"]
@@ -26,7 +26,8 @@ __all__ = ["attention", "attention_backward"]
 # Probabilities are multiples of 2**-30 of the largest, so that their sum is exact.
 _PROBABILITY_ROUNDER = 1.5 * 2.0 ** (52 - 30)
 # Any block of queries gives the same bits; this bounds the memory that scores take.
-_SCORES_MAX = 1 << 20
+_SCORES_MAX = 1 << 18
+_CAUSAL_ROWS = 64
 _MASKED = -(2.0**600)
 
 
@@ -77,19 +78,22 @@ def attention(
 
     length = keys.shape[-2]
     rows = max(1, _SCORES_MAX // max(1, length * heads * lead.numel()))
+    if causal:
+        rows = min(rows, _CAUSAL_ROWS)
     result = unit_values.new_empty((*lead, heads, count, values.shape[-1]))
-    for start, stop in pairwise([*range(0, count, rows), count]):
+    for start, stop in blocks(count, rows):
+        # Keys that none of these queries sees would only add zeros.
+        seen = length - count + stop if causal else length
         part = Rounded(*(_fold(each[..., start:stop, :], group) for each in rounded))
-        scores = product(part, transposed, precision)
+        scores = product(part, Rounded(*(each[..., :seen] for each in transposed)), precision)
         if causal:
-            scores.masked_fill_(_hidden(range(start, stop), count, length, group, scores.device), _MASKED)
-        scores -= scores.amax(-1, keepdim=True)
-        weights = elementwise(raw_exp2_short, scores)
-        weights += _PROBABILITY_ROUNDER
-        weights -= _PROBABILITY_ROUNDER
+            scores[..., seen - (stop - start) :].masked_fill_(_later(stop - start, group, scores), _MASKED)
+        weights = _weights(scores)
         total = weights.sum(-1, keepdim=True)
-        weights *= value_scale
-        mixed = product(round_rows(weights, -1, bits), unit, precision)
+        weights *= value_scale[..., :seen]
+        mixed = product(
+            round_rows(weights, -1, bits), Rounded(unit.values[..., :seen, :], unit.grain), precision
+        )
         mixed /= total
         result[..., start:stop, :] = _unfold(mixed, group)
     return result
@@ -122,23 +126,43 @@ def attention_backward(
     group = _check_shapes(queries, keys, values, causal)
     factor = _scale(queries, scale)
     count, length = queries.shape[-2], keys.shape[-2]
-    folded, upstream = _fold(queries.detach().to(torch.float64), group), _fold(grad, group)
-    scores = contract(("queries", folded * (factor * LOG2_E)), ("keys", keys.transpose(-1, -2)), precision)
-    if causal:
-        scores.masked_fill_(_hidden(range(count), count, length, group, scores.device), _MASKED)
+    # One matrix for each key head, a few at a time: they don't depend on each other.
+    q, g = (_fold(each.detach().to(torch.float64), group).flatten(0, -3) for each in (queries, grad))
+    k, v = (each.detach().to(torch.float64).flatten(0, -3) for each in (keys, values))
+    step = max(1, _SCORES_MAX // max(1, group * count * length))
+    parts = []
+    for start, stop in blocks(len(q), step):
+        one = slice(start, stop)
+        scores = contract(("queries", q[one] * (factor * LOG2_E)), ("keys", k[one].mT), precision)
+        if causal:
+            scores[..., length - count :].masked_fill_(_later(count, group, scores), _MASKED)
+        weights = _weights(scores)
+        weights /= weights.sum(-1, keepdim=True)
+        by_weights = contract(("grad", g[one]), ("values", v[one].mT), precision)
+        by_scores = weights * (by_weights - exact_sum(weights * by_weights, -1).unsqueeze(-1))
+        by_scores *= factor
+        parts.append(
+            (
+                contract(("slopes", by_scores), ("keys", k[one]), precision),
+                contract(("slopes", by_scores.mT), ("queries", q[one]), precision),
+                contract(("weights", weights.mT), ("grad", g[one]), precision),
+            )
+        )
+    by_q, by_k, by_v = (torch.cat(each) for each in zip(*parts, strict=True))
+    return (
+        _unfold(by_q.view(*queries.shape[:-3], -1, group * count, queries.shape[-1]), group),
+        by_k.view(keys.shape),
+        by_v.view(values.shape),
+    )
+
+
+def _weights(scores: Tensor) -> Tensor:
+    """Powers of two of the scores less their row's largest, to 30 bits; overwrites the scores."""
     scores -= scores.amax(-1, keepdim=True)
     weights = elementwise(raw_exp2_short, scores)
     weights += _PROBABILITY_ROUNDER
     weights -= _PROBABILITY_ROUNDER
-    weights /= weights.sum(-1, keepdim=True)
-    by_weights = contract(("grad", upstream), ("values", values.transpose(-1, -2)), precision)
-    by_scores = weights * (by_weights - exact_sum(weights * by_weights, -1).unsqueeze(-1))
-    by_scores *= factor
-    return (
-        _unfold(contract(("slopes", by_scores), ("keys", keys), precision), group),
-        contract(("slopes", by_scores.transpose(-1, -2)), ("queries", folded), precision),
-        contract(("weights", weights.transpose(-1, -2)), ("grad", upstream), precision),
-    )
+    return weights
 
 
 def _check_shapes(queries: Tensor, keys: Tensor, values: Tensor, causal: bool) -> int:
@@ -175,7 +199,7 @@ def _unfold(x: Tensor, group: int) -> Tensor:
     return x.reshape(*x.shape[:-3], heads, x.shape[-2] // group, x.shape[-1])
 
 
-def _hidden(which: range, count: int, length: int, group: int, device: torch.device) -> Tensor:
-    """(group * queries, length): True where a key comes after one of these of the last ``count`` queries."""
-    last_seen = torch.arange(which.start, which.stop, device=device) + (length - count)
-    return (torch.arange(length, device=device) > last_seen[:, None]).repeat(group, 1)
+def _later(count: int, group: int, scores: Tensor) -> Tensor:
+    """(group * count, count): True where a key comes after its query, both among the last ``count``."""
+    later = torch.ones((count, count), dtype=torch.bool, device=scores.device).triu_(1)
+    return later.repeat(group, 1)

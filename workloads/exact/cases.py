@@ -22,7 +22,7 @@ __all__ = ["CASES", "Form", "digest", "numbers", "operator_digests", "training_d
 
 Case = Callable[["Form"], Tensor | tuple[Tensor, ...]]
 
-_ELEMENTS = 20_000
+_ELEMENTS = 40_000
 _TRAINING_STEPS = 20
 
 

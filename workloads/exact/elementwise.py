@@ -49,7 +49,9 @@ _TABLE_SIZE = 1 << _TABLE_BITS
 _LN2 = 0.6931471805599453
 _MANTISSA_BITS = 52
 _BIAS = 1023
-_ONE_BITS = _BIAS << _MANTISSA_BITS
+# Adding this leaves a number, rounded to an integer, in the low bits of the float64.
+_ROUNDER = 1.5 * 2.0**_MANTISSA_BITS
+_ROOT_HALF_BITS = 0x3FE6_A09E_667F_3BCD
 
 _CONTEXT = Context(prec=60)
 _LN2_DECIMAL = _CONTEXT.ln(Decimal(2))
@@ -250,11 +252,8 @@ def gelu_backward(grad: Tensor, x: Tensor, *, approximate: str = "none") -> Tens
 
 def raw_exp(x: Tensor) -> Tensor:
     """`exp` of float64, unchecked."""
-    clamped = x.clamp(-_EXP_LIMIT, _EXP_LIMIT)
-    step = torch.round(clamped * _STEPS_PER_E)
-    rest = clamped - step * _STEP_HIGH
-    rest -= step * _STEP_LOW
-    return _scaled_power(step, rest)
+    power, rest = _split_exp(x.clamp(-_EXP_LIMIT, _EXP_LIMIT))
+    return _scale(power, _exp_minus_one(rest))
 
 
 def raw_exp2_short(x: Tensor) -> Tensor:
@@ -262,76 +261,116 @@ def raw_exp2_short(x: Tensor) -> Tensor:
 
     The same bits as `workloads.exact.functions.exp2_inplace`.
     """
-    clamped = x.clamp(-_EXP2_LIMIT, _EXP2_LIMIT)
-    step = torch.round(clamped * _TABLE_SIZE)
-    slope = (clamped - step * (1.0 / _TABLE_SIZE)) * _LN2
+    power, slope = _split_exp2(x)
     slope += 1.0
-    return slope * _table_power(step)
+    slope *= power
+    return slope
 
 
 def raw_log(x: Tensor) -> Tensor:
     """`log` of positive normal float64, unchecked."""
     bits = x.view(torch.int64)
-    exponent = (bits >> _MANTISSA_BITS) - _BIAS
-    mantissa = ((bits & ((1 << _MANTISSA_BITS) - 1)) | _ONE_BITS).view(torch.float64)
-    # From sqrt(1/2) to sqrt(2), so that near 1 nothing cancels.
-    large = mantissa > _ROOT_TWO
-    mantissa = torch.where(large, mantissa * 0.5, mantissa)
-    power = (exponent + large).to(torch.float64)
+    # Mantissas from sqrt(1/2) to sqrt(2), so that near 1 nothing cancels.
+    exponent = (bits - _ROOT_HALF_BITS) >> _MANTISSA_BITS
+    mantissa = (bits - (exponent << _MANTISSA_BITS)).view(torch.float64)
+    power = exponent.to(torch.float64)
     nearest = torch.round(mantissa * _LOG_STEPS)
     centre = nearest * (1.0 / _LOG_STEPS)
     # log(m / c) = 2 artanh((m - c) / (m + c)); the difference is exact.
-    ratio = (mantissa - centre) / (mantissa + centre)
+    ratio = mantissa - centre
+    ratio /= mantissa + centre
     square = ratio * ratio
-    series = _horner(square, _ODD_SERIES) * square
-    tail = ratio * 2.0 * series + ratio * 2.0
-    logs = table(_log_table, x.device)[nearest.to(torch.int64)]
-    return (power * _LN2_HIGH + logs[..., 0]) + (power * _LN2_LOW + logs[..., 1] + tail)
+    series = _horner(square, _ODD_SERIES)
+    series *= square
+    ratio *= 2.0
+    series *= ratio
+    series += ratio
+    row = nearest.to(torch.int64)
+    logs = table(_log_table, x.device)
+    high, low = logs[0].index_select(0, row), logs[1].index_select(0, row)
+    low += power * _LN2_LOW
+    low += series
+    high += power * _LN2_HIGH
+    high += low
+    return high
 
 
 def _exp2(x: Tensor) -> Tensor:
+    power, rest = _split_exp2(x)
+    return _scale(power, _exp_minus_one(rest))
+
+
+def _split_exp(x: Tensor) -> tuple[Tensor, Tensor]:
+    """2**(n / 4096) and r, with x = n ln 2 / 4096 + r and r under 2**-13; overwrites x, which is clamped."""
+    shifted = x * _STEPS_PER_E
+    shifted += _ROUNDER
+    step = shifted - _ROUNDER
+    x -= step * _STEP_HIGH
+    step *= _STEP_LOW
+    x -= step
+    return _table_power(shifted), x
+
+
+def _split_exp2(x: Tensor) -> tuple[Tensor, Tensor]:
+    """2**(n / 4096) and r, with x = n / 4096 + r / ln 2."""
     clamped = x.clamp(-_EXP2_LIMIT, _EXP2_LIMIT)
-    step = torch.round(clamped * _TABLE_SIZE)
-    return _scaled_power(step, (clamped - step * (1.0 / _TABLE_SIZE)) * _LN2)
+    shifted = clamped * _TABLE_SIZE
+    shifted += _ROUNDER
+    step = shifted - _ROUNDER
+    step *= 1.0 / _TABLE_SIZE
+    clamped -= step
+    clamped *= _LN2
+    return _table_power(shifted), clamped
 
 
-def _scaled_power(step: Tensor, rest: Tensor) -> Tensor:
-    """2**(step / 4096) * e**rest for |rest| < 2**-13."""
-    power = _table_power(step)
-    return power + power * _exp_minus_one(rest)
+def _scale(power: Tensor, less_one: Tensor) -> Tensor:
+    """power * (1 + less_one); overwrites both."""
+    less_one *= power
+    power += less_one
+    return power
 
 
 def _exp_minus_one(rest: Tensor) -> Tensor:
-    # The next term, rest**4 / 24, is under 1e-17 of the result.
-    return rest + rest * rest * (0.5 + rest * (1 / 6))
+    # The next term, rest**4 / 24, is under 1e-17.
+    series = rest * (1 / 6)
+    series += 0.5
+    series *= rest * rest
+    series += rest
+    return series
 
 
-def _table_power(step: Tensor) -> Tensor:
-    """2**(step / 4096) for whole steps, by its table and exponent bits."""
-    whole = step.to(torch.int64)
-    fraction = table(_power_table, step.device)[whole & (_TABLE_SIZE - 1)]
-    return fraction * (((whole >> _TABLE_BITS) + _BIAS) << _MANTISSA_BITS).view(torch.float64)
+def _table_power(shifted: Tensor) -> Tensor:
+    """2**(n / 4096) for the whole number n in the low bits of ``shifted``, which is overwritten."""
+    bits = shifted.view(torch.int64)
+    power = table(_power_table, shifted.device).index_select(0, bits & (_TABLE_SIZE - 1))
+    # An entry j lacks j << 40, so adding n << 40 leaves (n >> 12) << 52: it moves the exponent only.
+    bits <<= _MANTISSA_BITS - _TABLE_BITS
+    power += bits
+    return power.view(torch.float64)
 
 
 def _exp_plus_one(x: Tensor) -> Tensor:
-    return raw_exp(x) + 1.0
+    return raw_exp(x).add_(1.0)
 
 
 def _sigmoid(x: Tensor) -> Tensor:
-    return torch.ones_like(x) / _exp_plus_one(-x)
+    return torch.ones_like(x).div_(_exp_plus_one(-x))
 
 
 def _tanh(x: Tensor) -> Tensor:
-    twice = x.abs().clamp(max=_TANH_LIMIT) * 2.0
+    twice = x.abs().clamp_(max=_TANH_LIMIT).mul_(2.0)
     step = torch.round(twice * _STEPS_PER_E)
-    rest = twice - step * _STEP_HIGH
-    rest -= step * _STEP_LOW
+    twice -= step * _STEP_HIGH
+    twice -= step * _STEP_LOW
     whole = step.to(torch.int64)
     scale = (((whole >> _TABLE_BITS) + _BIAS) << _MANTISSA_BITS).view(torch.float64)
     # e**y - 1 = scale * ((t - 1) + t * (e**rest - 1)) + (scale - 1), so that small y keeps its accuracy.
-    below = table(_power_less_one_table, x.device)[whole & (_TABLE_SIZE - 1)]
-    grown = scale * (below + (below + 1.0) * _exp_minus_one(rest)) + (scale - 1.0)
-    return torch.where(x < 0.0, -1.0, 1.0) * (grown / (grown + 2.0))
+    below = table(_power_less_one_table, x.device).index_select(0, whole & (_TABLE_SIZE - 1))
+    grown = below + (below + 1.0) * _exp_minus_one(twice)
+    grown *= scale
+    grown += scale - 1.0
+    grown /= grown + 2.0
+    return grown.copysign_(x)
 
 
 def _angles(name: str, x: Tensor) -> Tensor:
@@ -348,11 +387,24 @@ def _wave(x: Tensor, quarter_turns: int) -> Tensor:
     rest -= turns * _QUARTER_MIDDLE
     rest -= turns * _QUARTER_LOW
     square = rest * rest
-    sine = rest + rest * (square * _horner(square, _SINE))
-    cosine = (1.0 - 0.5 * square) + square * square * _horner(square, _COSINE)
-    quadrant = turns.to(torch.int64) + quarter_turns
-    wave = torch.where((quadrant & 1).bool(), cosine, sine)
-    return torch.where((quadrant & 2).bool(), -wave, wave)
+    sine = _horner(square, _SINE)
+    sine *= square
+    sine *= rest
+    sine += rest
+    cosine = _horner(square, _COSINE)
+    cosine *= square
+    cosine *= square
+    cosine += 1.0 - 0.5 * square
+    # Odd turns take the cosine, and the second half of four is negative; products with 0, 1 and -1 are exact.
+    turns += quarter_turns
+    half = torch.floor(turns * 0.5)
+    odd = turns - half * 2.0
+    sign = 1.0 - (half - torch.floor(half * 0.5) * 2.0) * 2.0
+    sine *= 1.0 - odd
+    cosine *= odd
+    sine += cosine
+    sine *= sign
+    return sine
 
 
 def _horner(x: Tensor, coefficients: tuple[float, ...]) -> Tensor:
@@ -379,15 +431,17 @@ def _gelu_tanh(x: Tensor) -> Tensor:
 
 def _normal(x: Tensor) -> Tensor:
     """The normal distribution at x: a Taylor series around the nearest tabulated point of -abs(x)."""
-    distance = x.abs().clamp(max=float(_NORMAL_LIMIT))
+    distance = x.abs().clamp_(max=float(_NORMAL_LIMIT))
     nearest = torch.round(distance * _NORMAL_STEPS)
-    rest = distance - nearest * (1.0 / _NORMAL_STEPS)
+    distance -= nearest * (1.0 / _NORMAL_STEPS)
     coefficients = table(_normal_table, x.device)
     row = nearest.to(torch.int64)
-    tail = coefficients[0][row]
+    tail = coefficients[0].index_select(0, row)
     for column in coefficients[1:]:
-        tail = tail * rest + column[row]
-    return torch.where(x > 0.0, 1.0 - tail, tail)
+        tail *= distance
+        tail += column.index_select(0, row)
+    # 1 - tail on the right, |0 - tail| on the left.
+    return ((x > 0.0).to(torch.float64) - tail).abs_()
 
 
 def _at_least(name: str, x: Tensor, low: float) -> Tensor:
@@ -409,8 +463,10 @@ def _powers() -> list[int]:
 
 
 def _power_table() -> Tensor:
+    """Bits of 2**(j / 4096), rounded once, less ``j << 40``."""
     # Division of integers is correctly rounded by the language.
-    return torch.tensor([power / (1 << 256) for power in _powers()], dtype=torch.float64)
+    powers = torch.tensor([power / (1 << 256) for power in _powers()], dtype=torch.float64)
+    return powers.view(torch.int64) - (torch.arange(_TABLE_SIZE) << (_MANTISSA_BITS - _TABLE_BITS))
 
 
 def _power_less_one_table() -> Tensor:
@@ -418,13 +474,13 @@ def _power_less_one_table() -> Tensor:
 
 
 def _log_table() -> Tensor:
-    """log(j / 128) for j up to 182, in a part of few bits and the rest."""
+    """log(j / 128) for j up to 182: a row of parts of few bits, and one of what they lack."""
     rows = [(0.0, 0.0)]
     for j in range(1, math.ceil(_LOG_STEPS * _ROOT_TWO) + 1):
         exact = _CONTEXT.ln(Decimal(j) / _LOG_STEPS)
         high = float(int(exact * 2**40)) / 2.0**40
         rows.append((high, float(exact - Decimal(high))))
-    return torch.tensor(rows, dtype=torch.float64)
+    return torch.tensor(rows, dtype=torch.float64).t().contiguous()
 
 
 def _normal_table() -> Tensor:

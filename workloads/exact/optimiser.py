@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
-from workloads.exact.reductions import divide
-from workloads.exact.tensors import intake, square_root
+from workloads.exact.slices import blocks
+from workloads.exact.tensors import BLOCK_ELEMENTS, intake, square_root
 
 __all__ = ["AdamWState", "adamw_step"]
 
@@ -53,14 +54,36 @@ def adamw_step(
         raise ValueError(f"step must be >= 1 and betas in [0, 1), got {step} and {betas}")
     if not parameter.shape == gradient.shape == mean.shape == variance.shape:
         raise ValueError(f"parameter, gradient and moments must have one shape, got {tuple(gradient.shape)}")
-    slope = intake("gradient", gradient)
-    first, second = betas
-    moved = intake("mean", mean) * first + slope * (1.0 - first)
-    spread = intake("variance", variance) * second + slope * slope * (1.0 - second)
-    root = square_root(divide(spread, 1.0 - _power(second, step)))
-    update = divide(moved, 1.0 - _power(first, step)) / (root + epsilon)
-    kept = intake("parameter", parameter) * (1.0 - learning_rate * weight_decay)
-    return AdamWState(kept - update * learning_rate, moved, spread)
+    flat = [
+        intake(name, each).reshape(-1)
+        for name, each in zip(
+            ("parameter", "gradient", "mean", "variance"),
+            (parameter, gradient, mean, variance),
+            strict=True,
+        )
+    ]
+    whole = len(flat[0])
+    corrections = [
+        torch.tensor(1.0 - _power(beta, step), dtype=torch.float64, device=parameter.device) for beta in betas
+    ]
+    results = [torch.empty_like(flat[0]) for _ in range(3)]
+    # Elementwise, so any blocks give the same bits.
+    for start, stop in blocks(whole, BLOCK_ELEMENTS if parameter.device.type == "cpu" else max(whole, 1)):
+        old, slope, moved, spread = (each[start:stop] for each in flat)
+        moved = moved * betas[0]
+        moved += slope * (1.0 - betas[0])
+        spread = spread * betas[1]
+        spread += slope * slope * (1.0 - betas[1])
+        root = square_root(spread / corrections[1])
+        root += epsilon
+        update = moved / corrections[0]
+        update /= root
+        update *= learning_rate
+        kept = old * (1.0 - learning_rate * weight_decay)
+        kept -= update
+        for result, part in zip(results, (kept, moved, spread), strict=True):
+            result[start:stop] = part
+    return AdamWState(*(result.view(parameter.shape) for result in results))
 
 
 def _power(base: float, exponent: int) -> float:

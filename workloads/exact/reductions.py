@@ -147,7 +147,7 @@ def exponentials(x: Tensor, dim: int) -> Tensor:
 def log_of_sum(x: Tensor, dim: int) -> Tensor:
     """log(sum(exp(x))) along ``dim``, kept, of checked float64."""
     total = exact_sum(exponentials(x, dim), dim).unsqueeze(dim)
-    return raw_log(total) + x.amax(dim, keepdim=True)
+    return elementwise(raw_log, total) + x.amax(dim, keepdim=True)
 
 
 def divide(x: Tensor, divisor: float) -> Tensor:

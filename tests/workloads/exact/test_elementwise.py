@@ -102,8 +102,8 @@ def test_large_arguments_saturate() -> None:
 
 
 def test_the_short_power_is_the_hot_path_s() -> None:
-    x = numbers("short", 2000, 3)
-    hot = x.contiguous().numpy().copy()
+    x = numbers("short", 2000, 3).flatten()
+    hot = x.numpy().copy()
     exp2_inplace(hot)
     assert raw_exp2_short(x).numpy().tobytes() == hot.tobytes()
 
