@@ -45,6 +45,7 @@ from protocols.effects import (
 from protocols.events import (
     RunChunk,
     RunEvent,
+    RunFailed,
     RunFinished,
     RunJudged,
     RunOpened,
@@ -116,6 +117,7 @@ class World:
         forged_each: int = 1,
         eclipsed: Mapping[int, frozenset[int]] | None = None,
         real_keys: bool = False,
+        without_model: frozenset[int] = frozenset(),
     ) -> None:
         """Make a world and start its peers.
 
@@ -129,12 +131,14 @@ class World:
             forged_each: executors that compute something else do so in each so many-th chunk.
             eclipsed: peers that hear and are heard by gossip only from these others, by index.
             real_keys: Ed25519 and ECVRF instead of their fast stand-ins.
+            without_model: peers that can't recompute or trace anything, by index.
         """
         self.now_ms = START_MS
         self.conditions = conditions or Conditions()
         self.work = work or SimTask()
         self.forged_each = forged_each
         self.eclipsed = eclipsed or {}
+        self.without_model = without_model
         self.luck = random.Random(seed)  # noqa: S311 - the point is that it repeats
         self.peers: list[Peer] = []
         self.by_key: dict[bytes, Peer] = {}
@@ -311,6 +315,11 @@ class World:
 
     def _run(self, peer: Peer, key: tuple[Any, ...], task: Task) -> None:
         peer.runs.add(key)
+        if peer.index in self.without_model and not isinstance(task, Judge):
+            # What it asks others to do it can't do again; but anybody can be a referee.
+            missing = RunFailed(key, "model", "this peer doesn't have the model")
+            self.at(0, partial(self._report, peer, missing))
+            return
         if isinstance(task, Trace | OpenValues | Judge):
             self._run_dispute(peer, key, task)
             return
