@@ -259,7 +259,7 @@ def test_a_fault_names_line_field_rule_and_value(
             "lm.train",
             5,
             "task.workload",
-            "must be one of lm.generate, diffusion.sample, render.trace, linalg.matmul",
+            "must be one of lm.generate, diffusion.sample, render.trace, linalg.matmul, training.run",
         ),
     ],
 )
