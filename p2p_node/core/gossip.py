@@ -125,6 +125,7 @@ class GossipBook:
         self._recent: OrderedDict[bytes, tuple[int, str, bytes]] = OrderedDict()
         self._recent_bytes = 0
         self._requester_of: OrderedDict[bytes, bytes] = OrderedDict()
+        self._noticed: OrderedDict[tuple[bytes, bytes], bytes] = OrderedDict()
 
     # --- Judging ---------------------------------------------------------------------------------
 
@@ -172,9 +173,13 @@ class GossipBook:
                     return None
                 return Judged(message, accusation)
             case FraudNotice() as notice:
-                if self._standings.of(notice.accused).convicted:
-                    return None
-                return Judged(message, None) if _check_notice(message, now_ms) else None
+                is_current = _check_notice(message, now_ms)
+                is_moot = self._standings.of(notice.accused).convicted
+                # One word of each against each: notices cost nothing to make, and everybody passes them on.
+                first = self._noticed.get((message.signer, notice.accused), message.id)
+                is_known = self._registry.get(notice.accused) is not None
+                is_news = is_current and is_known and not is_moot and first == message.id
+                return Judged(message, None) if is_news else None
             case Equivocation():
                 contradiction = self._reader.contradiction(message)
                 if self._standings.of(contradiction.accused).convicted:
@@ -198,6 +203,9 @@ class GossipBook:
     def keep(self, topic: str, message: Signed[Any], now_ms: int) -> None:
         """Remember a message as seen, and for neighbours that missed it."""
         _remember(self._seen, message.id, None, SEEN_MESSAGES_MAX)
+        if isinstance(message.body, FraudNotice):
+            accusing = (message.signer, message.body.accused)
+            _remember(self._noticed, accusing, self._noticed.get(accusing, message.id), RECENT_GOSSIP_MAX)
         if message.id in self._recent:
             return
         self._recent[message.id] = (now_ms, topic, message.raw)
