@@ -13,8 +13,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from workloads.exact.quantise import EXACT21, EXPONENT_MAX, Precision
-from workloads.exact.slices import Arithmetic, arithmetic_for, blocks, left_to_right, slice_product
+from workloads.exact.kernels import kernels
+from workloads.exact.quantise import EXACT14, EXACT21, EXPONENT_MAX, Precision
+from workloads.exact.slices import (
+    Arithmetic,
+    arithmetic_for,
+    blocks,
+    is_forced,
+    left_to_right,
+    slice_product,
+)
 from workloads.exact.tensors import Rounded, check_magnitudes, convert, intake, vector
 
 __all__ = [
@@ -31,6 +39,8 @@ __all__ = [
 
 _FLOOR = 2.0**-EXPONENT_MAX
 _EXPONENT_BITS = 0x7FF0_0000_0000_0000
+# Below this, bringing the right-hand side into the kernels' order costs more than they save.
+_COMPILED_ROWS_MIN = 16
 
 
 def matmul(a: Tensor, b: Tensor, *, precision: Precision = EXACT21) -> Tensor:
@@ -71,8 +81,7 @@ def linear(
     """
     if weight.dim() != 2 or x.shape[-1:] != weight.shape[1:]:
         raise ValueError(f"linear can't contract x {tuple(x.shape)} with weight {tuple(weight.shape)}")
-    rows = round_along("x", x.reshape(-1, x.shape[-1]), -1, precision.bits)
-    result = product(rows, round_along("weight", weight, -1, precision.bits).transpose(), precision)
+    result = contract(("x", x.reshape(-1, x.shape[-1])), ("weight", weight.t()), precision)
     if bias is not None:
         result += vector("bias", bias, weight.shape[0])
     return result.view(*x.shape[:-1], weight.shape[0])
@@ -126,7 +135,7 @@ def linear_backward(
 
 
 def quantise_along(x: Tensor, dim: int = -1, *, precision: Precision = EXACT21) -> Tensor:
-    """``x`` rounded along ``dim`` as an operand of a contraction is; idempotent.
+    """``x`` rounded along ``dim`` as an operand of a contraction is.
 
     Returns:
         Float64, in the shape of ``x``.
@@ -141,8 +150,26 @@ def contract(left: tuple[str, Tensor], right: tuple[str, Tensor], precision: Pre
         raise ValueError(
             f"can't contract {left_name} {tuple(a.shape)} with {right_name} {tuple(b.shape)} as matrices"
         )
+    a, b = convert(left_name, a), convert(right_name, b)
+    compiled = _compiled_product(a, b, precision)
+    if compiled is not None:
+        return compiled
     bits = precision.bits
-    return product(round_along(left_name, a, -1, bits), round_along(right_name, b, -2, bits), precision)
+    return product(round_rows(a, -1, bits, left_name), round_rows(b, -2, bits, right_name), precision)
+
+
+def _compiled_product(a: Tensor, b: Tensor, precision: Precision) -> Tensor | None:
+    """`contract` by the compiled kernels; None where there are none, they aren't faster, or they refuse."""
+    if precision is not EXACT14 or b.dim() != 2 or b.device.type != "cpu" or is_forced():
+        return None
+    if not a.numel():
+        return None
+    rows = a.reshape(-1, a.shape[-1])
+    if len(rows) < _COMPILED_ROWS_MIN or (loaded := kernels()) is None:
+        return None
+    panels = loaded.pack(b.t().numpy(), precision.bits)
+    result = None if panels is None else loaded.multiply(rows.numpy(), panels)
+    return None if result is None else torch.from_numpy(result).view(*a.shape[:-1], b.shape[1])
 
 
 def round_along(name: str, x: Tensor, dim: int, bits: int) -> Rounded:

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from workloads.exact.contraction import contract, product, round_along, round_rows
+from workloads.exact.contraction import contract
 from workloads.exact.quantise import EXACT21, Precision
 from workloads.exact.reductions import exact_sum
+from workloads.exact.slices import blocks
 from workloads.exact.tensors import intake, vector
 
 __all__ = [
@@ -69,18 +70,18 @@ def conv2d(
     seen = windows(
         intake("x", x), kernel, stride=_pair(stride), padding=_pair(padding), dilation=_pair(dilation)
     )
+    kernels = weight.reshape(groups, outputs // groups, -1).mT
     batch, _, height, width = seen.shape[:4]
-    kernels = round_along("weight", weight.reshape(groups, outputs // groups, -1), -1, precision.bits)
     result = seen.new_empty((batch, outputs, height, width))
-    rows_max = max(1, _WINDOW_ELEMENTS // max(1, seen[0, :, 0].numel())) if seen.numel() else 1
-    for sample in range(batch):
-        for top in range(0, height, rows_max):
-            part = seen[sample, :, top : top + rows_max]
-            rows = _rows_of(part, groups)
-            mixed = product(round_rows(rows, -1, precision.bits), kernels.transpose(), precision)
-            result[sample, :, top : top + rows_max] = mixed.transpose(-1, -2).reshape(
-                outputs, part.shape[1], width
-            )
+    row = max(1, seen[:1, :, :1].numel())
+    # Whole samples if several fit, else some rows of one.
+    samples = max(1, _WINDOW_ELEMENTS // (row * height))
+    rows = max(1, min(height, _WINDOW_ELEMENTS // row))
+    for first, last in blocks(batch, samples):
+        for top, bottom in blocks(height, rows):
+            part = _rows_of(seen[first:last, :, top:bottom], groups)
+            mixed = _contract_groups(("x", part), ("weight", kernels), precision)
+            result[first:last, :, top:bottom] = _images_of(mixed, last - first, bottom - top)
     if bias is not None:
         result += vector("bias", bias, outputs)[:, None, None]
     return result
@@ -237,12 +238,10 @@ def conv2d_backward(
     )
     kernel = (weight.shape[2], weight.shape[3])
     seen = windows(intake("x", x), kernel, stride=stride, padding=padding, dilation=dilation)
-    # Both with one row for each place of each sample: (groups, rows, ...).
-    rows = torch.cat([_rows_of(sample, groups) for sample in seen], dim=1)
     slopes = upstream.transpose(0, 1).reshape(groups, weight.shape[0] // groups, -1)
-    by_weight = contract(("grad", slopes), ("x", rows), precision).view(weight.shape)
+    by_weight = _contract_groups(("grad", slopes), ("x", _rows_of(seen, groups)), precision)
     by_bias = exact_sum(upstream.transpose(0, 1).reshape(weight.shape[0], -1), 1)
-    return by_x, by_weight, by_bias
+    return by_x, by_weight.view(weight.shape), by_bias
 
 
 def windows(
@@ -270,10 +269,25 @@ def windows(
 
 
 def _rows_of(seen: Tensor, groups: int) -> Tensor:
-    """(channels, down, across, kernel height, kernel width) as (groups, places, window)."""
-    channels, down, across, *kernel = seen.shape
-    split = seen.reshape(groups, channels // groups, down, across, *kernel).permute(0, 2, 3, 1, 4, 5)
-    return split.reshape(groups, down * across, -1)
+    """Windows (batch, channels, down, across, height, width) as (groups, places, elements)."""
+    batch, channels, down, across, *kernel = seen.shape
+    split = seen.reshape(batch, groups, channels // groups, down, across, *kernel)
+    return split.permute(1, 0, 3, 4, 2, 5, 6).reshape(groups, batch * down * across, -1)
+
+
+def _images_of(mixed: Tensor, batch: int, down: int) -> Tensor:
+    """Results (groups, places, outputs / groups) as (batch, outputs, down, across)."""
+    groups, places, outputs = mixed.shape
+    split = mixed.reshape(groups, batch, down, places // (batch * down), outputs)
+    return split.permute(1, 0, 4, 2, 3).reshape(batch, groups * outputs, down, -1)
+
+
+def _contract_groups(left: tuple[str, Tensor], right: tuple[str, Tensor], precision: Precision) -> Tensor:
+    """`contract` of (groups, ...); as plain matrices if there is one group, which is faster."""
+    (left_name, a), (right_name, b) = left, right
+    if len(a) > 1:
+        return contract(left, right, precision)
+    return contract((left_name, a[0]), (right_name, b[0]), precision)[None]
 
 
 def _spread(x: Tensor, stride: tuple[int, int]) -> Tensor:

@@ -25,7 +25,15 @@ from torch import Tensor
 from workloads.exact.quantise import EXACT14, EXACT21, Precision
 from workloads.exact.tensors import Rounded
 
-__all__ = ["Arithmetic", "arithmetic_for", "blocks", "computed_in", "left_to_right", "slice_product"]
+__all__ = [
+    "Arithmetic",
+    "arithmetic_for",
+    "blocks",
+    "computed_in",
+    "is_forced",
+    "left_to_right",
+    "slice_product",
+]
 
 
 class Arithmetic(Enum):
@@ -59,6 +67,11 @@ def computed_in(arithmetic: Arithmetic | str) -> Iterator[None]:
         yield
     finally:
         _forced.reset(token)
+
+
+def is_forced() -> bool:
+    """Whether `computed_in` is in force: then nothing else may compute a contraction."""
+    return _forced.get() is not None
 
 
 def arithmetic_for(device: torch.device, precision: Precision) -> Arithmetic:
