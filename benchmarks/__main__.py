@@ -15,6 +15,7 @@ __all__ = ["PROGRAMS", "commands", "main"]
 
 PROGRAMS = {
     "attacks": "what the checks catch, beside the formula, and what honest peers do to each other",
+    "disputes": "from a chunk that differs to one operator: tracing, bytes, referee",
     "model": "what exactness costs: native, exact14 and exact21 on the model that ships",
     "network": "gossip and direct streams, against raw TCP",
     "simulator": "virtual peers and jobs for each second of real time",
