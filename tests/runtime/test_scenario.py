@@ -71,11 +71,12 @@ async def open_peer(
     index: int,
     listen: list[str],
     bootstrap: list[str],
+    make: Callable[..., NodeCore] = NodeCore,
 ) -> Peer:
     seed = tagged("scenario-seed", bytes([index]))
     # The cheater asks least, so that it wins.
     price = 10 if index == CHEATER else 100 + index
-    core = NodeCore(
+    core = make(
         keys=Keyring(seed),
         crypto=RealCrypto(),
         secret=tagged("scenario-secret", seed),
