@@ -89,7 +89,7 @@ def attack_live(swarm: Swarm, kind: str, reference: str) -> LiveReport:
     """Let peers that cheat this way join ``swarm``, mount the attack, and end them.
 
     Args:
-        swarm: honest peers only, at least three.
+        swarm: at least three honest peers; others are left out of account.
         kind: of `ATTACKS`.
         reference: what `reference_text` gave.
 
@@ -98,7 +98,7 @@ def attack_live(swarm: Swarm, kind: str, reference: str) -> LiveReport:
     """
     started = time.monotonic()
     attack = ATTACKS[kind]
-    honest = [peer for peer in swarm.peers if peer.is_running]
+    honest = [peer for peer in swarm.peers if peer.is_running and not peer.cheat]
     hostile = [swarm.add(cheat=kind, price_micros=price) for price in _prices(attack)]
     try:
         swarm.wait_until_acquainted()
