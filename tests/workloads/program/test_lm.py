@@ -15,6 +15,7 @@ from protocols.effects import Case
 from protocols.units import FALSE_UNITS
 from tests.workloads.conftest import TINY, random_weights, write_model
 from workloads.errors import InputRefused, ModelRefused
+from workloads.llama.config import load_config
 from workloads.lm.input import LmInput, encode_input
 from workloads.lm.manifest import builtin_models, load_manifest
 from workloads.lm.workload import LmWorkload
@@ -130,6 +131,24 @@ def test_what_an_operator_takes_stays_small() -> None:
     largest = max(sum(specs[value].size_bytes for value in set(step.inputs)) for step in program.steps)
     assert largest < 1_500_000
     assert program.value_count < 512
+
+
+def test_the_program_of_the_builtin_model_is_pinned() -> None:
+    """Peers of other releases derive the same one, or they couldn't settle a dispute."""
+    folder = builtin_models()["kjv-2m"]
+    manifest = load_manifest(folder)
+    assert manifest.digest.hex() == "1a717fdb5f2b7aa1bb04adf28f04124ccd9ef458a215d059bd68c9ff9abb741f"
+    program = lm.build_program(
+        load_config(folder),
+        {parameter.name: parameter.dtype for parameter in manifest.parameters},
+        model=bytes(32),
+        profile="exact14",
+        job=LmInput((1,) * 150, 64, seed=5, temperature_milli=800, top_k=40),
+        units=64,
+        chunk=1,
+    )
+    assert program.value_count == 147
+    assert program.digest.hex() == "08465a9d70a5500591bf671bb6b1ee4d76e68243468b307cd36600249d7412b0"
 
 
 def test_programs_are_refused(tiny_model: Path) -> None:
