@@ -98,6 +98,10 @@ class NodeClient:
         """Ask for a job; ``document`` is a job file's content."""
         return dict(self._call("POST", "/v1/jobs", content=document).json())
 
+    def quote(self, document: bytes) -> dict[str, Any]:
+        """What a job would be checked by and cost; nothing is offered to anybody."""
+        return dict(self._call("POST", "/v1/quotes", content=document).json())
+
     def jobs(self) -> list[dict[str, Any]]:
         """All jobs, oldest first."""
         return list(self._call("GET", "/v1/jobs").json())
@@ -117,6 +121,10 @@ class NodeClient:
     def receipt(self, prefix: str) -> bytes:
         """The content of receipt.json; the job is over."""
         return self._call("GET", _job(prefix) + "/receipt").content
+
+    def fraud(self, prefix: str, number: int) -> bytes:
+        """The fraud proof with this number, as its file has it."""
+        return self._call("GET", f"{_job(prefix)}/frauds/{number}").content
 
     def result(self, prefix: str) -> tuple[bytes, str]:
         """A verified job's output file and what it is; for jobs whose output isn't text."""

@@ -28,6 +28,7 @@ _PeerMultiaddr = Annotated[
     str, Meta(pattern=r"^/(ip4|ip6|dns|dns4|dns6)/[^/]+/tcp/[0-9]{1,5}/p2p/12D3Koo\w+$", max_length=320)
 ]
 _HostPort = Annotated[str, Meta(pattern=r"^(\[[0-9a-fA-F:.]+\]|[^:/\s]+):[0-9]{1,5}$")]
+_Profile = Literal["exact14", "exact21", "homogeneous", "native"]
 _Device = Annotated[str, Meta(pattern=r"^(auto|cpu|mps|(cuda|xpu)(:[0-9]+)?)$")]
 
 
@@ -50,6 +51,12 @@ class NodeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """Torch devices to offer: auto, cpu, cuda, cuda:0, … Exact profiles need the CPU among them."""
     price_micros: Annotated[int, Meta(ge=0, le=limits.PRICE_MICROS_MAX)] = 100
     """What we ask for one output unit."""
+    profile_percent: dict[_Profile, Annotated[int, Meta(ge=0, le=10_000)]] = msgspec.field(
+        default_factory=dict
+    )
+    """What we ask in a numerics profile, in percent of ``price_micros``; see `p2p_node.offerings`."""
+    elector_age_s: Annotated[int, Meta(ge=0, le=30 * 86_400)] = 0
+    """How long a key must have been known before it may be drawn to verify our jobs."""
     api: _HostPort | None = "127.0.0.1:4151"
     """Local HTTP API as host:port; port 0 lets the system choose; None turns it off."""
     metrics: _HostPort | None = None

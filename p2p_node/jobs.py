@@ -16,17 +16,21 @@ from typing import Any
 import trio
 
 from p2p_node import explain
-from p2p_node.core.request import FINAL_STATES, JobRequest, JobState
+from p2p_node.core.request import FINAL_STATES, CheckPolicy, JobRequest, JobState
 from p2p_node.errors import UserError
 from p2p_node.executor import ModelPlace
 from p2p_node.jobspec import JobSpec
+from p2p_node.quote import quote
 from p2p_node.runtime import Runtime
 from p2p_node.store import Store
 from p2p_node.tasks import artifact, is_text, prepare, tokenizers_of, unit_name
 from protocols.effects import Notify, Persist
 from protocols.identity import peer_id
 from protocols.limits import SEGMENT_CHUNKS_MAX
+from protocols.messages import EQUAL_BITS, Tolerance
+from verification.findings import NATIVE
 from workloads.lm.tokenizer import TextStream, TextTokenizer
+from workloads.lm.tolerance import load_tolerance
 from workloads.registry import KINDS
 from workloads.workload import Artifact
 
@@ -35,7 +39,7 @@ __all__ = ["JobBook", "JobRecord", "build_request"]
 RECORDS_MAX = 1_000
 EVENTS_PER_JOB_MAX = 20_000
 SUBSCRIBER_EVENTS_MAX = 20_000
-_PEER_FIELDS = frozenset({"peer", "requester", "executor", "accused", "accuser"})
+_PEER_FIELDS = frozenset({"peer", "requester", "executor", "accused", "accuser", "loser"})
 
 
 @dataclass(slots=True)
@@ -104,7 +108,15 @@ def build_request(
         window_ms=spec.auction.window_ms,
         price_micros_max=spec.auction.price_micros_max,
         expected_verifiers_milli=spec.verify.verifiers * 1_000,
-        samples=spec.verify.chunks or SEGMENT_CHUNKS_MAX,
+        samples=spec.verify.chunks if isinstance(spec.verify.chunks, int) else SEGMENT_CHUNKS_MAX,
+        policy=CheckPolicy(
+            escape_ppb=spec.verify.escape_ppb,
+            is_adaptive=spec.verify.chunks == "auto",
+            forged_ppm=spec.verify.forged_ppm,
+            colluding_ppm=spec.verify.colluding_ppm,
+            lazy_ppm=spec.verify.lazy_ppm,
+        ),
+        tolerance=_tolerance(spec, task.model, models),
         answer_ms=spec.verify.reveal_ms,
         queue_ms=spec.timeouts.queue_ms,
         execution_ms=spec.timeouts.execution_ms,
@@ -115,6 +127,26 @@ def build_request(
         rate_milli_min=spec.resources.rate_milli_min,
         exclude=spec.placement.exclude,
     )
+
+
+def _tolerance(spec: JobSpec, model: bytes, models: Mapping[str, ModelPlace]) -> Tolerance:
+    """The bounds of a native job's model.
+
+    Raises:
+        UserError: the workload or the model can't be run in the job's profile.
+    """
+    profile, kind = spec.verify.profile, KINDS[spec.task.workload]
+    if profile not in kind.profiles:
+        raise UserError(f"verify.profile: {kind.name} runs in {', '.join(kind.profiles)}, got {profile!r}")
+    if profile != NATIVE:
+        return EQUAL_BITS
+    place = next(place for place in models.values() if place.digest == model)
+    tolerance = load_tolerance(place.path)
+    if tolerance == EQUAL_BITS:
+        raise UserError(
+            f"verify.profile: {place.name} isn't calibrated for native runs; see: p2p-node model calibrate"
+        )
+    return tolerance
 
 
 class JobBook:
@@ -166,6 +198,15 @@ class JobBook:
         self._forget_oldest()
         return record
 
+    def quote(self, spec: JobSpec) -> dict[str, Any]:
+        """What a job would be checked by and cost; see `p2p_node.quote`. Nothing is offered.
+
+        Raises:
+            UserError: the job can't be asked for from here.
+        """
+        request = build_request(spec, self._models, self._tokenizers)
+        return quote(self._runtime.core, request, self._clock())
+
     def _forget_oldest(self) -> None:
         while len(self._records) > RECORDS_MAX:
             oldest = next((key for key, record in self._records.items() if record.is_final), None)
@@ -194,6 +235,14 @@ class JobBook:
     def records(self) -> Iterator[JobRecord]:
         """All jobs, oldest first."""
         return iter(self._records.values())
+
+    def frauds(self, record: JobRecord) -> list[bytes]:
+        """The names of the fraud proofs that came of a job, in order."""
+        return self._store.keys_under("frauds", record.id)
+
+    def fraud(self, name: bytes) -> bytes:
+        """A fraud proof by its name, as its file has it."""
+        return self._store.get("frauds", name) or b""
 
     def receipt(self, record: JobRecord) -> bytes | None:
         """The signed receipt of a job that is over."""

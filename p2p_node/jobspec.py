@@ -22,17 +22,18 @@ from p2p_node.yamltree import (
     duration_ms,
     identifier,
     integer,
-    integer_or,
     line_of,
     listing,
     mapping,
     milli,
     parse,
+    share,
     size_bytes,
     text,
 )
 from protocols import limits
 from protocols.identity import peer_key
+from verification.findings import PROFILES
 
 __all__ = [
     "AuctionSpec",
@@ -104,8 +105,16 @@ class VerifySpec(Struct, frozen=True, kw_only=True):
     profile: str = "exact14"
     verifiers: int = 2
     """Expected verifiers of each segment."""
-    chunks: int | None = None
-    """Chunks each verifier recomputes; None is all."""
+    chunks: int | str = "auto"
+    """Chunks each verifier recomputes; auto is all, or fewer of an executor that has proved itself."""
+    escape_ppb: int = 0
+    """Accepted chance that a forged share goes unnoticed, in parts per billion; 0 if none is asked for."""
+    forged_ppm: int = 100_000
+    """The share of chunks meant, in parts per million."""
+    colluding_ppm: int = 200_000
+    """Electors assumed to keep silent for a cheater."""
+    lazy_ppm: int = 0
+    """Of the others, those assumed not to answer."""
     reveal_ms: int = 30_000
 
 
@@ -173,6 +182,8 @@ def parse_job_spec(document: bytes, *, source: str = "job") -> JobSpec:
 
 def _check_together(spec: JobSpec, root: yaml.Node) -> None:
     """Rules between fields: a phase can't outlast what contains it."""
+    if spec.verify.escape_ppb:
+        _check_escape(root)
     timeouts, auction = spec.timeouts, spec.auction
     bounds = [
         ("timeouts.queue", timeouts.queue_ms, "timeouts.total", timeouts.total_ms),
@@ -190,6 +201,22 @@ def _check_together(spec: JobSpec, root: yaml.Node) -> None:
         raise Fault(
             line_of(root, outer) or 1, outer, f"must be at least {inner} ({inner_ms}ms)", f"{outer_ms}ms"
         )
+
+
+def _check_escape(root: yaml.Node) -> None:
+    """A chance of escape is what the node chooses verifiers and chunks for."""
+    for name in ("verify.verifiers", "verify.chunks"):
+        if line := line_of(root, name):
+            raise Fault(line, name, "must not be given together with verify.escape", "both")
+
+
+def _chunks(node: yaml.Node, path: str) -> int | str:
+    if isinstance(node, yaml.ScalarNode) and node.value in ("all", "auto"):
+        return str(node.value)
+    try:
+        return integer(1, limits.SEGMENT_CHUNKS_MAX)(node, path)
+    except Fault as fault:
+        raise Fault(fault.line, fault.field, f"{fault.rule}, or all, or auto", fault.value) from None
 
 
 def _peer(node: yaml.Node, path: str) -> bytes:
@@ -225,15 +252,28 @@ _AUCTION = mapping(
         "rebids": Field("rebids", integer(0, REBIDS_MAX)),
     },
 )
-_VERIFY = mapping(
+_VERIFY_FIELDS = mapping(
     VerifySpec,
     {
-        "profile": Field("profile", choice("exact14", "exact21")),
+        "profile": Field("profile", choice(*PROFILES)),
+        "escape": Field("escape_ppb", share(10**9, "1e-9", "0.5")),
+        "forged_share": Field("forged_ppm", share(10**6, "0.001", "1")),
+        "assumed_colluding": Field("colluding_ppm", share(10**6, "0", "0.9")),
+        "lazy": Field("lazy_ppm", share(10**6, "0", "0.9")),
         "verifiers": Field("verifiers", integer(1, limits.VERIFIERS_PER_SEGMENT_MAX)),
-        "chunks": Field("chunks", integer_or("all", 1, limits.SEGMENT_CHUNKS_MAX)),
+        "chunks": Field("chunks", _chunks),
         "reveal": Field("reveal_ms", _TIMEOUT),
     },
 )
+
+
+def _verify(node: yaml.Node, path: str) -> VerifySpec:
+    """Reads ``full``, by which every verifier recomputes everything, or the fields."""
+    if isinstance(node, yaml.ScalarNode) and node.value == "full":
+        return VerifySpec(chunks="all")
+    return _VERIFY_FIELDS(node, path)
+
+
 _TIMEOUTS = mapping(
     TimeoutsSpec,
     {
@@ -254,7 +294,7 @@ _JOB = mapping(
         "resources": Field("resources", _RESOURCES),
         "placement": Field("placement", _PLACEMENT),
         "auction": Field("auction", _AUCTION),
-        "verify": Field("verify", _VERIFY),
+        "verify": Field("verify", _verify),
         "timeouts": Field("timeouts", _TIMEOUTS),
         "retry": Field("retry", _RETRY),
     },

@@ -28,14 +28,14 @@ from p2p_node.logs import configure_logging
 from p2p_node.network.delayed import delayed
 from p2p_node.network.port import Network, NetworkError
 from p2p_node.node import Node, NodeNotes
+from p2p_node.offerings import abilities_of
 from p2p_node.records import AddressRecords, earnings
 from p2p_node.runtime import Runtime, topic_names
 from p2p_node.store import Store
 from p2p_node.workers import WorkerPool, WorkerSettings
-from protocols.bidding import Ability
 from protocols.digest import tagged
 from protocols.identity import peer_id
-from protocols.messages import Accelerator, Offering
+from protocols.messages import Accelerator
 from workloads.registry import KINDS
 from workloads.workload import Kind, Model
 
@@ -228,14 +228,9 @@ def _make_core(
     cheat: str,
 ) -> NodeCore:
     abilities = tuple(
-        Ability(
-            Offering(kind.name, model.digest, kind.profiles, config.price_micros, rate, True),
-            "cpu",
-            model.context_units_max,
-            measured["memory_bytes"],
-            kind.chunk_units,
-        )
+        ability
         for (kind, model), rate in zip(served, rates, strict=True)
+        for ability in abilities_of(kind, model, rate_milli=rate, config=config, measured=measured)
     )
     capability = Capability(
         abilities=abilities,
@@ -254,7 +249,7 @@ def _make_core(
         ),
     )
     make = hostile_core(cheat)
-    return make(
+    core = make(
         keys=Keyring(seed),
         crypto=RealCrypto(),
         secret=tagged("p2p-node/node-secret/1", seed),
@@ -263,6 +258,8 @@ def _make_core(
         # Only spreads periodic work: seeded by the identity so that peers differ.
         jitter=random.Random(seed),  # noqa: S311
     )
+    core.market.elector_age_ms = 1_000 * config.elector_age_s
+    return core
 
 
 def _with_addresses(capability: Capability, addresses: list[str]) -> Capability:

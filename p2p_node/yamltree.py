@@ -38,6 +38,7 @@ __all__ = [
     "milli",
     "one_of",
     "parse",
+    "share",
     "size_bytes",
     "text",
 ]
@@ -52,6 +53,7 @@ _MILLISECONDS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000}
 _BYTES = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 _INTEGER = re.compile(rf"-?[0-9]{{1,{_DIGITS_MAX}}}")
 _DECIMAL = re.compile(rf"-?[0-9]{{1,{_DIGITS_MAX}}}(\.[0-9]{{1,{_DIGITS_MAX}}})?")
+_SHARE = re.compile(r"(0|[1-9][0-9]{0,2})(\.[0-9]{1,12})?(e-[1-9])?")
 _DURATION = re.compile(rf"([0-9]{{1,{_DIGITS_MAX}}})(ms|s|m|h)")
 _SIZE = re.compile(rf"([0-9]{{1,{_DIGITS_MAX}}})(B|KiB|MiB|GiB|TiB)")
 _IDENTIFIER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -304,6 +306,20 @@ def encoded_bytes(*, bytes_max: int) -> Reader[bytes]:
         if not 1 <= len(value) <= bytes_max:
             raise _fault(node, path, f"must have 1 to {bytes_max} bytes", value=f"{len(value)} bytes")
         return value
+
+    return read
+
+
+def share(parts: int, minimum: str, maximum: str) -> Reader[int]:
+    """Reads a share such as ``0.05`` or ``1e-3`` as so many of ``parts``; both bounds are included."""
+    least, most = Decimal(minimum), Decimal(maximum)
+
+    def read(node: yaml.Node, path: str) -> int:
+        match = _plain(node, _SHARE)
+        value = Decimal(match.string) if match is not None else None
+        if value is None or not least <= value <= most or value * parts != int(value * parts):
+            raise _fault(node, path, f"must be a share from {minimum} to {maximum}, in whole 1/{parts:,}")
+        return int(value * parts)
 
     return read
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hmac
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -66,11 +67,13 @@ def make_app(node: Node, token: str) -> Starlette:
             Route("/v1/peers", routes.peers, methods=["GET"]),
             Route("/v1/jobs", routes.list_jobs, methods=["GET"]),
             Route("/v1/jobs", routes.submit_job, methods=["POST"]),
+            Route("/v1/quotes", routes.quote_job, methods=["POST"]),
             Route(job, routes.show_job, methods=["GET"]),
             Route(job, routes.cancel_job, methods=["DELETE"]),
             Route(f"{job}/events", routes.job_events, methods=["GET"]),
             Route(f"{job}/receipt", routes.job_receipt, methods=["GET"]),
             Route(f"{job}/result", routes.job_result, methods=["GET"]),
+            Route(f"{job}/frauds/{{number}}", routes.job_fraud, methods=["GET"]),
             Route(f"{job}/explain", routes.explain_job, methods=["GET"]),
             Route("/v1/shutdown", routes.shut_down, methods=["POST"]),
         ],
@@ -110,17 +113,17 @@ class _Routes:
 
     async def submit_job(self, request: Request) -> Response:
         document = await _body(request, DOCUMENT_BYTES_MAX)
-        try:
+        with _job_files_refused():
             # A thread: a file of 64 KiB can be made to take a second, and peers shouldn't wait.
             spec = await trio.to_thread.run_sync(parse_job_spec, document)
             record = self._node.book.submit(spec, views.described_spec(spec))
-        except JobSpecError as error:
-            raise _Refusal(
-                400, error.rule, error.value, message=str(error), line=error.line, field=error.field
-            ) from error
-        except UserError as error:
-            raise _Refusal(400, str(error)) from error
         return _json({"id": record.id.hex(), "state": record.state, "name": record.name}, status=201)
+
+    async def quote_job(self, request: Request) -> Response:
+        document = await _body(request, DOCUMENT_BYTES_MAX)
+        with _job_files_refused():
+            spec = await trio.to_thread.run_sync(parse_job_spec, document)
+            return _json(self._node.book.quote(spec))
 
     async def show_job(self, request: Request) -> Response:
         return _json(self._summary(self._find(request)))
@@ -152,6 +155,14 @@ class _Routes:
         # Checking every signature takes a while; other requests and peers shouldn't wait.
         content = await trio.to_thread.run_sync(render)
         return Response(content, media_type="application/json", headers=HEADERS)
+
+    async def job_fraud(self, request: Request) -> Response:
+        record = self._find(request)
+        number, frauds = request.path_params["number"], self._node.book.frauds(record)
+        if not number.isdecimal() or int(number[:9]) >= len(frauds):
+            raise _Refusal(404, f"the job has {len(frauds)} fraud proofs, numbered from 0", number[:80])
+        content = self._node.book.fraud(frauds[int(number)])
+        return Response(content, media_type="application/octet-stream", headers=HEADERS)
 
     async def job_result(self, request: Request) -> Response:
         record = self._find(request)
@@ -194,7 +205,8 @@ class _Routes:
 
     def _summary(self, record: JobRecord) -> dict[str, Any]:
         has_receipt = record.is_final and self._node.book.receipt(record) is not None
-        return record.summary() | {"receipt_available": has_receipt}
+        proofs = len(self._node.book.frauds(record))
+        return record.summary() | {"receipt_available": has_receipt, "fraud_proofs": proofs}
 
 
 # --- Requests and answers ------------------------------------------------------------------------
@@ -223,6 +235,23 @@ class _TokenRequired:
 async def _replay(record: JobRecord) -> AsyncIterator[str]:
     for event in list(record.events):
         yield _event(event)
+
+
+@contextmanager
+def _job_files_refused() -> Iterator[None]:
+    """Answer a job file that breaks a rule with its line and field.
+
+    Raises:
+        _Refusal: it does, or the job can't be asked for from here.
+    """
+    try:
+        yield
+    except JobSpecError as error:
+        raise _Refusal(
+            400, error.rule, error.value, message=str(error), line=error.line, field=error.field
+        ) from error
+    except UserError as error:
+        raise _Refusal(400, str(error)) from error
 
 
 def _event(event: dict[str, Any]) -> str:

@@ -10,6 +10,7 @@ __all__ = ["job"]
 
 COMMANDS = {
     "run": LazyCommand("p2p_node.cli.job_run:run", "Have a job done and verified."),
+    "quote": LazyCommand("p2p_node.cli.job_quote:quote", "Show how a job would be checked, and its cost."),
     "list": LazyCommand("p2p_node.cli.job_show:list_jobs", "List jobs, oldest first."),
     "status": LazyCommand("p2p_node.cli.job_show:status", "Show where a job stands."),
     "logs": LazyCommand("p2p_node.cli.job_show:logs", "Show what happened to a job."),

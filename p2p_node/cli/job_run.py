@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from p2p_node.cli.story import Story
     from p2p_node.client import NodeClient
 
-__all__ = ["run"]
+__all__ = ["read_job", "run"]
 
 INTERRUPTED = 130
 """What a shell expects of a program that Ctrl-C ended."""
@@ -86,7 +86,7 @@ def run(
     if swarm is not None and ctx.get_parameter_source("datadir") is ParameterSource.COMMANDLINE:
         raise click.UsageError("--swarm and --datadir exclude each other")
     # A bad file is told before a swarm is started for it.
-    document = _read_job(file)
+    document = read_job(file)
     from p2p_node.client import connect
 
     code = ExitCode.OK
@@ -111,7 +111,12 @@ def run(
     ctx.exit(code)
 
 
-def _read_job(file: Path) -> bytes:
+def read_job(file: Path) -> bytes:
+    """The content of a job file that breaks no rule.
+
+    Raises:
+        UserError: it can't be read, or breaks one.
+    """
     from p2p_node.jobspec import parse_job_spec
     from p2p_node.yamltree import DOCUMENT_BYTES_MAX
 
@@ -169,6 +174,10 @@ def _see_through(
     job = client.job(job_id)
     if receipt is not None and job["receipt_available"]:
         _write("receipt", receipt, client.receipt(job_id))
+        for number in range(job["fraud_proofs"]):
+            path = receipt.with_name(f"fraud-{number}.bin")
+            _write("fraud proof", path, client.fraud(job_id, number))
+            say("fraud", f"proof in {path}; judge it: p2p-node job verify {path}")
     _print_result(job, story, output)
     if job["state"] == "verified":
         _hand_over(client, job, output_file)

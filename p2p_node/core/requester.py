@@ -6,6 +6,7 @@ runner-up goes on from the last verified unit; when the bids are used up the job
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from p2p_node.core.attempt import EXECUTOR_FAULTS, Attempt, Outcome
@@ -23,7 +24,7 @@ from protocols.units import input_digest
 from verification.draw_odds import OutOfReach
 from verification.findings import CONVICTING_PROFILES, HOMOGENEOUS
 
-__all__ = ["Job"]
+__all__ = ["Job", "offer_of"]
 
 REBID_MS = 1_000
 """Pause before an offer that nobody took is made again; doubles each time, up to REBID_MS_MAX."""
@@ -130,28 +131,15 @@ class Job:
     # --- Offer and auction -----------------------------------------------------------------------
 
     def _make_offer(self, now_ms: int) -> Signed[Offer]:
-        request, round_number = self.request, len(self._offers)
-        nonce = tagged("p2p-node/offer-nonce/1", self._nonce, bytes([round_number]))[:16]
-        window_ms = request.window_ms if request.mode == "auction" else 0
-        offer = self._node.sign(
-            Offer(
-                nonce=nonce,
-                mode=request.mode,
-                workload=request.workload,
-                model=request.model,
-                profile=request.profile,
-                input_digest=input_digest(request.input),
-                input_units=request.input_units,
-                units_max=request.units_max,
-                price_micros_max=request.price_micros_max,
-                ram_bytes_min=request.ram_bytes_min,
-                rate_milli_min=request.rate_milli_min,
-                exclude=tuple(sorted({*request.exclude, *self._failed_peers}))[:64],
-                sent_ms=now_ms,
-                bids_close_ms=now_ms + window_ms,
-                expires_ms=self.created_ms + request.total_ms + CLOCK_SKEW_MS,
-            )
+        nonce = tagged("p2p-node/offer-nonce/1", self._nonce, bytes([len(self._offers)]))[:16]
+        body = offer_of(
+            self.request,
+            nonce=nonce,
+            exclude=self._failed_peers,
+            sent_ms=now_ms,
+            expires_ms=self.created_ms + self.request.total_ms + CLOCK_SKEW_MS,
         )
+        offer = self._node.sign(body)
         self._offers.append(offer)
         return offer
 
@@ -378,6 +366,38 @@ class Job:
             Persist("receipts", self.id, self.receipt.raw),
             Notify(self.id, "finished", {"state": self.state.value, "reason": self.reason}),
         ]
+
+
+def offer_of(
+    request: JobRequest, *, nonce: bytes, exclude: Iterable[bytes] = (), sent_ms: int, expires_ms: int
+) -> Offer:
+    """The offer of a job.
+
+    Args:
+        request: what is asked for.
+        nonce: 16 bytes that make it another offer than any before.
+        exclude: peers that must not bid, beside those that the request excludes.
+        sent_ms: now.
+        expires_ms: when the job is over whatever happens.
+    """
+    window_ms = request.window_ms if request.mode == "auction" else 0
+    return Offer(
+        nonce=nonce,
+        mode=request.mode,
+        workload=request.workload,
+        model=request.model,
+        profile=request.profile,
+        input_digest=input_digest(request.input),
+        input_units=request.input_units,
+        units_max=request.units_max,
+        price_micros_max=request.price_micros_max,
+        ram_bytes_min=request.ram_bytes_min,
+        rate_milli_min=request.rate_milli_min,
+        exclude=tuple(sorted({*request.exclude, *exclude}))[:64],
+        sent_ms=sent_ms,
+        bids_close_ms=sent_ms + window_ms,
+        expires_ms=expires_ms,
+    )
 
 
 def _concerns(attempt: Attempt, event: Event) -> bool:

@@ -44,7 +44,7 @@ def test_off_works_as_a_flag(tmp_path: Path) -> None:
             'network = "lab"\nprice_micro = 5\n',
             r"config\.toml:2: price_micro is not a setting; did you mean price_micros\?",
         ),
-        ("\n\n[storage]\nx = 1\n", r"config\.toml:3: storage is not a setting; known: listen, "),
+        ("\n\n[plugins]\nx = 1\n", r"config\.toml:3: plugins is not a setting; known: listen, "),
         (
             'network = "lab"\n\nprice_micros = "many"\n',
             r"config\.toml:3: price_micros: Expected `int`, got .*'many'",

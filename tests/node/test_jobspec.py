@@ -38,6 +38,7 @@ retry: {max: 0}
 """  # noqa: E501
 
 
+ESCAPE = "must be a share from 1e-9 to 0.5, in whole 1/1,000,000,000"
 FIELDS = "apiVersion, kind, name, task, resources, placement, auction, verify, timeouts, retry"
 
 
@@ -59,7 +60,16 @@ def test_the_example_is_valid() -> None:
         temperature_milli=800,
         top_k=0,
     )
-    assert spec.verify.chunks is None
+    assert spec.verify.chunks == "all"
+
+
+def test_checking_in_the_clients_own_terms() -> None:
+    asked = "verify: {profile: native, escape: 1e-3, forged_share: 0.05, assumed_colluding: 0.3, lazy: 0.1}\n"
+    verify = parse_job_spec((LEAST + asked).encode()).verify
+    assert (verify.profile, verify.escape_ppb, verify.chunks) == ("native", 1_000_000, "auto")
+    assert (verify.forged_ppm, verify.colluding_ppm, verify.lazy_ppm) == (50_000, 300_000, 100_000)
+    full = parse_job_spec((LEAST + "verify: full\n").encode()).verify
+    assert (full.chunks, full.escape_ppb) == ("all", 0)
 
 
 def test_what_is_absent_has_its_default() -> None:
@@ -73,7 +83,7 @@ def test_what_is_absent_has_its_default() -> None:
         2_000,
         500,
     )
-    assert (spec.verify.profile, spec.verify.verifiers, spec.verify.chunks) == ("exact14", 2, None)
+    assert (spec.verify.profile, spec.verify.verifiers, spec.verify.chunks) == ("exact14", 2, "auto")
     assert spec.timeouts == TimeoutsSpec(queue_ms=30_000, execution_ms=300_000, total_ms=600_000)
     assert spec.retry.retries == 3
 
@@ -183,12 +193,36 @@ def test_every_field_arrives_in_its_unit() -> None:
             "must be a peer id (12D3Koo…)",
             "'12D3'",
         ),
-        ("verify: {profile: native}\n", 8, "verify.profile", "must be one of exact14, exact21", "'native'"),
+        (
+            "verify: {profile: bf16}\n",
+            8,
+            "verify.profile",
+            "must be one of exact14, exact21, homogeneous, native",
+            "'bf16'",
+        ),
+        ("verify: {escape: 0.6}\n", 8, "verify.escape", ESCAPE, "'0.6'"),
+        ("verify: {escape: 1e-12}\n", 8, "verify.escape", ESCAPE, "'1e-12'"),
+        ("verify: {escape: .1}\n", 8, "verify.escape", ESCAPE, "'.1'"),
+        (
+            "verify: {lazy: 1}\n",
+            8,
+            "verify.lazy",
+            "must be a share from 0 to 0.9, in whole 1/1,000,000",
+            "'1'",
+        ),
+        (
+            "verify: {escape: 1e-3, chunks: 2}\n",
+            8,
+            "verify.chunks",
+            "must not be given together with verify.escape",
+            "both",
+        ),
+        ("verify: half\n", 8, "verify", "must be a mapping of fields to values", "'half'"),
         (
             "verify: {chunks: some}\n",
             8,
             "verify.chunks",
-            "must be an integer from 1 to 4096, or all",
+            "must be an integer from 1 to 4096, or all, or auto",
             "'some'",
         ),
         ("verify: {verifiers: 0}\n", 8, "verify.verifiers", "must be an integer from 1 to 64", "'0'"),
