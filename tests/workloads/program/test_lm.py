@@ -20,9 +20,9 @@ from workloads.lm.input import LmInput, encode_input
 from workloads.lm.manifest import builtin_models, load_manifest
 from workloads.lm.workload import LmWorkload
 from workloads.program import context, lm
+from workloads.program.disputes import rebuild
 from workloads.program.interpreter import infer, run
 from workloads.program.program import Program, value_digest
-from workloads.program.disputes import rebuild
 
 PROMPT = (1, 2, 3, 4, 250, 17)
 SAMPLED = LmInput(PROMPT, 70, seed=2**64 - 1, temperature_milli=900, top_k=40)
@@ -161,7 +161,7 @@ def test_programs_are_refused(tiny_model: Path) -> None:
         with pytest.raises(InputRefused, match=message):
             made.workload.chunk_program(made.input, units, chunk)
     with pytest.raises(InputRefused, match="'native' has no programs"):
-        LmWorkload(tiny_model, "native").chunk_program(made.input, made.units, 0)
+        rebuild(made.case(0, profile="native"))
 
 
 def test_a_judge_derives_the_same_program_without_the_model(other_model: Path) -> None:

@@ -18,11 +18,11 @@ from protocols.events import Finding
 from protocols.messages import OpenedValue
 from tests.workloads.program.test_lm import SAMPLED, Generated, generated
 from workloads.program import referee
+from workloads.program.disputes import rebuild
 from workloads.program.interpreter import run, trace
 from workloads.program.limits import Limits
 from workloads.program.program import Program, value_digest
 from workloads.program.referee import judge, opened_value, read_opened
-from workloads.program.disputes import rebuild
 from workloads.program.trace import open_inputs
 
 CHUNK = 1
