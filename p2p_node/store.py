@@ -170,6 +170,21 @@ class Store:
                 f"SELECT key, value FROM {table} {where} ORDER BY key LIMIT ?", parameters
             ).fetchall()
 
+    def keys_under(self, table: str, prefix: bytes) -> list[bytes]:
+        """The keys of a table that begin with ``prefix``, in order; the values stay where they are.
+
+        Raises:
+            ValueError: there is no such table.
+            StoreError: the file is damaged.
+        """
+        _check(table)
+        with self._explained():
+            rows = self._connection.execute(
+                f"SELECT key FROM {table} WHERE key >= ? AND substr(key, 1, ?) = ? ORDER BY key",
+                (prefix, len(prefix), prefix),
+            ).fetchall()
+        return [key for (key,) in rows]
+
     def items(self, table: str) -> Iterator[tuple[bytes, bytes]]:
         """All of a table, a page at a time; changes made meanwhile behind the reader are not seen.
 

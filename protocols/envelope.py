@@ -19,7 +19,7 @@ from protocols.errors import BadSignature, Malformed, UnknownKind, WrongNetwork
 from protocols.limits import ENVELOPE_BYTES_MAX, KIND_BYTES_MAX, NETWORK_NAME_BYTES_MAX
 from protocols.messages import KINDS, Body, Digest, Key
 
-__all__ = ["Signed", "open_envelope", "seal"]
+__all__ = ["Signed", "network_of", "open_envelope", "seal"]
 
 B = TypeVar("B", bound=Body)
 B_co = TypeVar("B_co", bound=Body, covariant=True)
@@ -59,6 +59,15 @@ def seal(body: B, *, network: str, key: KeyPair) -> Signed[B]:
     identifier = _message_id(network, kind, version, key.public, packed)
     raw = encode(_Envelope(network, kind, version, key.public, packed, key.sign(_SIGNED_PREFIX + identifier)))
     return Signed(raw, identifier, key.public, body)
+
+
+def network_of(raw: bytes, *, bytes_max: int = ENVELOPE_BYTES_MAX) -> str:
+    """The network that an envelope says it is for; nothing else of it is checked.
+
+    Raises:
+        Malformed: no envelope, or too large a one.
+    """
+    return decode(raw, _Envelope, bytes_max=bytes_max).network
 
 
 def open_envelope(

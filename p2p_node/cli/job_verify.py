@@ -17,17 +17,21 @@ __all__ = ["verify"]
 
 
 class _ReceiptRefused(UserError):
-    """A receipt doesn't hold."""
+    """A receipt or a fraud proof doesn't hold."""
 
     exit_code = ExitCode.VERIFICATION_FAILED
 
 
-@click.command(short_help="Check a receipt, offline.")
+@click.command(short_help="Check a receipt or a fraud proof, offline.")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--recompute", is_flag=True, help="Run the model to settle what signatures can't.")
 @output_option
 def verify(file: Path, recompute: bool, output: str) -> None:
-    """Check the receipt in FILE: every signature, commitment, draw, opening, verdict and payment.
+    """Check the receipt or the fraud proof in FILE.
+
+    Of a receipt: every signature, commitment, draw, opening, verdict and payment. Of a fraud proof: every
+    signature and every part, and then the one operator that convicts, which is run again and takes no
+    model.
 
     Needs no network and no running node. Exits with 5 at the first thing that is wrong, and names it.
     """
@@ -35,8 +39,13 @@ def verify(file: Path, recompute: bool, output: str) -> None:
     from p2p_node.core.keyring import RealCrypto
     from p2p_node.receipts import ReceiptError, check_file
 
+    data = _read(file)
+    # A receipt is JSON, a fraud proof is a MessagePack array.
+    if not data.lstrip().startswith(b"{"):
+        print_record(_judged(data, file), output)
+        return
     try:
-        report = check_file(_read(file), RealCrypto())
+        report = check_file(data, RealCrypto())
     except ReceiptError as error:
         raise _ReceiptRefused(f"{file} doesn't hold: {error}") from error
     record = _described(report)
@@ -49,6 +58,42 @@ def verify(file: Path, recompute: bool, output: str) -> None:
     print_record(record, output)
 
 
+def _judged(data: bytes, file: Path) -> dict[str, Any]:
+    """Judge the fraud proof in a file, and describe it."""
+    from p2p_node.core.keyring import RealCrypto
+    from p2p_node.frauds import FraudRefused, judge_file, read_file
+    from protocols.events import Finding
+    from protocols.identity import peer_id
+
+    try:
+        fraud = read_file(data, RealCrypto())
+    except FraudRefused as error:
+        raise _ReceiptRefused(f"{file} doesn't hold: no receipt, and as a fraud proof: {error}") from error
+    accusation = fraud.accusation
+    accused = f"the {accusation.role} {peer_id(accusation.accused)}"
+    judgement = judge_file(fraud)
+    if judgement.finding is Finding.ACQUITTED:
+        raise _ReceiptRefused(f"{file} doesn't hold: {accused} stated what is true of {judgement.detail}")
+    if judgement.finding is Finding.INCONCLUSIVE:
+        raise _ReceiptRefused(f"{file} proves nothing: {judgement.detail}")
+    terms = accusation.contract.terms
+    return {
+        "holds": True,
+        "guilty": peer_id(accusation.accused),
+        "role": accusation.role,
+        "accuser": peer_id(fraud.proof.signer),
+        "network": fraud.network,
+        "kind": fraud.proof.body.KIND,
+        "workload": terms.workload,
+        "model": terms.model.hex(),
+        "profile": terms.profile,
+        "award": accusation.contract.award.id.hex(),
+        "chunk": accusation.chunk,
+        "false": judgement.detail,
+        "bytes": len(data),
+    }
+
+
 def _read(file: Path) -> bytes:
     from p2p_node.receipts import FILE_BYTES_MAX
 
@@ -57,7 +102,7 @@ def _read(file: Path) -> bytes:
             # One byte more than allowed shows that it is too large.
             return opened.read(FILE_BYTES_MAX + 1)
     except OSError as error:
-        raise UserError(f"can't read the receipt {file}: {error.strerror}") from error
+        raise UserError(f"can't read {file}: {error.strerror}") from error
 
 
 def _recompute(report: ReceiptReport, file: Path) -> str:

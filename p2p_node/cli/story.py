@@ -193,6 +193,14 @@ class Story:
                 return "verdict", f"{peer} differs at chunks {chunks}", "bad"
             case "disputed":
                 return "disputed", f"chunks {chunks}: recomputing them here"
+            case "dispute-opened":
+                return "dispute", f"{peer} and the executor trace chunk {event.get('chunk')}"
+            case "dispute-ended":
+                loser = short_peer(str(event.get("loser", ""))) or "nobody"
+                outcome = harmless(str(event.get("outcome", "")))
+                return "dispute", f"{loser} loses after {event.get('rounds')} rounds: {outcome}"
+            case "fraud-proved":
+                return "proved", f"one operator convicts {peer}", "bad"
             case "segment-verdict":
                 return self._tell_segment(event)
         return harmless(name), ""

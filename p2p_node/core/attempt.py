@@ -392,8 +392,9 @@ class Attempt:
                 fee = self.award.body.verifier_fee_micros * len(entry.chunks)
                 self._node.standings.record_work(entry.claim.signer, len(entry.chunks), now_ms)
                 effects += self.payouts.pay(entry.claim.signer, fee, round_.commitment.id, now_ms)
-        for proof in round_.proofs:
-            effects.append(Publish("convictions", self._node.sign(proof)))
+        for proof in map(self._node.sign, round_.proofs):
+            effects.append(Persist("frauds", self.job_id + proof.id, proof.raw))
+            effects.append(Publish("convictions", proof))
         if verdict is not Verdict.VERIFIED:
             return effects + self._end(_ROUND_OUTCOMES[verdict], "")
         return effects + self._settle_in_order(now_ms)

@@ -85,6 +85,7 @@ class Disputes:
         if round_.commitment.id in self._begun or round_.contract.terms.profile not in EXACT_PROFILES:
             return []
         _remember(self._begun, round_.commitment.id)
+        subject = self._subject(round_.commitment.id)
         effects: list[Effect] = []
         for verifier, (chunk, reveal) in round_.quarrels().items():
             if round_.opening is None or len(self.umpires) >= DISPUTES_MAX:
@@ -102,9 +103,7 @@ class Disputes:
             )
             umpire = Umpire(quarrel, message, input=round_.input, units=round_.units)
             self.umpires[quarrel.id] = umpire
-            effects.append(
-                Notify(self._subject(round_.commitment.id), "dispute", {"verifier": verifier, "chunk": chunk})
-            )
+            effects.append(Notify(subject, "dispute-opened", {"peer": verifier, "chunk": chunk}))
             effects += umpire.start(now_ms)
         return effects
 
@@ -126,8 +125,9 @@ class Disputes:
         if umpire.loser and not umpire.is_proved:
             # Nobody else can know who was silent, so it stays between us.
             self._node.standings.record_failure(umpire.loser, now_ms)
+        subject = self._subject(quarrel.commitment.id)
         details = {
-            "verifier": quarrel.verifier,
+            "peer": quarrel.verifier,
             "chunk": quarrel.chunk,
             "loser": umpire.loser,
             "outcome": umpire.outcome,
@@ -136,7 +136,7 @@ class Disputes:
         key = ("dispute", quarrel.commitment.id, quarrel.verifier)
         ended = DisputeEnded(key, quarrel.chunk, quarrel.verifier, umpire.loser, umpire.is_proved)
         return [
-            Notify(self._subject(quarrel.commitment.id), "dispute-ended", details),
+            Notify(subject, "dispute-ended", details),
             *self._tell(quarrel.commitment.id, ended, now_ms),
         ]
 

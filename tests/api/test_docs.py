@@ -71,7 +71,7 @@ def test_events(client: NodeClient) -> None:
 def test_events_are_those_of_the_core() -> None:
     """Every event that the requester's machines tell about a job."""
     sources = ["p2p_node/core/attempt.py", "p2p_node/core/requester.py", "verification/round.py"]
-    sources += ["protocols/auction.py", "p2p_node/core/payouts.py"]
+    sources += ["protocols/auction.py", "p2p_node/core/payouts.py", "p2p_node/core/disputes.py"]
     found = set()
     for source in sources:
         text = (ROOT / source).read_text()

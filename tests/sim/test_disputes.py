@@ -137,4 +137,4 @@ def test_on_a_bad_network_every_dispute_ends_and_nobody_honest_is_convicted(seed
         disputes = peer.core.disputes
         assert not disputes.umpires and not disputes.parties
         assert disputes.archive.fetching == 0
-    assert run.notes("dispute") == run.notes("dispute-ended") > 0
+    assert run.notes("dispute-opened") == run.notes("dispute-ended") > 0

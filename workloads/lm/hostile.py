@@ -54,8 +54,10 @@ def cheaper_model(
 def _four_bits(tensor: Tensor) -> Tensor:
     if tensor.dim() == 1:
         return tensor
-    step = tensor.abs().amax(dim=1, keepdim=True).clamp(min=1e-30) / _LEVELS
-    return torch.round(tensor / step) * step
+    wide = tensor.float()
+    step = wide.abs().amax(dim=1, keepdim=True).clamp(min=1e-30) / _LEVELS
+    # As half-precision numbers they could stand in a model's file, and so in a trace of this model's program.
+    return (torch.round(wide / step) * step).half().to(tensor.dtype)
 
 
 def _with_layers(

@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from workloads.llama.config import load_config
+from workloads.lm.hostile import QUANTIZED_WEIGHTS, cheaper_model
 from workloads.lm.input import decode_input
 from workloads.lm.manifest import WEIGHTS_FILE, load_manifest
 from workloads.lm.native import open_executor
@@ -34,6 +35,7 @@ class LmWorkload:
         self.executor = open_executor(model_dir, profile, variant, expected_digest=expected_digest)
         self.model = self.executor.model
         self.profile = profile
+        self._variant = variant
         self._model_dir = model_dir
 
     def generate(
@@ -64,6 +66,9 @@ class LmWorkload:
             chunk=chunk,
         )
         tensors = load_file(self._model_dir / WEIGHTS_FILE)
+        if self._variant == QUANTIZED_WEIGHTS:
+            # A cheat that stands by what it stated: its trace shows the weights that it ran.
+            tensors = cheaper_model(load_config(self._model_dir), tensors, QUANTIZED_WEIGHTS)[1]
         tensors[TOKENS] = chunk_tokens(job, units, chunk)
         return program, [tensors[item.name] for item in program.inputs]
 
