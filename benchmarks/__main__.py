@@ -16,12 +16,14 @@ __all__ = ["PROGRAMS", "commands", "main"]
 PROGRAMS = {
     "attacks": "what the checks catch, beside the formula, and what honest peers do to each other",
     "disputes": "from a chunk that differs to one operator: tracing, bytes, referee",
+    "kernels": "linear layers, prefill and decode: compiled kernels, numpy and native float32",
     "model": "what exactness costs: native, exact14 and exact21 on the model that ships",
     "network": "gossip and direct streams, against raw TCP",
     "simulator": "virtual peers and jobs for each second of real time",
     "swarm": "jobs through five real peers, against the model called directly",
     "training": "an exact optimiser step against native torch, and checking a run",
     "verification": "draws, trees, receipts: what believing costs",
+    "workloads": "checking against doing, for every kind of work, and Freivalds' check",
 }
 QUICK = {"model": ["--tokens", "128", "--rounds", "2"]}
 """What makes a program quick, where it isn't ``--quick``."""
