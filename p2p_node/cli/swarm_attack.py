@@ -26,7 +26,7 @@ def attack(kinds: tuple[str, ...], count: int, output: str) -> None:
     from p2p_node.cli.output import print_rows
     from p2p_node.errors import ExitCode
     from p2p_node.hostile import CHEATS
-    from p2p_node.hostile.live import attack_live, reference_text
+    from p2p_node.hostile.live import attack_live
     from p2p_node.swarm import running_swarm
 
     for kind in kinds:
@@ -34,9 +34,9 @@ def attack(kinds: tuple[str, ...], count: int, output: str) -> None:
             raise click.BadParameter(f"{kind!r} must be one of {', '.join(CHEATS)}", param_hint="KIND")
     rows: list[dict[str, Any]] = []
     with running_swarm(count, seed=1) as swarm:
-        reference = reference_text(swarm)
+        known: dict[str, tuple[int, ...]] = {}
         for kind in kinds or CHEATS:
-            report = attack_live(swarm, kind, reference)
+            report = attack_live(swarm, kind, known)
             row = {
                 "attack": kind,
                 "what happened": report.happened,

@@ -11,10 +11,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from p2p_node.core.keyring import RealCrypto
 from p2p_node.hostile.catalogue import ATTACKS, Attack, Role
+from p2p_node.receipts import check_file
 from p2p_node.swarm import CHEAT_PRICE_MICROS, Swarm, SwarmPeer
 
-__all__ = ["LiveReport", "attack_live", "reference_text"]
+__all__ = ["VERSE", "LiveReport", "attack_live"]
 
 DEAR_MICROS = 400
 """What hostile verifiers ask, so that they are never executors."""
@@ -28,24 +30,70 @@ apiVersion: p2p/v1
 kind: Job
 name: attacked
 task:
-  workload: lm.generate
-  model: kjv-2m
-  prompt: "And it came to pass"
-  max_tokens: {tokens}
-  seed: {seed}
+  {task}
 placement:
   exclude: [{exclude}]
 auction:
   window: 700ms
   rebids: {rebids}
 verify:
-  profile: exact14
+  profile: {profile}
   verifiers: {verifiers}
   chunks: all
   reveal: 6s
 timeouts:
   queue: 20s
 """
+
+_VERSE = """workload: lm.generate
+  model: kjv-2m
+  prompt: "And it came to pass"
+  max_tokens: {tokens}
+  seed: 7"""
+VERSE = _VERSE.format(tokens=64)
+"""The task of most attacks."""
+
+_TRAINING = """workload: training.run
+  llama: {vocabulary: 128, hidden: 16, inner: 32, layers: 1, heads: 2, key_value_heads: 1, head_width: 8,
+    positions: 16}
+  segments: 2
+  segment_steps: 3
+  batch: 4
+  learning_rate: 0.01
+  seed: 3
+  text: |
+    In the beginning God created the heaven and the earth.
+    And the earth was without form, and void."""
+_TASKS = {
+    "fewer-steps": """workload: diffusion.sample
+  model: digits-8x8
+  labels: [3]
+  steps: 8
+  seed: 7
+  guidance: 2""",
+    "fabricated-tiles": """workload: render.trace
+  width: 64
+  height: 32
+  samples: 8
+  depth: 3
+  seed: 1
+  background: [0.55, 0.7, 1]
+  camera: {position: [0, 1.2, 4.6], target: [0, 0.75, 0], focal: 1.3}
+  materials:
+    - {name: clay, albedo: [0.85, 0.35, 0.25]}
+  spheres:
+    - {centre: [0, 0.8, 0], radius: 0.8, material: clay}""",
+    "fewer-terms": """workload: linalg.matmul
+  rows: 64
+  inner: 512
+  columns: 64
+  bits: 10
+  left_seed: 1
+  right_seed: 2""",
+    "altered-training-step": _TRAINING,
+    "skipped-training-step": _TRAINING,
+}
+"""Of the kinds that cheat at other work."""
 
 _RING = {"sybil-swarm": 2, "eclipse": 2}
 """Keys beside the executor's that only verify."""
@@ -66,7 +114,7 @@ class LiveReport:
         happened: what its check did, in a few words.
         is_caught: whether that is what the catalogue promises.
         convicted_by: honest peers that convicted each convicted cheater, at least.
-        is_answer_right: whether the honest client's text is the one that an honest swarm gives.
+        is_answer_right: whether the honest client's output is the one that an honest swarm gives.
         harmed: honest peers that another honest peer convicted.
         seconds: all of it, starting the hostile processes included.
     """
@@ -80,18 +128,13 @@ class LiveReport:
     seconds: float
 
 
-def reference_text(swarm: Swarm) -> str:
-    """What the job of these attacks gives where nobody cheats."""
-    return str(_run(swarm.requester)[1]["text"])
-
-
-def attack_live(swarm: Swarm, kind: str, reference: str) -> LiveReport:
+def attack_live(swarm: Swarm, kind: str, known: dict[str, tuple[int, ...]]) -> LiveReport:
     """Let peers that cheat this way join ``swarm``, mount the attack, and end them.
 
     Args:
         swarm: at least three honest peers; others are left out of account.
         kind: of `ATTACKS`.
-        reference: what `reference_text` gave.
+        known: the output units of each task where nobody cheats; what is missing is run and added.
 
     Raises:
         SwarmError: a process died or didn't start.
@@ -99,6 +142,9 @@ def attack_live(swarm: Swarm, kind: str, reference: str) -> LiveReport:
     started = time.monotonic()
     attack = ATTACKS[kind]
     honest = [peer for peer in swarm.peers if peer.is_running and not peer.cheat]
+    task = _TASKS.get(kind, VERSE)
+    if task not in known:
+        known[task] = _run(swarm.requester, task)[1]
     hostile = [swarm.add(cheat=kind, price_micros=price) for price in _prices(attack)]
     try:
         swarm.wait_until_acquainted()
@@ -108,10 +154,10 @@ def attack_live(swarm: Swarm, kind: str, reference: str) -> LiveReport:
             Role.REQUESTER: _requesters,
             Role.STRANGER: _strangers,
         }[attack.role]
-        is_caught, happened, text = mount(swarm, attack, honest, hostile)
+        is_caught, happened, units = mount(swarm, attack, honest, hostile)
         convicted_by = _convicted_by(honest, hostile) if attack.is_provable else 0
         harmed = sum(_convicts(peer, other) for peer in honest for other in honest if other is not peer)
-        is_right = text == reference
+        is_right = units == known[task]
     finally:
         for peer in hostile:
             swarm.remove(peer)
@@ -129,39 +175,39 @@ def _prices(attack: Attack) -> list[int]:
 
 # --- By role -----------------------------------------------------------------------------------------
 
-Mounted = tuple[bool, str, str]
-"""Whether it was caught, what happened, and the honest client's text."""
+Mounted = tuple[bool, str, tuple[int, ...]]
+"""Whether it was caught, what happened, and the output units that the honest client got."""
 
 
 def _executors(swarm: Swarm, attack: Attack, honest: list[SwarmPeer], hostile: list[SwarmPeer]) -> Mounted:
-    cheat = hostile[0].peer_id
+    cheat, task = hostile[0].peer_id, _TASKS.get(attack.kind, VERSE)
     if attack.kind == "copied-result":
         # First it verifies the job for somebody else, with everybody drawn.
         _run(swarm.requester, exclude=[cheat], verifiers=16)
-    events, summary = _run(swarm.requester, verifiers=4)
+    events, units = _run(swarm.requester, task, verifiers=4)
     if attack.is_provable and attack.kind != "equivocation":
         ends = [e for e in events if e["event"] == "segment-verdict" and e["executor"] == cheat]
         verdicts = [str(event["verdict"]) for event in ends]
-        return verdicts == ["fraud"], f"verdict {', '.join(verdicts) or 'none'}", summary["text"]
+        return verdicts == ["fraud"], f"verdict {', '.join(verdicts) or 'none'}", units
     ends = [e for e in events if e["event"] == "attempt-failed" and e["peer"] == cheat]
     outcomes = [str(event["outcome"]) for event in ends]
-    return outcomes == [_OUTCOMES[attack.kind]], f"attempt ended: {', '.join(outcomes)}", summary["text"]
+    return outcomes == [_OUTCOMES[attack.kind]], f"attempt ended: {', '.join(outcomes)}", units
 
 
 def _verifiers(swarm: Swarm, attack: Attack, honest: list[SwarmPeer], hostile: list[SwarmPeer]) -> Mounted:
     keys = {peer.peer_id for peer in hostile}
     # More are expected than there are, so all are drawn.
-    events, summary = _run(swarm.requester, verifiers=16)
+    events, units = _run(swarm.requester, verifiers=16)
     drawn = {e["peer"] for e in events if e["event"] == "verifier-drawn"} & keys
     revealed = {e["peer"] for e in events if e["event"] == "verdict"} & keys
     paid = {e["peer"] for e in events if e["event"] == "paid"} & keys
     happened = f"{len(drawn)} drawn, {len(revealed)} revealed, {len(paid)} paid"
     if attack.kind == "false-accusation":
         fallen = _wait_for(lambda: sum("false-accusation" in peer.log.read_text() for peer in honest) > 0)
-        return fallen, happened + ", accusation fell" * fallen, summary["text"]
+        return fallen, happened + ", accusation fell" * fallen, units
     if attack.kind == "copied-verdict":
-        return len(drawn) == 2 and len(revealed) == 1 == len(paid), happened, summary["text"]
-    return bool(drawn) and not paid, happened, summary["text"]
+        return len(drawn) == 2 and len(revealed) == 1 == len(paid), happened, units
+    return bool(drawn) and not paid, happened, units
 
 
 def _requesters(swarm: Swarm, attack: Attack, honest: list[SwarmPeer], hostile: list[SwarmPeer]) -> Mounted:
@@ -172,7 +218,8 @@ def _requesters(swarm: Swarm, attack: Attack, honest: list[SwarmPeer], hostile: 
         # Always to the same executor, which works until its credit is used up.
         states: list[str] = []
         while len(states) < RIDES_MAX and (not states or states[-1] == "verified"):
-            states.append(_run(rider, tokens=400, exclude=others, rebids=1)[1]["state"])
+            long = _VERSE.format(tokens=400)
+            states.append(str(_run(rider, long, exclude=others, rebids=1)[0][-1]["state"]))
         happened = f"{states.count('verified')} jobs of 400 tokens, then {states[-1]}"
         is_caught = states[-1] != "verified"
     else:
@@ -180,16 +227,16 @@ def _requesters(swarm: Swarm, attack: Attack, honest: list[SwarmPeer], hostile: 
         is_caught = _wait_for(lambda: "delivered" in target.log.read_text())
         with target.connect() as client:
             happened = f"voucher refused, {client.status()['earned_micros']} micro-units earned in all"
-    _, summary = _run(swarm.requester)
-    return is_caught, happened, summary["text"]
+    _, units = _run(swarm.requester)
+    return is_caught, happened, units
 
 
 def _strangers(swarm: Swarm, attack: Attack, honest: list[SwarmPeer], hostile: list[SwarmPeer]) -> Mounted:
-    events, summary = _run(swarm.requester)
+    events, units = _run(swarm.requester)
     winner = next(str(event["peer"]) for event in events if event["event"] == "awarded")
     if attack.kind == "forged-capability":
         is_caught = winner not in {peer.peer_id for peer in hostile}
-        return is_caught, "not believed" if is_caught else "believed", summary["text"]
+        return is_caught, "not believed" if is_caught else "believed", units
     points = 0.0
     for peer in honest:
         with peer.connect() as client:
@@ -199,22 +246,32 @@ def _strangers(swarm: Swarm, attack: Attack, honest: list[SwarmPeer], hostile: l
         refused = row is None or not row["connected"]
         points = 100.0 if refused else points
     is_caught = attack.kind == "replayed-message" or points > 0
-    return is_caught, f"job verified, {points:.0f} points or more charged", summary["text"]
+    return is_caught, f"job verified, {points:.0f} points or more charged", units
 
 
 # --- Asking ------------------------------------------------------------------------------------------
 
 
 def _run(
-    peer: SwarmPeer, *, tokens: int = 64, exclude: Sequence[str] = (), verifiers: int = 2, rebids: int = 3
-) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    peer: SwarmPeer,
+    task: str = VERSE,
+    *,
+    exclude: Sequence[str] = (),
+    verifiers: int = 2,
+    rebids: int = 3,
+) -> tuple[list[dict[str, Any]], tuple[int, ...]]:
+    """The job's events, and its verified output by its receipt."""
     document = _JOB.format(
-        tokens=tokens, seed=7, exclude=", ".join(exclude), verifiers=verifiers, rebids=rebids
+        task=task,
+        profile="exact21" if "training" in task else "exact14",
+        exclude=", ".join(exclude),
+        verifiers=verifiers,
+        rebids=rebids,
     )
     with peer.connect() as client:
         job_id = client.submit(document.encode())["id"]
         events = list(client.events(job_id))
-        return events, client.job(job_id)
+        return events, check_file(client.receipt(job_id), RealCrypto()).units
 
 
 def _convicts(peer: SwarmPeer, accused: SwarmPeer) -> bool:
