@@ -7,7 +7,7 @@ Views stay views.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,8 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from workloads import exact
 from workloads.exact.contraction import product, round_along
+from workloads.exact.kernels import kernels
+from workloads.exact.kernels.library import Panels
+from workloads.exact.kernels.training import TrainingKernels, training_kernels
 from workloads.exact.quantise import EXACT14, EXACT21, Precision
+from workloads.exact.slices import Arithmetic, arithmetic_for
 from workloads.exact.tensors import Rounded, vector
 from workloads.program.interpreter import check_range, check_values, infer
 from workloads.program.limits import Limits
@@ -25,6 +30,8 @@ from workloads.program.program import Attribute, Program, Step
 
 __all__ = ["Prepared"]
 
+# Grains matter to digits only, which the compiled roundings aren't for.
+_NO_GRAIN = torch.ones((1, 1), dtype=torch.float64)
 _PRECISIONS = (EXACT14.name, EXACT21.name)
 # These only give values another shape or order, or round them.
 _UNCHECKED = frozenset({"reshape", "permute", "expand", "slice", "concat", "flip", "rotary", "embedding"})
@@ -34,6 +41,13 @@ _Function = tuple[str, tuple[int, ...], tuple[tuple[str, Attribute], ...]]
 """A step without what tells it from others that take the same function's results."""
 
 
+_Rounding = tuple[int, int, str]
+"""A value, the dimension along which it is rounded, and a profile."""
+
+_Use = tuple[str, tuple[tuple[str, Attribute], ...]]
+_TO_FLOAT32: _Use = ("cast", (("dtype", "float32"),))
+
+
 @dataclass(slots=True)
 class _Memory:
     """What one run holds."""
@@ -41,7 +55,8 @@ class _Memory:
     values: list[Tensor | None]
     shared: dict[_Function, Sequence[Tensor]] = field(default_factory=dict)
     shared_uses: Counter[_Function] = field(default_factory=Counter)
-    rounded: dict[tuple[int, int, str], Rounded] = field(default_factory=dict)
+    rounded: dict[_Rounding, Rounded] = field(default_factory=dict)
+    panels: dict[_Rounding, Panels] = field(default_factory=dict)
 
     def take(self, value: int) -> Tensor:
         tensor = self.values[value]
@@ -53,6 +68,7 @@ class _Memory:
         for dim in (-1, -2):
             for name in _PRECISIONS:
                 self.rounded.pop((value, dim, name), None)
+                self.panels.pop((value, dim, name), None)
 
 
 _Call = Callable[[_Memory], Tensor]
@@ -71,10 +87,16 @@ class Prepared:
     """
 
     def __init__(self, program: Program, wanted: Sequence[int], limits: Limits | None = None) -> None:
-        infer(program, limits)
+        self._specs = infer(program, limits)
         self.program = program
         self._wanted = tuple(wanted)
         self._first = len(program.inputs)
+        self._users: defaultdict[int, list[_Use]] = defaultdict(list)
+        self._results: defaultdict[_Function, list[int]] = defaultdict(list)
+        for value, step in enumerate(program.steps, start=self._first):
+            self._results[_function(step)].append(value)
+            for taken in step.inputs:
+                self._users[taken].append((step.op, step.attributes))
         self._needed = self._needs()
         steps = [step for step, needed in zip(program.steps, self._needed, strict=True) if needed]
         self._roundings = Counter(key for step in steps for key in _roundings(step))
@@ -138,14 +160,22 @@ class Prepared:
             return self._linear(step.inputs, attributes["precision"])
         if found.compute_all is not None:
             place = found.results.index(attributes.pop("wanted"))
-            return self._one_of(step, found.compute_all, attributes, place)
-        compute, inputs = found.compute, step.inputs
+            compute_all = _COMPILED_ALL.get(step.op, found.compute_all)
+            if step.op == "adamw" and self._is_rounded(step):
+                compute_all = _adamw_float32
+            return self._one_of(step, compute_all, attributes, place)
+        compute, inputs = _COMPILED.get(step.op, found.compute), step.inputs
         return lambda memory: compute(*map(memory.take, inputs), **attributes)
 
     def _matmul(self, inputs: tuple[int, ...], precision: Precision) -> _Call:
         a, b = inputs
+        is_matrix = len(self._specs[a].shape) == len(self._specs[b].shape) == 2
 
         def call(memory: _Memory) -> Tensor:
+            if is_matrix and precision == EXACT14:
+                quick = self._multiply_digits(memory, a, b, -2)
+                if quick is not None:
+                    return quick
             left = self._round(memory, a, -1, precision)
             return product(left, self._round(memory, b, -2, precision), precision)
 
@@ -155,14 +185,49 @@ class Prepared:
         x, weight, *bias = inputs
 
         def call(memory: _Memory) -> Tensor:
-            rows = self._round(memory, x, -1, precision)
-            columns = self._round(memory, weight, -1, precision)
-            result = product(rows, Rounded(columns.values.t(), columns.grain.t()), precision)
+            result = self._multiply_digits(memory, x, weight, -1) if precision == EXACT14 else None
+            if result is None:
+                rows = self._round(memory, x, -1, precision)
+                columns = self._round(memory, weight, -1, precision)
+                result = product(rows, Rounded(columns.values.t(), columns.grain.t()), precision)
             if bias:
                 result += vector("bias", memory.take(bias[0]), result.shape[-1])
             return result
 
         return call
+
+    def _multiply_digits(self, memory: _Memory, rows: int, matrix: int, dim: int) -> Tensor | None:
+        """The product in 16-bit integers, the fastest for exact14; None where it can't be had.
+
+        Args:
+            memory: of the run.
+            rows: value (..., inner).
+            matrix: value (inner, columns), or with ``dim`` -1 (columns, inner).
+            dim: of the matrix along which it is contracted.
+        """
+        x, loaded = memory.take(rows), kernels()
+        if loaded is None or _kernels(x, memory.take(matrix)) is None:
+            return None
+        key = (matrix, dim, EXACT14.name)
+        panels = memory.panels.get(key)
+        if panels is None:
+            outputs = memory.take(matrix).to(torch.float64)
+            panels = loaded.pack((outputs if dim == -1 else outputs.mT).numpy(), EXACT14.bits)
+            if panels is None:
+                return None
+            if self._roundings[key] > 1:
+                memory.panels[key] = panels
+        flat = x.to(torch.float64).reshape(-1, x.shape[-1]).numpy()
+        found = loaded.multiply(flat, panels)
+        return None if found is None else torch.from_numpy(found).view(*x.shape[:-1], -1)
+
+    def _is_rounded(self, step: Step) -> bool:
+        """Whether an optimiser step is one of float32 state whose results are only used in float32."""
+        parameter, _, *moments = step.inputs
+        return all(self._specs[value].dtype == "float32" for value in (parameter, *moments)) and all(
+            value not in self._wanted and set(self._users[value]) <= {_TO_FLOAT32}
+            for value in self._results[_function(step)]
+        )
 
     def _one_of(
         self, step: Step, compute_all: Callable[..., Sequence[Tensor]], attributes: dict[str, Any], place: int
@@ -185,13 +250,69 @@ class Prepared:
         key = (value, dim, precision.name)
         known = memory.rounded.get(key)
         if known is None:
-            known = round_along("operand", memory.take(value), dim, precision.bits)
+            tensor = memory.take(value)
+            compiled = _kernels(tensor)
+            if compiled is None:
+                known = round_along("operand", tensor, dim, precision.bits)
+            else:
+                values = compiled.round_rows("operand", tensor, dim, precision.bits)
+                known = Rounded(values, _NO_GRAIN)
             if self._roundings[key] > 1:
                 memory.rounded[key] = known
         return known
 
 
-def _roundings(step: Step) -> list[tuple[int, int, str]]:
+# --- Compiled code where there is some -----------------------------------------------------------
+
+
+def _kernels(*tensors: Tensor) -> TrainingKernels | None:
+    if any(x.device.type != "cpu" or not x.numel() for x in tensors):
+        return None
+    # The kernels give the roundings of float64 products; digits are for other hardware.
+    if arithmetic_for(tensors[0].device, EXACT21) is not Arithmetic.FLOAT64:
+        return None
+    return training_kernels()
+
+
+def _silu(x: Tensor) -> Tensor:
+    compiled = _kernels(x)
+    return exact.silu(x) if compiled is None else compiled.silu(x)
+
+
+def _silu_backward(gradient: Tensor, x: Tensor) -> Tensor:
+    compiled = _kernels(x)
+    return (exact.silu_backward if compiled is None else compiled.silu_backward)(gradient, x)
+
+
+def _attention(queries: Tensor, keys: Tensor, values: Tensor, **settings: Any) -> Tensor:
+    compiled = _kernels(queries, keys, values)
+    return (exact.attention if compiled is None else compiled.attention)(queries, keys, values, **settings)
+
+
+def _attention_backward(*operands: Tensor, **settings: Any) -> Sequence[Tensor]:
+    compiled = _kernels(*operands)
+    return (exact.attention_backward if compiled is None else compiled.attention_backward)(
+        *operands, **settings
+    )
+
+
+def _adamw_float32(*state: Tensor, **settings: Any) -> Sequence[Tensor]:
+    compiled = _kernels(*state)
+    if compiled is not None:
+        return compiled.adamw_float32(*state, **settings)
+    beta1, beta2 = settings.pop("beta1"), settings.pop("beta2")
+    return exact.adamw_step(*state, betas=(beta1, beta2), **settings)
+
+
+_COMPILED: dict[str, Callable[..., Tensor]] = {
+    "silu": _silu,
+    "silu_backward": _silu_backward,
+    "attention": _attention,
+}
+_COMPILED_ALL: dict[str, Callable[..., Sequence[Tensor]]] = {"attention_backward": _attention_backward}
+
+
+def _roundings(step: Step) -> list[_Rounding]:
     """Which roundings of which values a product takes."""
     if step.op not in {"matmul", "linear"}:
         return []

@@ -16,7 +16,9 @@ from protocols.codec import encode
 from protocols.effects import Case
 from protocols.units import FALSE_UNITS
 from workloads.errors import InputRefused
-from workloads.program import decode_program, encode_program, execute, infer, run, trace
+from workloads.exact.kernels import kernels, use_kernels
+from workloads.exact.kernels.training import training_kernels
+from workloads.program import decode_program, encode_program, execute, infer, run, trace, value_digest
 from workloads.program.prepared import Prepared
 from workloads.training.input import (
     CHUNK_UNITS,
@@ -224,9 +226,30 @@ def test_a_chunk_is_a_program_that_ends_in_its_digest(job: TrainingInput) -> Non
     for number in range(len(values), len(outputs), 7):
         step = program.steps[number - len(values)]
         assert torch.equal(execute(step, [outputs[value] for value in step.inputs]), outputs[number])
-    # The fast way gives the bits of the slow one at every step.
-    fast = Prepared(program, range(len(values), len(outputs))).run(values)
-    assert all(torch.equal(*pair) for pair in zip(fast, outputs[len(values) :], strict=True))
+
+
+@pytest.mark.parametrize("compiled", [True, False], ids=["compiled", "plain"])
+@pytest.mark.parametrize("profile", ["exact14", "exact21"])
+@pytest.mark.parametrize("job", [llama_job(segments=1), classifier_job(segments=1)], ids=["llama", "mlp"])
+def test_the_fast_way_gives_the_bits_of_the_slow_one(
+    job: TrainingInput, profile: str, compiled: bool
+) -> None:
+    job = msgspec.structs.replace(job, segment_steps=2)
+    program, values = TrainingRun(profile).chunk_program(encode_input(job), [0] * CHUNK_UNITS, 0)
+    steps = range(len(values), program.value_count)
+    expected = trace(program, values)
+    with use_kernels(kernels() if compiled else None):
+        # Every value; and as a run does, only what the end depends on.
+        assert [value_digest(value) for value in Prepared(program, steps).run(values)] == expected[
+            len(values) :
+        ]
+        assert value_digest(Prepared(program, [steps[-1]]).run(values)[0]) == expected[-1]
+
+
+def test_compiled_code_is_used_where_there_is_some() -> None:
+    if kernels() is None:
+        pytest.skip("no compiler")
+    assert training_kernels() is not None
 
 
 def test_a_judge_derives_the_program_and_its_inputs_from_the_contract() -> None:

@@ -90,6 +90,7 @@ class Kernels:
         AttributeError: it lacks a function.
 
     Attributes:
+        library: it; `workloads.exact.kernels.training` calls the rest of its functions.
         columns: outputs that lie side by side in a panel.
         instructions: ``avx512``, ``avx2`` or ``plain``.
     """
@@ -108,6 +109,7 @@ class Kernels:
             function = getattr(library, f"p2p_{name}")
             function.restype, function.argtypes = result, arguments
         self.path = path
+        self.library = library
         self.columns: int = library.p2p_columns()
         self.instructions: str = library.p2p_instructions().decode()
         self._pack = library.p2p_pack
