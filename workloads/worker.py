@@ -48,6 +48,7 @@ from workloads.frames import (
     encode_frame,
 )
 from workloads.registry import open_workload
+from workloads.workload import EXACT_PROFILES
 
 if TYPE_CHECKING:
     from workloads.workload import Workload
@@ -159,10 +160,16 @@ class _Stream:
 
 
 class _Models:
-    """Loaded models, the least recently used dropped first."""
+    """Loaded models, the least recently used dropped first.
 
-    def __init__(self, count_max: int) -> None:
+    Args:
+        count_max: models kept.
+        exact_refusal: why this machine can't be judged by the exact profiles, or nothing.
+    """
+
+    def __init__(self, count_max: int, exact_refusal: str) -> None:
         self._count_max = count_max
+        self.exact_refusal = exact_refusal
         self._loaded: OrderedDict[_ModelKey, Workload] = OrderedDict()
 
     def get(self, model: ModelRef) -> tuple[Workload, int]:
@@ -192,6 +199,9 @@ def _perform(work: Work, models: _Models, inbox: _Inbox, outbox: _Outbox) -> Non
     if inbox.is_cancelled(work.run) and not isinstance(work, Generate):
         outbox.send(Failed(work.run, "cancelled", "cancelled before it began"))
         return
+    # A dispute is about exact operators, whoever computed them.
+    if models.exact_refusal and (isinstance(work, Judge) or work.model.profile in EXACT_PROFILES):
+        raise NumericsRefused(models.exact_refusal)
     if isinstance(work, Judge):
         _judge(work, outbox)
         return
@@ -278,12 +288,14 @@ def main() -> None:
     from workloads.llama.selfcheck import check_arithmetic
 
     torch.set_num_threads(arguments.threads)
+    exact_refusal = ""
     try:
         check_arithmetic()
     except NumericsRefused as error:
-        sys.exit(f"worker: {error}")
+        exact_refusal = str(error)
+        print(f"worker: {error}", file=sys.stderr, flush=True)
     outbox.send(Ready(os.getpid(), str(torch.__version__), round((time.monotonic() - started) * 1000)))
-    _serve(inbox, outbox, _Models(arguments.models_max))
+    _serve(inbox, outbox, _Models(arguments.models_max, exact_refusal))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,9 @@ from workloads.exact import published, selftest
 from workloads.exact.accuracy import errors
 from workloads.exact.cases import CASES, Form, operator_digests
 from workloads.exact.published import FILE, check_operators, published_digests
+from workloads.frames import Event, Failed, FrameReader, Load, Loaded, ModelRef, Ready, encode_frame
 from workloads.llama import selfcheck
+from workloads.lm.manifest import load_manifest
 
 VECTOR = Path(__file__).parents[2] / "vectors" / "exact.json"
 OPERATORS = {name: digest for name, digest in published_digests().items() if name in CASES}
@@ -86,6 +88,50 @@ def test_a_node_that_differs_refuses_the_exact_profiles() -> None:
     for check in (check_operators, selfcheck.check_arithmetic):
         with pytest.raises(NumericsRefused, match="does not reproduce the exact operators: softmax differs"):
             check()
+
+
+BROKEN_WORKER = """
+import os, sys
+from workloads.exact import published
+wrong = {**published.published_digests(), "softmax": "00" * 32}
+published.published_digests = lambda: wrong
+from workloads.worker import main
+main()
+"""
+
+
+def test_a_worker_that_differs_takes_no_exact_work(tiny_model: Path) -> None:
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-c", BROKEN_WORKER),
+            *("--parent", str(os.getpid()), "--memory-bytes-max", str(4 << 30)),
+        ],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    commands = [
+        Load(run, ModelRef(str(tiny_model), load_manifest(tiny_model).digest, profile))
+        for run, profile in enumerate(("exact14", "homogeneous"), 1)
+    ]
+    assert process.stdin
+    assert process.stdout
+    process.stdin.write(b"".join(encode_frame(command) for command in commands))
+    process.stdin.flush()
+    events: list[Event] = []
+    reader = FrameReader(Event)
+    while len(events) < 3:
+        events += reader.feed(os.read(process.stdout.fileno(), 1 << 16))
+    _, errors = process.communicate()
+    refusal = "this machine does not reproduce the exact operators: softmax differs"
+    assert refusal in errors.decode()
+    ready, refused, loaded = events
+    assert isinstance(ready, Ready)
+    assert isinstance(refused, Failed)
+    assert refused.reason == "numerics-refused"
+    assert refusal in refused.detail
+    assert isinstance(loaded, Loaded)
+    assert loaded.run == 2
 
 
 def test_exact14_beats_bfloat16_and_the_rest_beats_float32() -> None:
