@@ -296,4 +296,5 @@ def _restore(node: Node) -> None:
         outbox=store.load("outbox"),
         now_ms=wall_clock_ms(),
     )
+    node.core.provider.remember(store.load("contracts"))
     node.runtime.perform(acts)

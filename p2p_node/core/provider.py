@@ -7,6 +7,7 @@ with the award, with word that somebody else won, or with the window.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from p2p_node.core.engagement import Engagement, EngagementState
@@ -207,10 +208,15 @@ class Provider:
             eta_ms=eta_ms,
         )
         self.engagements[award.id] = engagement
-        self._taken[award.id] = None
+        self.remember([award.id])
+        return engagement.start(now_ms)
+
+    def remember(self, award_ids: Iterable[bytes]) -> None:
+        """Don't run these again: a second run could commit to something else, which convicts."""
+        for award_id in award_ids:
+            self._taken[award_id] = None
         while len(self._taken) > OPEN_JOBS_MAX:
             self._taken.popitem(last=False)
-        return engagement.start(now_ms)
 
     def _check_terms(
         self,

@@ -124,6 +124,17 @@ def test_a_debtor_is_refused_whatever_contract_it_comes_with() -> None:
     assert isinstance(wanted.body, Offer)
 
 
+def test_a_contract_that_a_restart_interrupted_is_not_run_again() -> None:
+    node = core(EXECUTOR, knows=(2, 3, 4, 5))
+    wanted: Any = offer(mode="posted")
+    terms = award(job_id=wanted.id)
+    # Where honest runs may differ, a second one would contradict what the first committed to.
+    node.provider.remember([terms.id])
+    proposal = signed(REQUESTER, Proposal(terms.raw, wanted.raw, INPUT, (), ELECTORATE.members))
+    assert said(deliver(node, proposal)) == []
+    assert node.provider.engagements == {}
+
+
 def test_the_book_is_bounded_and_keeps_who_came_last() -> None:
     book = CreditBook()
     keys = [tagged("debtor", number.to_bytes(4, "little")) for number in range(CREDIT_ACCOUNTS_MAX + 1)]
