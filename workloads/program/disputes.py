@@ -14,9 +14,9 @@ from protocols.messages import OpenedValue
 from workloads.errors import InputRefused, ProgramRefused
 from workloads.program import exported_run, lm
 from workloads.program.interpreter import trace
+from workloads.program.opening import open_inputs
 from workloads.program.program import Program, spec_of
 from workloads.program.referee import Rebuilt, judge, opened_value
-from workloads.program.trace import open_inputs
 from workloads.training import workload as training
 from workloads.workload import Workload
 

@@ -17,13 +17,15 @@ from protocols.effects import PROGRAM_INDEX, Case
 from protocols.events import Finding
 from protocols.messages import OpenedValue
 from tests.workloads.program.test_lm import SAMPLED, Generated, generated
+from workloads.errors import ProgramRefused
 from workloads.program import referee
 from workloads.program.disputes import rebuild
-from workloads.program.interpreter import run, trace
+from workloads.program.interpreter import execute, run, trace
 from workloads.program.limits import Limits
-from workloads.program.program import Program, value_digest
+from workloads.program.opening import open_inputs
+from workloads.program.operators.llama import POSITIONS_MAX
+from workloads.program.program import Program, Step, value_digest
 from workloads.program.referee import judge, opened_value, read_opened
-from workloads.program.trace import open_inputs
 
 CHUNK = 1
 
@@ -149,6 +151,21 @@ def test_too_large_an_operator_is_not_run(traced: Traced, monkeypatch: pytest.Mo
     assert "multiply-adds, more than 100000" in judge(case, rebuild)[1]
     monkeypatch.setattr(referee, "OPERATOR_BYTES_MAX", 1_000)
     assert "shown more than 1000 bytes" in judge(case, rebuild)[1]
+
+
+@pytest.mark.parametrize(
+    ("start", "width", "rule"),
+    [
+        (POSITIONS_MAX - 1, 1_024, "multiply-adds, more than"),
+        (0, 1_026, "must be even"),
+        (0, 3, "must be even"),
+    ],
+)
+def test_far_positions_are_not_worked_out_for_strangers(start: int, width: int, rule: str) -> None:
+    attributes = {"column": 0, "heads": 1, "start": start, "theta": (1e4).hex(), "width": width}
+    step = Step("llama.queries", (0,), tuple(sorted(attributes.items())))
+    with pytest.raises(ProgramRefused, match=rule):
+        execute(step, [torch.zeros(1, width, dtype=torch.float64)], referee.REFEREE_LIMITS)
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)

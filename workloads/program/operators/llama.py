@@ -37,6 +37,7 @@ __all__ = ["POSITIONS_MAX"]
 POSITIONS_MAX = 1 << 17
 """Positions whose rotations a referee works out; a table of all of them takes seconds."""
 
+_WIDTH_MAX = 1 << 10
 _CEILING = 2.0**EXPONENT_MAX
 # As `workloads.exact.attention` has it: probabilities are multiples of 2**-30 of the largest.
 _PROBABILITY_ROUNDER = 1.5 * 2.0 ** (52 - 30)
@@ -155,15 +156,15 @@ def _rotated(heads: Float64, start: int, theta: float, scale: float) -> Float64:
 
 def _heads_spec(projected: ValueSpec, columns: int, width: int, start: int, heads: int) -> ValueSpec:
     rows, given = _matrix(projected, "projected")
-    require(width > 0 and width % 2 == 0, f"width={width} must be even")
+    require(0 < width <= _WIDTH_MAX and width % 2 == 0, f"width={width} must be even, {_WIDTH_MAX} at most")
     require(columns <= given, f"columns up to {columns} must be among {given}")
     require(start + rows <= POSITIONS_MAX, f"positions up to {start + rows} must be at most {POSITIONS_MAX}")
     return ValueSpec("float64", (rows, heads, width))
 
 
 def _rotation_work(projected: ValueSpec, *, start: int, width: int, **_: Any) -> int:
-    # A row of the table is built from the one before, in integers of 160 bits.
-    return projected.elements + 100 * (start + projected.shape[0]) * width
+    # A row of the table is built from the one before, in Python integers of 160 bits.
+    return projected.elements + 1_000 * (start + projected.shape[0]) * width
 
 
 def _queries_spec(
@@ -183,9 +184,7 @@ def _queries_spec(
     width=_INDEX,
     theta=_THETA,
 )
-def _queries(
-    projected: Tensor, *, start: int, column: int, heads: int, width: int, theta: float
-) -> Tensor:
+def _queries(projected: Tensor, *, start: int, column: int, heads: int, width: int, theta: float) -> Tensor:
     """Rotated queries that carry the softmax's base change and scale."""
     rows = _array(projected)[:, column : column + heads * width].reshape(len(projected), heads, width)
     scale = LOG2_E / float(np.sqrt(np.float64(width)))
@@ -209,9 +208,7 @@ def _keys_values_spec(
     width=_INDEX,
     theta=_THETA,
 )
-def _keys_values(
-    projected: Tensor, *, start: int, key: int, value: int, width: int, theta: float
-) -> Tensor:
+def _keys_values(projected: Tensor, *, start: int, key: int, value: int, width: int, theta: float) -> Tensor:
     """The rotated key and the value of one head, side by side."""
     rows = _array(projected)
     keys = _rotated(rows[:, None, key : key + width], start, theta, 1.0)
@@ -233,7 +230,8 @@ def _attend_spec(queries: ValueSpec, *keys_values: ValueSpec, start: int, precis
 
 
 def _attend_work(queries: ValueSpec, *keys_values: ValueSpec, **_: Any) -> int:
-    return 2 * queries.elements * sum(block.shape[0] for block in keys_values)
+    rows, heads, width = queries.shape
+    return rows * heads * (2 * width + 32) * sum(block.shape[0] for block in keys_values)
 
 
 @operator(

@@ -123,7 +123,7 @@ def _rotary_spec(x: ValueSpec, *, theta: float, start: int, inverse: bool) -> Va
 def _rotary_work(x: ValueSpec, *, output: ValueSpec, theta: float, start: int, inverse: bool) -> int:
     del theta, inverse
     # Rows of the table are made one after the other from position 0 with big integers.
-    return output.elements + (start + x.shape[-2]) * x.shape[-1] * 64
+    return output.elements + (start + x.shape[-2]) * x.shape[-1] * 1_000
 
 
 @lru_cache(maxsize=8)
