@@ -206,7 +206,12 @@ class _Routes:
     def _summary(self, record: JobRecord) -> dict[str, Any]:
         has_receipt = record.is_final and self._node.book.receipt(record) is not None
         proofs = len(self._node.book.frauds(record))
-        return record.summary() | {"receipt_available": has_receipt, "fraud_proofs": proofs}
+        disputes = self._node.core.disputes.open_for(record.id)
+        return record.summary() | {
+            "receipt_available": has_receipt,
+            "fraud_proofs": proofs,
+            "disputes_open": disputes,
+        }
 
 
 # --- Requests and answers ------------------------------------------------------------------------

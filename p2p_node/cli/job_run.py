@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from p2p_node.client import NodeClient
 
 __all__ = ["read_job", "run"]
+
+DISPUTES_S_MAX = 30
+"""How long the proofs of a job's disputes are waited for."""
 
 INTERRUPTED = 130
 """What a shell expects of a program that Ctrl-C ended."""
@@ -174,10 +178,7 @@ def _see_through(
     job = client.job(job_id)
     if receipt is not None and job["receipt_available"]:
         _write("receipt", receipt, client.receipt(job_id))
-        for number in range(job["fraud_proofs"]):
-            path = receipt.with_name(f"fraud-{number}.bin")
-            _write("fraud proof", path, client.fraud(job_id, number))
-            say("fraud", f"proof in {path}; judge it: p2p-node job verify {path}")
+        _write_frauds(client, job_id, receipt)
     _print_result(job, story, output)
     if job["state"] == "verified":
         _hand_over(client, job, output_file)
@@ -186,6 +187,23 @@ def _see_through(
     if has_passed.is_set() and job["state"] == "cancelled":
         return ExitCode.TIMED_OUT
     return EXIT_CODES.get(job["state"], ExitCode.TASK_FAILED)
+
+
+def _write_frauds(client: NodeClient, job_id: str, receipt: Path) -> None:
+    """Write the fraud proofs that came of a job beside its receipt, once its disputes have ended."""
+    from p2p_node.cli.follow import say
+
+    give_up_at = time.monotonic() + DISPUTES_S_MAX
+    job = client.job(job_id)
+    if job["disputes_open"]:
+        say("dispute", f"waiting for {job['disputes_open']} disputes, {DISPUTES_S_MAX} s at most")
+    while job["disputes_open"] and time.monotonic() < give_up_at:
+        time.sleep(0.2)
+        job = client.job(job_id)
+    for number in range(job["fraud_proofs"]):
+        path = receipt.with_name(f"fraud-{number}.bin")
+        _write("fraud proof", path, client.fraud(job_id, number))
+        say("fraud", f"proof in {path}; judge it: p2p-node job verify {path}")
 
 
 @contextlib.contextmanager

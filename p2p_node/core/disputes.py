@@ -75,17 +75,19 @@ class Disputes:
         self._own = own
         self._ground = ground
         self._owner = owner
-        self._begun: OrderedDict[bytes, None] = OrderedDict()
+        self._jobs: OrderedDict[bytes, bytes] = OrderedDict()
         self._played: Counter[bytes] = Counter()
 
     # --- The requester's -------------------------------------------------------------------------
 
     def begin(self, round_: Round, now_ms: int) -> list[Effect]:
         """Have the parties of a round's disputes trace their chunks; once for each round."""
-        if round_.commitment.id in self._begun or round_.contract.terms.profile not in EXACT_PROFILES:
+        if round_.commitment.id in self._jobs or round_.contract.terms.profile not in EXACT_PROFILES:
             return []
-        _remember(self._begun, round_.commitment.id)
-        subject = self._subject(round_.commitment.id)
+        job_id = self._watched(round_.commitment.id)
+        self._jobs[round_.commitment.id] = job_id
+        while len(self._jobs) > RECENT_GOSSIP_MAX:
+            self._jobs.popitem(last=False)
         effects: list[Effect] = []
         for verifier, (chunk, reveal) in round_.quarrels().items():
             if round_.opening is None or len(self.umpires) >= DISPUTES_MAX:
@@ -103,13 +105,18 @@ class Disputes:
             )
             umpire = Umpire(quarrel, message, input=round_.input, units=round_.units)
             self.umpires[quarrel.id] = umpire
-            effects.append(Notify(subject, "dispute-opened", {"peer": verifier, "chunk": chunk}))
+            effects.append(Notify(job_id, "dispute-opened", {"peer": verifier, "chunk": chunk}))
             effects += umpire.start(now_ms)
         return effects
 
-    def _subject(self, commitment_id: bytes) -> bytes:
+    def _watched(self, commitment_id: bytes) -> bytes:
+        """The job whose watchers may still be told something about a commitment; empty for none."""
         owner = self._owner(commitment_id)
-        return owner.id if owner is not None else b""
+        return owner.id if owner is not None and not owner.is_final else b""
+
+    def open_for(self, job_id: bytes) -> int:
+        """Disputes of a job of ours that haven't ended; they may outlast the job."""
+        return sum(self._jobs.get(umpire.quarrel.commitment.id) == job_id for umpire in self.umpires.values())
 
     def _advance_umpire(self, umpire: Umpire, event: Event, now_ms: int) -> list[Effect]:
         effects = umpire.handle(event, now_ms)
@@ -125,7 +132,7 @@ class Disputes:
         if umpire.loser and not umpire.is_proved:
             # Nobody else can know who was silent, so it stays between us.
             self._node.standings.record_failure(umpire.loser, now_ms)
-        subject = self._subject(quarrel.commitment.id)
+        subject = self._watched(quarrel.commitment.id)
         details = {
             "peer": quarrel.verifier,
             "chunk": quarrel.chunk,
@@ -148,10 +155,11 @@ class Disputes:
         self, accusation: OperatorAccusation, proof: Signed[OperatorFraud], now_ms: int
     ) -> list[Effect]:
         effects: list[Effect] = []
-        subject = self._subject(accusation.commitment_id)
+        subject = self._watched(accusation.commitment_id)
+        job_id = self._jobs.get(accusation.commitment_id, b"")
         is_party = any(p.quarrel.commitment.id == accusation.commitment_id for p in self.parties.values())
-        if subject or is_party:
-            effects.append(Persist("frauds", (subject or bytes(32)) + proof.id, proof.raw))
+        if job_id or is_party:
+            effects.append(Persist("frauds", (job_id or bytes(32)) + proof.id, proof.raw))
         if subject:
             details = {"peer": accusation.accused, "role": accusation.role, "proof": proof.id}
             effects.append(Notify(subject, "fraud-proved", details))
@@ -258,9 +266,3 @@ class Disputes:
             return self._advance_umpire(umpire, event, now_ms)
         party = self.parties.get(dispute_id)
         return self._advance_party(party, event, now_ms) if party is not None else []
-
-
-def _remember(book: OrderedDict[bytes, None], key: bytes) -> None:
-    book[key] = None
-    while len(book) > RECENT_GOSSIP_MAX:
-        book.popitem(last=False)
