@@ -15,11 +15,11 @@ from torch import Tensor
 
 from workloads.exact.contraction import contract, product, round_along, round_rows
 from workloads.exact.elementwise import raw_exp2_short
-from workloads.exact.functions import LOG2_E
+from workloads.exact.functions import EXP2_LIMIT, LOG2_E, exp2_inplace
 from workloads.exact.quantise import EXACT21, Precision
 from workloads.exact.reductions import exact_sum
 from workloads.exact.slices import blocks
-from workloads.exact.tensors import Rounded, elementwise
+from workloads.exact.tensors import BLOCK_ELEMENTS, Rounded
 
 __all__ = ["attention", "attention_backward"]
 
@@ -159,10 +159,20 @@ def attention_backward(
 def _weights(scores: Tensor) -> Tensor:
     """Powers of two of the scores less their row's largest, to 30 bits; overwrites the scores."""
     scores -= scores.amax(-1, keepdim=True)
-    weights = elementwise(raw_exp2_short, scores)
+    weights = _powers(scores)
     weights += _PROBABILITY_ROUNDER
     weights -= _PROBABILITY_ROUNDER
     return weights
+
+
+def _powers(exponents: Tensor) -> Tensor:
+    """`raw_exp2_short` of what isn't positive; overwrites it."""
+    if exponents.device.type != "cpu":
+        return raw_exp2_short(exponents)
+    flat = exponents.view(-1).clamp_(min=-EXP2_LIMIT)
+    for start, stop in blocks(len(flat), BLOCK_ELEMENTS):
+        exp2_inplace(flat[start:stop].numpy())
+    return exponents
 
 
 def _check_shapes(queries: Tensor, keys: Tensor, values: Tensor, causal: bool) -> int:
