@@ -19,6 +19,7 @@ PROGRAMS = {
     "kernels": "linear layers, prefill and decode: compiled kernels, numpy and native float32",
     "model": "what exactness costs: native, exact14 and exact21 on the model that ships",
     "network": "gossip and direct streams, against raw TCP",
+    "odds": "chances of escape: the formula, these electors, and the machines measured",
     "simulator": "virtual peers and jobs for each second of real time",
     "swarm": "jobs through five real peers, against the model called directly",
     "training": "an exact optimiser step against native torch, and checking a run",

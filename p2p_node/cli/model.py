@@ -1,0 +1,20 @@
+"""`p2p-node model …`."""
+
+from __future__ import annotations
+
+import click
+
+from p2p_node.cli import LazyCommand, LazyGroup
+
+__all__ = ["model"]
+
+COMMANDS = {
+    "calibrate": LazyCommand(
+        "p2p_node.cli.model_calibrate:calibrate", "Measure how far honest native runs are apart."
+    ),
+}
+
+
+@click.group(cls=LazyGroup, lazy=COMMANDS, short_help="Models on this machine.")
+def model() -> None:
+    """Models on this machine."""
