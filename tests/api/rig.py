@@ -33,8 +33,8 @@ from p2p_node.sim.workload import chunk_digest
 from p2p_node.store import Store
 from protocols.bidding import Ability
 from protocols.digest import tagged
-from protocols.effects import Execute, Recompute
-from protocols.events import RunChunk, RunEvent, RunFinished, RunOutput, RunRecomputed
+from protocols.effects import Execute, Recompute, Task
+from protocols.events import RunChunk, RunEvent, RunFailed, RunFinished, RunOutput, RunRecomputed
 from protocols.limits import LM_CHUNK_UNITS
 from protocols.messages import Offering
 from workloads.lm.input import decode_input
@@ -88,9 +88,10 @@ class QuickExecutor:
         self.executed_cpu_us = 0
         self.recomputed_cpu_us = 0
 
-    def start(
-        self, key: tuple[Any, ...], task: Execute | Recompute, report: Callable[[RunEvent], None]
-    ) -> None:
+    def start(self, key: tuple[Any, ...], task: Task, report: Callable[[RunEvent], None]) -> None:
+        if not isinstance(task, Execute | Recompute):
+            report(RunFailed(key, "unsupported", "nothing is disputed here"))
+            return
         scope = self._scopes[key] = trio.CancelScope()
         work = self._execute if isinstance(task, Execute) else self._recompute
         self._nursery.start_soon(work, scope, key, task, report)

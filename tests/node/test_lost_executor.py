@@ -7,7 +7,7 @@ from typing import Any
 from p2p_node.core.attempt import RECONNECT_MS, Outcome
 from p2p_node.core.request import JobState
 from p2p_node.core.requester import Job
-from protocols.effects import Execute, Recompute
+from protocols.effects import Execute, Task
 from protocols.events import RunEvent
 from tests.support.swarm import UNITS_MAX, Runner, Swarm, request
 
@@ -17,7 +17,7 @@ STALL_MS = 20_000
 class _Stuck(Runner):
     """Executes the first chunk and no more."""
 
-    def run(self, key: tuple[Any, ...], task: Execute | Recompute) -> list[RunEvent]:
+    def run(self, key: tuple[Any, ...], task: Task) -> list[RunEvent]:
         events = super().run(key, task)
         return events[:2] if isinstance(task, Execute) else events
 

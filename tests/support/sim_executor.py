@@ -8,9 +8,19 @@ from typing import Any
 
 import trio
 
+from p2p_node.sim.program import judge, open_values, trace
 from p2p_node.sim.workload import chunk_digest, derive_unit, recompute
-from protocols.effects import Execute, Recompute
-from protocols.events import RunChunk, RunEvent, RunFinished, RunOutput, RunRecomputed
+from protocols.effects import Execute, Judge, OpenValues, Recompute, Task, Trace
+from protocols.events import (
+    RunChunk,
+    RunEvent,
+    RunFinished,
+    RunJudged,
+    RunOpened,
+    RunOutput,
+    RunRecomputed,
+    RunTraced,
+)
 from protocols.limits import LM_CHUNK_UNITS
 
 Report = Callable[[RunEvent], None]
@@ -25,11 +35,16 @@ class SimExecutor:
         self._variant = b"" if is_honest else b"cheap"
         self._scopes: dict[tuple[Any, ...], trio.CancelScope] = {}
 
-    def start(self, key: tuple[Any, ...], task: Execute | Recompute, report: Report) -> None:
+    def start(self, key: tuple[Any, ...], task: Task, report: Report) -> None:
         """See `p2p_node.runtime.Executor`."""
         scope = self._scopes[key] = trio.CancelScope()
-        work = self._execute if isinstance(task, Execute) else self._recompute
-        self._nursery.start_soon(partial(work, scope, key, task, report))
+        match task:
+            case Execute():
+                self._nursery.start_soon(partial(self._execute, scope, key, task, report))
+            case Recompute():
+                self._nursery.start_soon(partial(self._recompute, scope, key, task, report))
+            case _:
+                self._nursery.start_soon(partial(self._dispute, scope, key, task, report))
 
     def cancel(self, key: tuple[Any, ...]) -> None:
         """See `p2p_node.runtime.Executor`."""
@@ -53,6 +68,23 @@ class SimExecutor:
                     )
                 )
             report(RunFinished(key, len(units), 1_000))
+
+    async def _dispute(
+        self, scope: trio.CancelScope, key: Any, task: Trace | OpenValues | Judge, report: Report
+    ) -> None:
+        # Who lied as an executor stands by it.
+        variant = self._variant if key[-1] == "executor" else b""
+        with scope:
+            await trio.sleep(0.03)
+            match task:
+                case Trace():
+                    traced = trace(task, chunk_units=LM_CHUNK_UNITS, variant=variant)
+                    report(RunTraced(key, *traced, 1_000))
+                case OpenValues():
+                    opened = open_values(task, chunk_units=LM_CHUNK_UNITS, variant=variant)
+                    report(RunOpened(key, *opened, 1_000))
+                case Judge(case):
+                    report(RunJudged(key, *judge(case, chunk_units=LM_CHUNK_UNITS), 100))
 
     async def _recompute(self, scope: trio.CancelScope, key: Any, task: Recompute, report: Report) -> None:
         with scope:

@@ -19,10 +19,10 @@ from p2p_node.core.request import JobRequest
 from p2p_node.core.requester import Job
 from protocols.bidding import Ability
 from protocols.digest import tagged
-from protocols.effects import Execute, Publish, Recompute, Run, SetTimer
+from protocols.effects import Execute, Publish, Recompute, Run, SetTimer, Task
 from protocols.envelope import Signed, open_envelope
 from protocols.errors import PeerFault
-from protocols.events import RunChunk, RunEvent, RunFinished, RunOutput, RunRecomputed
+from protocols.events import RunChunk, RunEvent, RunFailed, RunFinished, RunOutput, RunRecomputed
 from protocols.messages import Offering
 from protocols.rulings import Ruling
 from protocols.units import chunk_count
@@ -59,8 +59,10 @@ class Runner:
         """The digest that this peer gives for a chunk."""
         return honest_digest(data, units, chunk)
 
-    def run(self, key: tuple[Any, ...], task: Execute | Recompute) -> list[RunEvent]:
+    def run(self, key: tuple[Any, ...], task: Task) -> list[RunEvent]:
         """Every event of a run, in order."""
+        if not isinstance(task, Execute | Recompute):
+            return [RunFailed(key, "unsupported", "the test workload has no operators")]
         if isinstance(task, Recompute):
             found = tuple(
                 (chunk, self.digest(task.input, task.units, chunk, is_execution=False))
