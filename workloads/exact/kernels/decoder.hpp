@@ -136,6 +136,8 @@ class Run {
         scores_ = arena_.take<double>(queries_ * stop_);
         weights_ = arena_.take_rows(queries_, stop_, wide_);
         totals_ = arena_.take<double>(queries_);
+        unit_ = arena_.take<double>(d_.head_dim);
+        if (unit_) std::fill(unit_, unit_ + d_.head_dim, 0x1p-52);
     }
 
     // Quantises the rows of the stream and their root mean squares; false where one is out of range.
@@ -151,11 +153,11 @@ class Run {
 
     // Normed rows times a matrix, into `wide_rows_`.
     void project(const Matrix& matrix, ptrdiff_t count) {
-        multiply(digits_, count, matrix, sink(wide_rows_, matrix, means_));
+        multiply(digits_, count, matrix, {Use::DIVIDE, wide_rows_, matrix.grains, means_, 0, 1, matrix.outputs});
     }
 
     void add_product(const Matrix& matrix, ptrdiff_t count, double* stream) {
-        multiply(digits_, count, matrix, sink(stream, matrix, nullptr, true));
+        multiply(digits_, count, matrix, {Use::ADD, stream, matrix.grains, nullptr, 0, 1, matrix.outputs});
     }
 
     void activate(ptrdiff_t count) {
@@ -243,12 +245,13 @@ class Run {
         const Rows queries = query_.from((head * all + row) * group_);
         Matrix keys = keys_of(layer, sequence, head), values = values_of(layer, sequence, head);
         keys.outputs = values.inputs = stop;
-        multiply(queries, rows, keys, sink(scores_, keys));
+        multiply(queries, rows, keys, put_into(scores_, keys));
         for (ptrdiff_t r = 0; r < rows; ++r)
             totals_[r] = weigh(scores_ + r * stop, stop - count + r / group_ + 1, values.grains, weights_.from(r), stop);
         // Values are stored without their grains, which the weights have taken with a factor of 2**52.
         double* to = seen_ + (first + row) * query_size() + head * group_ * d_.head_dim;
-        multiply(weights_, rows, values, {to, d_.head_dim, nullptr, totals_, false, group_, query_size()});
+        multiply(
+            weights_, rows, values, {Use::DIVIDE, to, unit_, totals_, d_.head_dim, group_, query_size()});
     }
 
     // Softmax of the scores that a query may see, times the values' grains, quantised; returns its total.
@@ -286,6 +289,7 @@ class Run {
     Arena arena_;
     Rows digits_{}, query_{}, entry_{}, weights_{};
     double *means_ = nullptr, *wide_rows_ = nullptr, *seen_ = nullptr, *scores_ = nullptr, *totals_ = nullptr;
+    double* unit_ = nullptr;
 };
 
 }  // namespace

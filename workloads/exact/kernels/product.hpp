@@ -272,32 +272,48 @@ inline void store_quad(double* to, Quad quad, ptrdiff_t count) {
         std::memcpy(to, &quad, count * sizeof(double));
 }
 
-// What becomes of a product: totals, at their true scale, over `divisors` where there are any. Row r goes to
-// `to + r / group * group_step + r % group * step`.
-struct Sink {
-    double* to;
-    ptrdiff_t step;
-    const double* column_grains;  // null: 2**-52 for all
-    const double* divisors;       // of each row, or null
-    bool add;
-    ptrdiff_t group, group_step;
+// What becomes of a product: totals, at their true scale, are put, divided by a number of their row, or added. Row r
+// goes to `to + r / group * group_step + r % group * step`.
+enum class Use { PUT, DIVIDE, ADD };
 
-    void put(ptrdiff_t row, ptrdiff_t column, ptrdiff_t count, double grain, const double* totals) const {
-        double* at = to + row / group * group_step + row % group * step + column;
-        const double divisor = divisors ? divisors[row] : 1.0;
-        for (ptrdiff_t i = 0; i < count; i += QUAD) {
-            const ptrdiff_t present = count - i;
-            Quad quad = load_quad(totals + i, QUAD) * grain;
-            quad = column_grains ? quad * load_quad(column_grains + column + i, present) : quad * 0x1p-52;
-            if (divisors) quad /= divisor;
-            if (add) quad = load_quad(at + i, present) + quad;
-            store_quad(at + i, quad, present);
+struct Sink {
+    Use use;
+    double* to;
+    const double* column_grains;
+    const double* divisors;
+    ptrdiff_t step, group, group_step;
+
+    template <Use USE>
+    inline void put_quad(double* at, Quad totals, Quad grains, double grain, double divisor, ptrdiff_t present) const {
+        Quad quad = totals * grain * grains;
+        if (USE == Use::DIVIDE) quad /= divisor;
+        if (USE == Use::ADD) quad = load_quad(at, present) + quad;
+        store_quad(at, quad, present);
+    }
+
+    // Rows `first ...` of one panel.
+    template <Use USE>
+    void put(ptrdiff_t first, ptrdiff_t rows, ptrdiff_t column, ptrdiff_t count, const double* row_grains,
+             const double* totals) const {
+        Quad grains[COLUMNS / QUAD];
+        for (ptrdiff_t i = 0; i < COLUMNS; i += QUAD)
+            grains[i / QUAD] = load_quad(column_grains + column + i, std::max<ptrdiff_t>(0, count - i));
+        for (ptrdiff_t r = 0; r < rows; ++r, totals += COLUMNS) {
+            const ptrdiff_t row = first + r;
+            double* at = to + row / group * group_step + row % group * step + column;
+            const double grain = row_grains[r], divisor = USE == Use::DIVIDE ? divisors[row] : 1.0;
+            if (count == COLUMNS)
+                UNROLLED for (ptrdiff_t i = 0; i < COLUMNS; i += QUAD)
+                    put_quad<USE>(at + i, load_quad(totals + i, QUAD), grains[i / QUAD], grain, divisor, QUAD);
+            else
+                for (ptrdiff_t i = 0; i < count; i += QUAD)
+                    put_quad<USE>(at + i, load_quad(totals + i, QUAD), grains[i / QUAD], grain, divisor, count - i);
         }
     }
 };
 
-inline Sink sink(double* to, const Matrix& matrix, const double* divisors = nullptr, bool add = false) {
-    return {to, 0, matrix.grains, divisors, add, 1, matrix.outputs};
+inline Sink put_into(double* to, const Matrix& matrix) {
+    return {Use::PUT, to, matrix.grains, nullptr, 0, 1, matrix.outputs};
 }
 
 inline void multiply_narrow(const Rows& a, ptrdiff_t rows, const int16_t* panel, ptrdiff_t pairs, double* totals) {
@@ -349,8 +365,11 @@ void multiply(const Rows& a, ptrdiff_t rows, const Matrix& matrix, const Sink& s
                 for (ptrdiff_t i = 0; k && i < count * COLUMNS; ++i) totals[i] += block_totals[i];
             }
             const ptrdiff_t present = std::min<ptrdiff_t>(COLUMNS, matrix.outputs - column);
-            for (ptrdiff_t row = 0; row < count; ++row)
-                sink.put(first + row, column, present, part.grains[row], totals + row * COLUMNS);
+            switch (sink.use) {
+                case Use::PUT: sink.put<Use::PUT>(first, count, column, present, part.grains, totals); break;
+                case Use::DIVIDE: sink.put<Use::DIVIDE>(first, count, column, present, part.grains, totals); break;
+                case Use::ADD: sink.put<Use::ADD>(first, count, column, present, part.grains, totals); break;
+            }
         }
     }
 }

@@ -34,19 +34,21 @@ inline double from_bits(uint64_t bits) {
 }
 inline double power_of_two(double x) { return from_bits(bits_of(x) & EXPONENT); }
 
+typedef int64_t QuadBits __attribute__((vector_size(32)));
+
+inline QuadBits magnitudes(Quad x) { return (QuadBits)x & static_cast<int64_t>(MAGNITUDE); }
+
 // Magnitudes compared as integers order Inf and NaN above all numbers, and need no special care.
-inline uint64_t largest_magnitude(const double* x, ptrdiff_t count) {
-    typedef int64_t Lanes __attribute__((vector_size(64)));
-    Lanes largest = {};
+__attribute__((noinline)) uint64_t largest_magnitude(const double* x, ptrdiff_t count) {
+    QuadBits one = {}, two = {};
     ptrdiff_t i = 0;
-    for (; i + 8 <= count; i += 8) {
-        Lanes bits;
-        std::memcpy(&bits, x + i, sizeof bits);
-        bits &= static_cast<int64_t>(MAGNITUDE);
-        largest = bits > largest ? bits : largest;
+    for (; i + 2 * QUAD <= count; i += 2 * QUAD) {
+        const QuadBits a = magnitudes(load_quad(x + i, QUAD)), b = magnitudes(load_quad(x + i + QUAD, QUAD));
+        one = a > one ? a : one;
+        two = b > two ? b : two;
     }
-    int64_t result = 0;
-    for (int lane = 0; lane < 8; ++lane) result = std::max<int64_t>(result, largest[lane]);
+    one = two > one ? two : one;
+    int64_t result = std::max(std::max(one[0], one[1]), std::max(one[2], one[3]));
     for (; i < count; ++i) result = std::max<int64_t>(result, static_cast<int64_t>(bits_of(x[i]) & MAGNITUDE));
     return static_cast<uint64_t>(result);
 }
@@ -65,7 +67,7 @@ inline bool is_in_range(uint64_t largest, int bits) {
 }
 
 // Digits of one row whose rounder is known. The low mantissa bits of x + rounder are the rounded integer.
-inline void digits_of_row(const double* x, ptrdiff_t count, double rounder, const Rows& to) {
+__attribute__((noinline)) void digits_of_row(const double* x, ptrdiff_t count, double rounder, const Rows& to) {
     int16_t *__restrict high = to.high, *__restrict low = to.low, *__restrict sum = to.sum;
     if (low == nullptr) {
         for (ptrdiff_t i = 0; i < count; ++i) high[i] = static_cast<int16_t>(bits_of(x[i] + rounder));
@@ -91,6 +93,81 @@ inline uint64_t quantise_row(const double* x, ptrdiff_t count, int bits, const R
     const double constant = rounder(largest, bits);
     *to.grains = grain_of(constant);
     digits_of_row(x, count, constant, to);
+    return largest;
+}
+
+// Two numbers' digits as they lie in a panel.
+inline int32_t pair_of(int32_t first, int32_t second) {
+    return static_cast<int32_t>((first & 0xffff) | static_cast<int32_t>(static_cast<uint32_t>(second) << 16));
+}
+inline int32_t whole_of(double x, double rounder) { return static_cast<int32_t>(bits_of(x + rounder)); }
+
+// Digits of two inputs of one panel.
+inline void pack_narrow(const double* first, const double* second, const double* rounders, int16_t* to) {
+    alignas(64) int32_t digits[COLUMNS];
+    for (int o = 0; o < COLUMNS; ++o)
+        digits[o] = pair_of(whole_of(first[o], rounders[o]), whole_of(second[o], rounders[o]));
+    std::memcpy(to, digits, sizeof digits);
+}
+
+inline void pack_wide(
+    const double* first, const double* second, const double* rounders, int16_t* high, int16_t* low) {
+    alignas(64) int32_t highs[COLUMNS], lows[COLUMNS];
+    for (int o = 0; o < COLUMNS; ++o) {
+        const int32_t one = whole_of(first[o], rounders[o]), two = whole_of(second[o], rounders[o]);
+        const int32_t upper_one = (one + (1 << (LOW_BITS - 1))) >> LOW_BITS;
+        const int32_t upper_two = (two + (1 << (LOW_BITS - 1))) >> LOW_BITS;
+        highs[o] = pair_of(upper_one, upper_two);
+        lows[o] = pair_of(one - upper_one * (1 << LOW_BITS), two - upper_two * (1 << LOW_BITS));
+    }
+    std::memcpy(high, highs, sizeof highs);
+    std::memcpy(low, lows, sizeof lows);
+}
+
+// Quantises the outputs of one panel, from `first` on; returns their largest magnitude.
+__attribute__((noinline)) uint64_t pack_panel(
+    const double* x, int64_t output_step, int64_t input_step, int bits, const Matrix& matrix, int64_t first) {
+    constexpr int64_t INPUTS = 32;
+    const int64_t present = std::min<int64_t>(COLUMNS, matrix.outputs - first);
+    const double* from = x + first * output_step;
+    int64_t magnitudes[COLUMNS] = {};
+    if (input_step == 1)
+        for (int64_t o = 0; o < present; ++o)
+            magnitudes[o] = static_cast<int64_t>(largest_magnitude(from + o * output_step, matrix.inputs));
+    else
+        for (int64_t i = 0; i < matrix.inputs; ++i)
+            for (int64_t o = 0; o < present; ++o) {
+                const int64_t found =
+                    static_cast<int64_t>(bits_of(from[o * output_step + i * input_step]) & MAGNITUDE);
+                magnitudes[o] = found > magnitudes[o] ? found : magnitudes[o];
+            }
+    alignas(64) double rounders[COLUMNS], block[INPUTS][COLUMNS] = {};
+    uint64_t largest = 0;
+    for (int64_t o = 0; o < COLUMNS; ++o) {
+        largest = std::max(largest, static_cast<uint64_t>(magnitudes[o]));
+        rounders[o] = rounder(static_cast<uint64_t>(magnitudes[o]), bits);
+        matrix.grains[first + o] = grain_of(rounders[o]);
+    }
+    int16_t* high = matrix.high + first / COLUMNS * matrix.panel;
+    int16_t* low = matrix.low ? matrix.low + first / COLUMNS * matrix.panel : nullptr;
+    for (int64_t i = 0; i < matrix.inputs; i += INPUTS) {
+        const int64_t count = std::min(INPUTS, matrix.inputs - i);
+        if (output_step == 1)
+            for (int64_t j = 0; j < count; ++j)
+                std::memcpy(block[j], from + (i + j) * input_step, present * sizeof(double));
+        else
+            for (int64_t o = 0; o < present; ++o)
+                for (int64_t j = 0; j < count; ++j) block[j][o] = from[o * output_step + (i + j) * input_step];
+        // The second of a pair that isn't there is zero.
+        if (count & 1) std::fill(block[count], block[count] + COLUMNS, 0.0);
+        for (int64_t j = 0; j < count; j += 2) {
+            int16_t* to = high + (i + j) * COLUMNS;
+            if (low)
+                pack_wide(block[j], block[j + 1], rounders, to, low + (i + j) * COLUMNS);
+            else
+                pack_narrow(block[j], block[j + 1], rounders, to);
+        }
+    }
     return largest;
 }
 
@@ -131,8 +208,6 @@ inline double root_mean_square(const Rows& row, ptrdiff_t count, double epsilon)
     mean *= 1.0 / static_cast<double>(count);
     return std::sqrt(mean + epsilon);
 }
-
-typedef int64_t QuadBits __attribute__((vector_size(32)));
 
 inline Quad larger(Quad a, Quad b) { return a < b ? b : a; }
 
