@@ -30,11 +30,18 @@ from workloads.program.program import Attribute, Program, Step
 
 __all__ = ["Prepared"]
 
+_LEFT, _RIGHT = 0, 1
 # Grains matter to digits only, which the compiled roundings aren't for.
 _NO_GRAIN = torch.ones((1, 1), dtype=torch.float64)
 _PRECISIONS = (EXACT14.name, EXACT21.name)
-# These only give values another shape or order, or round them.
-_UNCHECKED = frozenset({"reshape", "permute", "expand", "slice", "concat", "flip", "rotary", "embedding"})
+# These move values; or they can't grow them far, or only grow them where the next operator sees it.
+_UNCHECKED = frozenset(
+    {
+        *("reshape", "permute", "expand", "slice", "concat", "flip", "rotary", "embedding"),
+        *("linear", "matmul", "attention", "attention_backward", "rms_norm", "rms_norm_backward"),
+        *("silu", "silu_backward", "softmax", "cross_entropy_backward", "embedding_backward"),
+    }
+)
 
 
 _Function = tuple[str, tuple[int, ...], tuple[tuple[str, Attribute], ...]]
@@ -97,6 +104,7 @@ class Prepared:
             self._results[_function(step)].append(value)
             for taken in step.inputs:
                 self._users[taken].append((step.op, step.attributes))
+        self._rooms = [torch.empty(0, dtype=torch.float64) for _ in (_LEFT, _RIGHT)]
         self._needed = self._needs()
         steps = [step for step, needed in zip(program.steps, self._needed, strict=True) if needed]
         self._roundings = Counter(key for step in steps for key in _roundings(step))
@@ -176,8 +184,8 @@ class Prepared:
                 quick = self._multiply_digits(memory, a, b, -2)
                 if quick is not None:
                     return quick
-            left = self._round(memory, a, -1, precision)
-            return product(left, self._round(memory, b, -2, precision), precision)
+            left = self._round(memory, a, -1, precision, _LEFT)
+            return product(left, self._round(memory, b, -2, precision, _RIGHT), precision)
 
         return call
 
@@ -187,8 +195,8 @@ class Prepared:
         def call(memory: _Memory) -> Tensor:
             result = self._multiply_digits(memory, x, weight, -1) if precision == EXACT14 else None
             if result is None:
-                rows = self._round(memory, x, -1, precision)
-                columns = self._round(memory, weight, -1, precision)
+                rows = self._round(memory, x, -1, precision, _LEFT)
+                columns = self._round(memory, weight, -1, precision, _RIGHT)
                 result = product(rows, Rounded(columns.values.t(), columns.grain.t()), precision)
             if bias:
                 result += vector("bias", memory.take(bias[0]), result.shape[-1])
@@ -246,7 +254,7 @@ class Prepared:
 
         return call
 
-    def _round(self, memory: _Memory, value: int, dim: int, precision: Precision) -> Rounded:
+    def _round(self, memory: _Memory, value: int, dim: int, precision: Precision, side: int) -> Rounded:
         key = (value, dim, precision.name)
         known = memory.rounded.get(key)
         if known is None:
@@ -255,11 +263,19 @@ class Prepared:
             if compiled is None:
                 known = round_along("operand", tensor, dim, precision.bits)
             else:
-                values = compiled.round_rows("operand", tensor, dim, precision.bits)
+                kept = self._roundings[key] > 1
+                scratch = None if kept else self._scratch(side, tensor.numel())
+                values = compiled.round_rows("operand", tensor, dim, precision.bits, scratch)
                 known = Rounded(values, _NO_GRAIN)
             if self._roundings[key] > 1:
                 memory.rounded[key] = known
         return known
+
+    def _scratch(self, side: int, size: int) -> Tensor:
+        """Room for a rounding that one product takes: fresh memory costs more than what is done in it."""
+        if len(self._rooms[side]) < size:
+            self._rooms[side] = torch.empty(size, dtype=torch.float64)
+        return self._rooms[side]
 
 
 # --- Compiled code where there is some -----------------------------------------------------------

@@ -74,7 +74,7 @@ class TrainingKernels:
         self._exp = _ExpConstants(*constants)
         self._exp_pointer = ctypes.addressof(self._exp)
 
-    def round_rows(self, name: str, x: Tensor, dim: int, bits: int) -> Tensor:
+    def round_rows(self, name: str, x: Tensor, dim: int, bits: int, scratch: Tensor | None = None) -> Tensor:
         """The values of `workloads.exact.contraction.round_along`, for one of the last two dimensions.
 
         Args:
@@ -82,6 +82,7 @@ class TrainingKernels:
             x: (..., rows, columns), not empty.
             dim: -1 or -2.
             bits: magnitude bits.
+            scratch: float64 (elements or more,) to write the result into.
 
         Raises:
             NumericsRefused: as `workloads.exact.contraction.round_along`.
@@ -91,10 +92,11 @@ class TrainingKernels:
             taken = taken.contiguous()
         matrices = taken.reshape(-1, *taken.shape[-2:]) if taken.dim() != 3 else taken
         # The layout of the matrices is kept: what follows is a product, which takes either.
-        if matrices.stride(-1) == 1:
-            result = torch.empty(matrices.shape, dtype=torch.float64)
-        else:
-            result = torch.empty(matrices.mT.shape, dtype=torch.float64).mT
+        room = (
+            torch.empty(taken.numel(), dtype=torch.float64) if scratch is None else scratch[: taken.numel()]
+        )
+        is_plain = matrices.stride(-1) == 1
+        result = room.view(matrices.shape) if is_plain else room.view(matrices.mT.shape).mT
         constants = torch.empty(taken.shape[-3 - dim], dtype=torch.float64)
         along, across = dim, -3 - dim
         largest = 0

@@ -145,5 +145,8 @@ def _rotary(x: Tensor, *, theta: float, start: int, inverse: bool) -> Tensor:
     cosines, sines = (torch.from_numpy(rows) for rows in _table(theta, x.shape[-1]).rows(start, x.shape[-2]))
     if inverse:
         sines = -sines
-    low, high = x.double().chunk(2, dim=-1)
-    return torch.cat((low * cosines - high * sines, high * cosines + low * sines), dim=-1)
+    halves = x.double().reshape(*x.shape[:-1], 2, x.shape[-1] // 2)
+    turned = torch.empty_like(halves, memory_format=torch.contiguous_format)
+    torch.mul(halves[..., 1, :], -sines, out=turned[..., 0, :])
+    torch.mul(halves[..., 0, :], sines, out=turned[..., 1, :])
+    return (halves * cosines.unsqueeze(-2)).add_(turned).reshape(x.shape)
