@@ -116,7 +116,7 @@ def test_a_peer_ends_with_its_parent(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("count", "cheats", "complaint"),
     [
-        (5, {"optimism": 1}, "cheat 'optimism' must be one of quantized-weights"),
+        (5, {"optimism": 1}, "cheat 'optimism' must be one of smaller-model"),
         (1, {}, "a swarm must have 2 to 64 peers, one of them honest, got 1 with 0 cheaters"),
         (3, {"skipped-layer": 3}, "got 3 with 3 cheaters"),
         (65, {}, "got 65"),
