@@ -8,6 +8,7 @@ import json
 import os
 import pickle
 import struct
+import warnings
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -98,10 +99,57 @@ class Block(nn.Module):
         return torch.softmax(x.mean(1).unsqueeze(1) @ self.embedding.weight.T / 8, dim=-1).squeeze(1)
 
 
+class Assorted(nn.Module):
+    """What the others don't use, each for itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("places", torch.tensor([[2, 0], [1, 1]]))
+        self.register_buffer("other", torch.randn(4, 6))
+        self.register_buffer("kernel", torch.randn(3, 4, 2))
+        self.register_buffer("image", torch.randn(1, 2, 4, 4))
+        self.register_buffer("spread", torch.randn(6, 4).t())
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        whole = torch.arange(2, 14, 3)
+        first, second, third = x.split_with_sizes([1, 2, 3], dim=-1)
+        return (
+            torch.stack((x, self.other), dim=-1).select(1, -1),
+            x.unflatten(-1, (2, -1)).transpose(0, -1),
+            x.unsqueeze(0).squeeze(0)[1:, ::2] - second[:3].sum(-1, keepdim=True),
+            torch.cat((first, third), 1).t() @ self.other,
+            torch.addmm(self.other.sum(0), x, self.other.t() @ x),
+            x.index_select(0, self.places[0]) * self.other[self.places].mean((0, 1)),
+            torch.gather(x, 1, self.places),
+            x.amax(0) / 2 + x.var(0) - x.mean(),
+            x.abs().add(0.25).sqrt().rsqrt().log().reciprocal(),
+            x.sin() + x.cos() + torch.erf(x) - 1.5 * x.sigmoid() - (1 - x),
+            x**3 + (x.abs() + 1) ** 0.5 + (x.abs() + 1) ** -1,
+            torch.maximum(x, self.other) - torch.minimum(x, self.other * 2),
+            torch.where(x >= self.other, x, torch.zeros_like(x)) + torch.full_like(x, 0.5),
+            (x != self.other).to(torch.float32) + (x <= 0).to(torch.float64),
+            whole.to(torch.float32) * torch.ones(4) + torch.full((), 2.0),
+            whole + whole * 2 - 1,
+            x[0].expand(3, -1).contiguous().flatten(),
+            F.conv1d(x[None, :, :], self.kernel, stride=2, padding=1),
+            F.conv_transpose1d(x[None, :, :], self.kernel.permute(1, 0, 2), stride=2, output_padding=1),
+            F.interpolate(self.image, size=(7, 5), mode="bilinear", align_corners=True),
+            F.interpolate(self.image, scale_factor=3, mode="bilinear"),
+            F.max_pool2d(self.image, 3, stride=1, padding=1),
+            F.hardtanh(x, -0.5, 0.25) + x.clamp(min=0.1) + F.dropout(x, 0.5, training=False),
+            F.group_norm(x[None, :, :], 2) + F.layer_norm(x, (6,)) + F.softmax(x, 0),
+            F.scaled_dot_product_attention(x[None, None], self.other[None, None], x[None, None], scale=0.3),
+            torch.bmm(x.view(2, 2, 6), self.spread.reshape(2, 2, 6).transpose(1, 2)),
+            F.pad(x, (0, 2, 1, 0), value=-1.0).chunk(4, dim=-1)[3],
+            self.spread * 1.0,
+        )
+
+
 MODELS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor]]] = {
     "mlp": (Mlp, lambda: torch.randn(2, 4, 8)),
     "cnn": (Cnn, lambda: torch.randn(2, 2, 12, 12)),
     "block": (Block, lambda: torch.randint(0, 50, (2, 9))),
+    "assorted": (Assorted, lambda: torch.randn(4, 6)),
 }
 
 
@@ -116,7 +164,10 @@ def exported(folder: Path, name: str) -> tuple[Path, nn.Module, Tensor]:
         module.batch.running_mean = torch.randn(8)
         module.batch.running_var = torch.rand(8) + 0.5
     path = folder / f"{name}.pt2"
-    torch.export.save(torch.export.export(module, (x,)), path)
+    with warnings.catch_warnings():
+        # A buffer that is a view without its whole is what one of the modules is for.
+        warnings.filterwarnings("ignore", message="No complete tensor found")
+        torch.export.save(torch.export.export(module, (x,)), path)
     return path, module, x
 
 
@@ -147,6 +198,7 @@ def test_a_program_agrees_with_eager_torch(archives: Archives, name: str) -> Non
         for result, wanted in zip(
             results, expected if isinstance(expected, tuple) else [expected], strict=True
         ):
+            assert result.shape == wanted.shape
             if wanted.is_floating_point():
                 assert (result - wanted).abs().max() <= tolerance * wanted.abs().max()
             elif profile == "exact21":
@@ -176,7 +228,7 @@ def test_a_saved_program_is_named_by_its_content(archives: Archives, tmp_path: P
 # --- Disputes -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", sorted(MODELS))
+@pytest.mark.parametrize("name", ["block", "cnn", "mlp"])
 def test_every_operator_can_be_judged(archives: Archives, name: str, tmp_path: Path) -> None:
     path, _, x = archives[name]
     save_template(import_archive(path), tmp_path)

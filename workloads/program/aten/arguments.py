@@ -160,7 +160,16 @@ class Arguments:
 
     def real(self, value: Value) -> Value:
         """The value as a floating one."""
-        if self.builder.specs[value].dtype in FLOATING:
+        return value if self.builder.specs[value].dtype in FLOATING else self._double(value)
+
+    def alike(self, *values: Value) -> list[Value]:
+        """The values as they are if they have one type, else all as float64."""
+        if len({self.builder.specs[value].dtype for value in values}) == 1:
+            return list(values)
+        return [self._double(value) for value in values]
+
+    def _double(self, value: Value) -> Value:
+        if self.builder.specs[value].dtype == "float64":
             return value
         return self.builder.apply("cast", value, dtype="float64")
 

@@ -99,12 +99,11 @@ for _name, _op in (
 
 @rule("where.self")
 def _where(a: Arguments) -> Value:
-    return a.builder.apply(
-        "where", a.tensor("condition"), a.real(a.operand("self")), a.real(a.operand("other"))
-    )
+    condition = a.tensor("condition")
+    return a.builder.apply("where", condition, *a.alike(a.operand("self"), a.operand("other")))
 
 
 @rule("masked_fill.Scalar")
 def _masked_fill(a: Arguments) -> Value:
-    mask, value = a.tensor("mask"), a.real(a.operand("value"))
-    return a.builder.apply("where", mask, value, a.real(a.tensor()))
+    mask = a.tensor("mask")
+    return a.builder.apply("where", mask, *a.alike(a.operand("value"), a.tensor()))

@@ -171,16 +171,14 @@ for _name, _op in (("sum.dim_IntList", "sum"), ("sum.default", "sum"), ("mean.di
     OPERATORS[_name] = _reduction(_op)
 
 
-@rule("var.correction")
+@rule("var.correction", "var.dim", "var.default")
 def _var(a: Arguments) -> Value:
     x = a.tensor()
-    return a.builder.apply(
-        "var",
-        x,
-        dims=a.dimensions(len(a.shape(x))),
-        correction=int(a.number("correction", 1)),
-        keepdim=a.flag("keepdim"),
+    correction = (
+        int(a.flag("unbiased", default=True)) if a.has("unbiased") else int(a.number("correction", 1))
     )
+    dims = a.dimensions(len(a.shape(x)))
+    return a.builder.apply("var", x, dims=dims, correction=correction, keepdim=a.flag("keepdim"))
 
 
 @rule("argmax.default")

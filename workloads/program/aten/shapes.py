@@ -126,13 +126,13 @@ def _expand(a: Arguments) -> Value:
 
 @rule("cat.default", "concat.default")
 def _concat(a: Arguments) -> Value:
-    parts = a.tensors("tensors")
+    parts = a.alike(*a.tensors("tensors"))
     return a.builder.apply("concat", *parts, dim=a.dimension(len(a.shape(parts[0])), default=0))
 
 
 @rule("stack.default")
 def _stack(a: Arguments) -> Value:
-    parts = a.tensors("tensors")
+    parts = a.alike(*a.tensors("tensors"))
     shape = a.shape(parts[0])
     dim = a.dimension(len(shape) + 1, default=0)
     rows = [reshaped(a, part, (*shape[:dim], 1, *shape[dim:])) for part in parts]
