@@ -66,9 +66,8 @@ def _probe() -> bytes:
             product = F.linear(left, right)
             gated = F.silu(product) * product
             normed = F.rms_norm(product, (columns,), None, 1e-5)
-            heads = F.scaled_dot_product_attention(
-                *(left[:, :64].reshape(1, 4, rows, 16) for _ in range(3)), is_causal=rows > 1
-            )
+            query = left[:, :64].reshape(1, 4, rows, 16)
+            heads = F.scaled_dot_product_attention(query, query, query, is_causal=rows > 1)
             tensors = (product, gated, normed, heads, product.softmax(-1), left.exp(), left.cos())
             parts += [tensor.numpy().tobytes() for tensor in tensors]
     return tagged("p2p-node/numeric-probe/1", *parts)
