@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from workloads import exact
 from workloads.errors import NumericsRefused
 from workloads.exact.functions import EXP2_LIMIT, LOG2_E, exp2_inplace, root_mean_square, silu_times
 from workloads.exact.linear import contract
@@ -60,13 +61,13 @@ def _array(tensor: Tensor) -> Float64:
     return array
 
 
-def _product(rows: Float64, weight: Float64, exact: Precision) -> Float64:
-    """Quantised rows times a quantised weight (outputs, inputs)."""
-    columns = torch.from_numpy(quantise(weight, exact.bits)).t()
-    product: Float64 = contract(torch.from_numpy(rows), columns, exact.inner_max).numpy()
+def _product(rows: Float64, weight: Float64, exactness: Precision) -> Float64:
+    """Rows times a weight (outputs, inputs), both quantised."""
+    product: Float64 = exact.linear(
+        torch.from_numpy(rows), torch.from_numpy(weight), precision=exactness
+    ).numpy()
     # The sign of a zero depends on how a BLAS starts its sums.
-    product += 0.0
-    return product
+    return product + 0.0
 
 
 def _matrix(spec: ValueSpec, name: str) -> tuple[int, int]:
@@ -88,11 +89,12 @@ def _normed_shapes(stream: ValueSpec, gain: ValueSpec, weights: Sequence[ValueSp
 
 
 def _normed(
-    stream: Float64, gain: Float64, weights: Sequence[Tensor], epsilon: float, exact: Precision
-) -> list[Float64]:
-    quantised = quantise(stream, exact.bits)
-    norm = root_mean_square(quantised, epsilon, exact.inner_max)
-    return [_product(quantised, _array(weight) * gain, exact) / norm for weight in weights]
+    stream: Float64, gain: Float64, weights: Sequence[Tensor], epsilon: float, exactness: Precision
+) -> Float64:
+    """Projections side by side, divided by the root mean square of the quantised stream."""
+    norm = root_mean_square(quantise(stream, exactness.bits), epsilon, exactness.inner_max)
+    side_by_side = np.concatenate([_array(weight) for weight in weights])
+    return _product(stream, side_by_side * gain, exactness) / norm
 
 
 def _embed_spec(embedding: ValueSpec, tokens: ValueSpec, *, start: int, count: int) -> ValueSpec:
@@ -122,8 +124,7 @@ def _project_work(stream: ValueSpec, gain: ValueSpec, *weights: ValueSpec, **_: 
 @operator("llama.project", (3, 5), _project_spec, work=_project_work, epsilon=_EPSILON, precision=precision)
 def _project(stream: Tensor, gain: Tensor, *weights: Tensor, epsilon: float, precision: Precision) -> Tensor:
     """Norm, then projections side by side."""
-    outputs = _normed(_array(stream), _array(gain), weights, epsilon, precision)
-    return torch.from_numpy(np.concatenate(outputs, axis=-1))
+    return torch.from_numpy(_normed(_array(stream), _array(gain), weights, epsilon, precision))
 
 
 def _swiglu_spec(stream: ValueSpec, gain: ValueSpec, gate: ValueSpec, up: ValueSpec, **_: Any) -> ValueSpec:
@@ -137,8 +138,8 @@ def _swiglu(
     stream: Tensor, gain: Tensor, gate: Tensor, up: Tensor, *, epsilon: float, precision: Precision
 ) -> Tensor:
     """Norm, then the gated half of a feed-forward block."""
-    gated, lifted = _normed(_array(stream), _array(gain), (gate, up), epsilon, precision)
-    return torch.from_numpy(silu_times(gated, lifted))
+    both = _normed(_array(stream), _array(gain), (gate, up), epsilon, precision)
+    return torch.from_numpy(silu_times(both[:, : len(gate)], both[:, len(gate) :]))
 
 
 @lru_cache(maxsize=4)
@@ -295,7 +296,7 @@ def _add_linear_work(stream: ValueSpec, weight: ValueSpec, *parts: ValueSpec, **
 )
 def _add_linear(stream: Tensor, weight: Tensor, *parts: Tensor, precision: Precision) -> Tensor:
     """The residual stream plus a projection of the parts side by side."""
-    rows = quantise(np.concatenate([_array(part) for part in parts], axis=-1), precision.bits)
+    rows = np.concatenate([_array(part) for part in parts], axis=-1)
     return torch.from_numpy(_array(stream) + _product(rows, _array(weight), precision))
 
 
@@ -343,4 +344,4 @@ def _logits_work(hidden: ValueSpec, head: ValueSpec, **_: Any) -> int:
 
 @operator("llama.logits", 2, _logits_spec, work=_logits_work, precision=precision)
 def _logits(hidden: Tensor, head: Tensor, *, precision: Precision) -> Tensor:
-    return torch.from_numpy(_product(quantise(_array(hidden), precision.bits), _array(head), precision))
+    return torch.from_numpy(_product(_array(hidden), _array(head), precision))
