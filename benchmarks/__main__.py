@@ -16,6 +16,7 @@ __all__ = ["PROGRAMS", "commands", "main"]
 PROGRAMS = {
     "attacks": "what the checks catch, beside the formula, and what honest peers do to each other",
     "disputes": "from a chunk that differs to one operator: tracing, bytes, referee",
+    "exact_ops": "each exact operator over native float32",
     "kernels": "linear layers, prefill and decode: compiled kernels, numpy and native float32",
     "model": "what exactness costs: native, exact14 and exact21 on the model that ships",
     "network": "gossip and direct streams, against raw TCP",
