@@ -9,7 +9,7 @@ import pytest
 
 from protocols.effects import Notify, Publish, Recompute, Run, Send, SetTimer
 from protocols.errors import Rejected
-from protocols.events import Heard, RunFailed, RunRecomputed, TimerFired
+from protocols.events import DisputeEnded, Heard, RunFailed, RunRecomputed, TimerFired
 from protocols.messages import Assignment, Opening, OpeningRequest, Widening
 from tests.support.builders import (
     CRYPTO,
@@ -346,16 +346,82 @@ def test_only_false_accusers_verify_nothing() -> None:
     assert accused(stage) == [("verifier", key(2))]
 
 
-@pytest.mark.parametrize("failure", ["run", "chunk"])
-def test_what_cannot_be_recomputed_is_left_unsettled(failure: str) -> None:
+def test_half_a_truth_settles_nothing() -> None:
     stage = awaiting_reveals(said={2: FALSE})
     stage.reveals(2, results=FALSE)
-    if failure == "run":
-        stage.round.handle(RunFailed(("settle", stage.commitment.id), "memory", ""), NOW_MS)
-    else:
-        stage.settle(TRUTH[:0])
+    stage.settle(TRUTH[:0])
     assert stage.round.verdict is Verdict.UNSETTLED
     assert stage.round.proofs == []
+
+
+# --- Without the model, by disputes --------------------------------------------------------------
+
+
+def disputed(*, variant: bytes = b"", said: dict[int, Sequence[bytes]], recomputes: bool = False) -> Stage:
+    """Reveals are in, and the requester can't recompute."""
+    stage = awaiting_reveals(variant=variant, said=said)
+    for number, results in said.items():
+        stage.reveals(number, results=results)
+    assert stage.round.state is RoundState.SETTLING
+    if not recomputes:
+        stage.round.handle(RunFailed(("settle", stage.commitment.id), "model", ""), NOW_MS)
+    return stage
+
+
+def end(stage: Stage, verifier: int, loser: int | None, *, is_proved: bool = True) -> None:
+    key_of = ("dispute", stage.commitment.id, key(verifier))
+    lost = key(loser) if loser is not None else b""
+    stage.round.handle(DisputeEnded(key_of, 0, key(verifier), lost, is_proved), NOW_MS)
+
+
+def test_quarrels_are_with_the_verifiers_that_differ() -> None:
+    stage = disputed(said={2: FALSE, 3: TRUTH, 4: FALSE})
+    assert {number: chunk for number, (chunk, _) in stage.round.quarrels().items()} == {key(2): 0, key(4): 0}
+    assert all(reveal.signer == verifier for verifier, (_, reveal) in stage.round.quarrels().items())
+
+
+def test_without_the_model_a_round_waits_for_its_disputes() -> None:
+    stage = disputed(said={2: FALSE, 3: TRUTH})
+    assert stage.round.state is RoundState.SETTLING
+    end(stage, 2, 2)
+    assert stage.round.verdict is Verdict.VERIFIED
+    assert stage.round.entries[key(2)].false_verdict
+    assert not stage.round.entries[key(3)].false_verdict
+    assert accused(stage) == [("verifier", key(2))]
+
+
+def test_one_proof_against_the_executor_is_fraud_whatever_else_is_open() -> None:
+    stage = disputed(variant=b"cheap", said={2: TRUTH, 3: TRUTH})
+    end(stage, 2, None, is_proved=False)
+    assert stage.round.verdict is None
+    end(stage, 3, EXECUTOR)
+    assert stage.round.verdict is Verdict.FRAUD
+    assert stage.round.guilty_chunk == 0
+    assert accused(stage) == [("executor", key(EXECUTOR))]
+
+
+def test_a_silent_verifier_is_overruled_and_accused_of_nothing() -> None:
+    stage = disputed(said={2: FALSE, 3: TRUTH})
+    end(stage, 2, 2, is_proved=False)
+    assert stage.round.verdict is Verdict.VERIFIED
+    assert not stage.round.entries[key(2)].is_payable
+    assert stage.round.proofs == []
+
+
+@pytest.mark.parametrize(("loser", "is_proved"), [(EXECUTOR, False), (None, False)])
+def test_a_silent_executor_or_nothing_decided_convicts_nobody(loser: int | None, is_proved: bool) -> None:
+    stage = disputed(said={2: FALSE, 3: TRUTH})
+    end(stage, 2, loser, is_proved=is_proved)
+    assert stage.round.verdict is Verdict.UNSETTLED
+    assert stage.round.proofs == []
+
+
+def test_a_recomputation_does_not_wait_for_disputes() -> None:
+    stage = disputed(said={2: FALSE, 3: TRUTH}, recomputes=True)
+    end(stage, 2, EXECUTOR)
+    assert stage.round.state is RoundState.SETTLING
+    stage.settle()
+    assert stage.round.verdict is Verdict.VERIFIED
 
 
 def test_a_run_that_fails_out_of_turn_means_nothing() -> None:
