@@ -8,10 +8,12 @@ import pytest
 
 from p2p_node.core.request import JobState
 from p2p_node.core.requester import Job
+from p2p_node.sim.crypto import SimCrypto
 from p2p_node.sim.invariants import Invariants
 from p2p_node.sim.scenario import job_request, sim_capability
-from p2p_node.sim.world import Conditions, Peer, World
+from p2p_node.sim.world import NETWORK, Conditions, Peer, World
 from tests.sim.worlds import Play
+from verification.receipt import check_receipt
 from verification.round import Verdict
 
 CLIENTS = range(6, 8)
@@ -54,6 +56,12 @@ def play(
     # Whatever is left of disputes ends by its own deadlines.
     world.run(until_ms=(world.now_ms - 1_700_000_000_000) + 32 * 8_000)
     return run
+
+
+def assert_receipts_hold(run: Play) -> None:
+    for _, job in run.jobs:
+        assert job.receipt is not None
+        check_receipt(job.receipt.raw, network=NETWORK, crypto=SimCrypto())
 
 
 @cache
@@ -104,6 +112,7 @@ def test_the_loser_is_not_paid_and_the_others_are() -> None:
     first = job.attempts[0]
     assert first.candidate.peer == cheater
     assert (next(iter(first.rounds)), cheater) not in first.payouts.vouchers
+    assert_receipts_hold(run)
     [round_] = first.rounds.values()
     for key, entry in round_.entries.items():
         assert entry.reveal is None or (round_.commitment.id, key) in first.payouts.vouchers
@@ -133,6 +142,7 @@ def test_on_a_bad_network_every_dispute_ends_and_nobody_honest_is_convicted(seed
     cheats = {seed % 3: "wrong-result", 3 + seed % 2: "false-verdict", 5: ("false-unit", "")[seed % 2]}
     run = play(seed, {i: cheat for i, cheat in cheats.items() if cheat}, conditions=BAD, jobs=3)
     assert run.has_right_units()
+    assert_receipts_hold(run)
     for peer in run.world.peers:
         disputes = peer.core.disputes
         assert not disputes.umpires and not disputes.parties
