@@ -27,6 +27,7 @@ __all__ = [
     "max",
     "mean",
     "sum",
+    "sum_bits",
     "var",
 ]
 
@@ -127,11 +128,15 @@ def exact_sum(x: Tensor, dim: int) -> Tensor:
 
     def parts() -> Iterator[Tensor]:
         for start, stop in blocks(x.shape[dim], _BLOCK):
-            bits = min(_BITS_MAX, _MANTISSA_BITS - (stop - start - 1).bit_length())
-            rounded, _ = round_rows(x.narrow(dim, start, stop - start), dim, bits)
+            rounded, _ = round_rows(x.narrow(dim, start, stop - start), dim, sum_bits(stop - start))
             yield rounded.sum(dim)
 
     return left_to_right(parts())
+
+
+def sum_bits(count: int) -> int:
+    """Magnitude bits to which ``count`` numbers, at least 2, are rounded so that all their sums are exact."""
+    return min(_BITS_MAX, _MANTISSA_BITS - (count - 1).bit_length())
 
 
 def exact_mean(x: Tensor) -> Tensor:
