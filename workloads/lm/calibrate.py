@@ -139,10 +139,12 @@ def calibrate(
         ModelRefused: the directory is not a model we run.
         RuntimeError: a process of a setting failed.
     """
-    from workloads.lm.engine import build_decoder, load_model
     from workloads.lm.manifest import load_manifest
 
     model = load_manifest(model_dir).digest
+    # Imported late: a directory that is no model is told before torch is there.
+    from workloads.lm.engine import build_decoder, load_model
+
     config, weights = load_model(model_dir)
     native = build_decoder(config, weights, "native")
     told("native run")
