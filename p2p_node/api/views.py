@@ -35,6 +35,7 @@ def status(node: Node) -> dict[str, Any]:
         "version": metadata.version("p2p-node"),
         "uptime_ms": now_ms - node.started_ms,
         "connected": connected,
+        "convicted_peers": sum(standing.convicted for standing in core.standings.peers.values()),
         "known_peers": sum(message.signer != core.key for message in core.registry.current(now_ms)),
         "jobs_open": sum(not job.is_final for job in core.jobs.values()),
         "engagements_running": running,
