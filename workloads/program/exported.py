@@ -113,15 +113,19 @@ def load_template(folder: Path) -> Template:
     return Template(program, tensors)
 
 
-def check_template(program: Program) -> None:
+def check_template(program: Program) -> tuple[ValueSpec, ...]:
     """See that a program can be run and ends in the digest of its outputs.
+
+    Returns:
+        The specs of its values.
 
     Raises:
         ProgramRefused: it can't, or doesn't.
     """
-    infer(program)
+    specs = infer(program)
     if program.steps[-1].op != _END:
         raise ProgramRefused(f"program ends in {program.steps[-1].op!r}, must end in {_END!r}")
+    return specs
 
 
 def with_profile(program: Program, profile: str) -> Program:

@@ -25,7 +25,7 @@ from workloads.lm.manifest import load_manifest
 from workloads.program.builder import Builder, Value
 from workloads.program.context import open_context, write_context
 from workloads.program.exported import PROGRAM_FILE, check_template, load_template, with_profile
-from workloads.program.interpreter import infer, run
+from workloads.program.interpreter import run
 from workloads.program.program import (
     DTYPES,
     JOB,
@@ -94,6 +94,7 @@ class ExportedRun(Chunkwise[list[Tensor]]):
         template = load_template(model_dir)
         self._program = with_profile(template.program, profile)
         self._parameters = template.parameters
+        self._total = _words_total(self._program)
         self._known: tuple[list[Tensor], list[int], bytes] | None = None
 
     def decode(self, input: bytes) -> list[Tensor]:
@@ -102,7 +103,7 @@ class ExportedRun(Chunkwise[list[Tensor]]):
 
     def units_total(self, job: list[Tensor]) -> int:
         """See `Chunkwise`."""
-        return _words_total(self._program)
+        return self._total
 
     def derive(self, job: list[Tensor], before: Sequence[int], chunk: int) -> Chunk:
         """See `Chunkwise`; all chunks come from one run."""
@@ -114,7 +115,14 @@ class ExportedRun(Chunkwise[list[Tensor]]):
 
     def chunk_program(self, input: bytes, units: Sequence[int], chunk: int) -> tuple[Program, list[Tensor]]:
         """See `workloads.program.disputes.Disputable`."""
-        program = _chunk_program(self._program, self.model, self.profile, units, chunk)
+        program = _chunk_program(
+            self._program,
+            total=self._total,
+            model=self.model,
+            profile=self.profile,
+            units=units,
+            chunk=chunk,
+        )
         return program, self._values(self.decode(input))
 
     def context(self) -> bytes:
@@ -149,9 +157,14 @@ def rebuild(case: Case) -> Rebuilt:
     _check_profile(case.profile)
     manifest, content = open_context(case.context, case.model, PROGRAM_FILE)
     template = decode_program(content)
-    check_template(template)
+    total = _words_total(template)
     program = _chunk_program(
-        with_profile(template, case.profile), case.model, case.profile, case.units, case.chunk
+        with_profile(template, case.profile),
+        total=total,
+        model=case.model,
+        profile=case.profile,
+        units=case.units,
+        chunk=case.chunk,
     )
     parameters = {item.name: item for item in manifest.parameters}
     given = iter(_decode_inputs(template, case.input))
@@ -192,7 +205,8 @@ def _decode_value(item: ProgramInput, data: bytes) -> Tensor:
 
 
 def _words_total(program: Program) -> int:
-    specs = infer(program)
+    """Numbers of all outputs together, once the program is checked."""
+    specs = check_template(program)
     total = sum(specs[number].elements for number in program.steps[-1].inputs)
     if not 1 <= total <= UNITS_MAX:
         raise InputRefused(f"outputs of {total} numbers must be in [1, {UNITS_MAX}]")
@@ -200,10 +214,9 @@ def _words_total(program: Program) -> int:
 
 
 def _chunk_program(
-    template: Program, model: bytes, profile: str, units: Sequence[int], chunk: int
+    template: Program, *, total: int, model: bytes, profile: str, units: Sequence[int], chunk: int
 ) -> Program:
-    """The template, but ending in the digest of one chunk of its outputs' words."""
-    total = _words_total(template)
+    """The template, but ending in the digest of one chunk of its outputs' ``total`` words."""
     place = chunk_range(chunk, total, CHUNK_UNITS)
     if not place.stop <= len(units) <= total:
         raise InputRefused(f"output of {len(units)} units must have {place.stop} to {total}")
