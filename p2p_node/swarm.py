@@ -188,7 +188,8 @@ class Swarm:
     def remove(self, peer: SwarmPeer) -> None:
         """End one peer, as the end of the swarm would, and forget it."""
         self._stop([peer])
-        self.peers.remove(peer)
+        # One that never came up is forgotten already.
+        self.peers = [other for other in self.peers if other is not peer]
 
     # --- Starting --------------------------------------------------------------------------------
 

@@ -34,7 +34,7 @@ task:
 placement:
   exclude: [{exclude}]
 auction:
-  window: 700ms
+  window: 1500ms
   rebids: {rebids}
 verify:
   profile: {profile}
@@ -221,7 +221,7 @@ def _requesters(swarm: Swarm, attack: Attack, honest: list[SwarmPeer], hostile: 
             long = _VERSE.format(tokens=400)
             states.append(str(_run(rider, long, exclude=others, rebids=1)[0][-1]["state"]))
         happened = f"{states.count('verified')} jobs of 400 tokens, then {states[-1]}"
-        is_caught = states[-1] != "verified"
+        is_caught = states[0] == "verified" != states[-1]
     else:
         _run(rider, exclude=others)
         is_caught = _wait_for(lambda: "delivered" in target.log.read_text())
