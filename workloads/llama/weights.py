@@ -1,7 +1,7 @@
 """Strict loading of ``model.safetensors``: exactly the tensors the configuration calls for, all finite.
 
 safetensors is a length, a JSON header and raw little-endian numbers, so reading it runs no code.
-The header is checked here before the library maps the file.
+`workloads.tensorfile` checks the header before the library maps the file.
 """
 
 from __future__ import annotations
