@@ -81,7 +81,7 @@ class Party:
         self.outcome = ""
         self._own = own
         self._other = quarrel.other(own)
-        self._role = "executor" if own == quarrel.executor else "verifier"
+        self.role = "executor" if own == quarrel.executor else "verifier"
         self._input = input
         self._units = tuple(units)
         self._network = network
@@ -112,7 +112,7 @@ class Party:
         return self.quarrel.contract.terms.answer_within_ms
 
     def _key(self, role: str) -> tuple[str, bytes, str]:
-        return (role, self.quarrel.id, self._role)
+        return (role, self.quarrel.id, self.role)
 
     def _say(self, body: Any, now_ms: int) -> Send:
         # By the requester, who passes it on: so it knows who is silent.

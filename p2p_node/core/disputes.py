@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from p2p_node.core.evidence import Archive
 from p2p_node.core.surroundings import Surroundings
-from protocols.effects import Effect, Notify, Persist
+from protocols.effects import CancelRun, Effect, Notify, OpenValues, Persist, Run, Trace
 from protocols.envelope import Signed
 from protocols.errors import Rejected
 from protocols.events import DisputeEnded, Event, Heard, RunEvent, TimerFired
@@ -76,6 +76,7 @@ class Disputes:
         self._ground = ground
         self._owner = owner
         self._jobs: OrderedDict[bytes, bytes] = OrderedDict()
+        self._runs: dict[Trace | OpenValues, tuple[tuple[Any, ...], list[bytes]]] = {}
         self._played: Counter[bytes] = Counter()
 
     # --- The requester's -------------------------------------------------------------------------
@@ -213,10 +214,38 @@ class Disputes:
         )
         self.parties[quarrel.id] = party
         note = Notify(b"", "disputed", {"commitment": quarrel.commitment.id, "chunk": quarrel.chunk})
-        return [note, *party.start(now_ms)]
+        return [note, *self._share(party, party.start(now_ms))]
+
+    def _share(self, party: Party, effects: list[Effect]) -> list[Effect]:
+        """One run for all disputes that need the same: an executor may have one with each verifier."""
+        shared: list[Effect] = []
+        for effect in effects:
+            match effect:
+                case Run(key, Trace() | OpenValues() as task):
+                    run_key, waiting = self._runs.setdefault(task, (key, []))
+                    waiting.append(party.quarrel.id)
+                    if run_key == key:
+                        shared.append(effect)
+                case CancelRun((role, *_)):
+                    shared += self._unshare(role, party.quarrel.id)
+                case _:
+                    shared.append(effect)
+        return shared
+
+    def _unshare(self, role: str, dispute_id: bytes) -> list[Effect]:
+        """A party needs its run no longer; if nobody else does, it ends."""
+        for task, (run_key, waiting) in self._runs.items():
+            if run_key[0] == role and dispute_id in waiting:
+                waiting.remove(dispute_id)
+                if waiting:
+                    return []
+                del self._runs[task]
+                return [CancelRun(run_key)]
+        # A judgement of its own case is shared with nobody.
+        return [CancelRun((role, dispute_id, self.parties[dispute_id].role))]
 
     def _advance_party(self, party: Party, event: Event, now_ms: int) -> list[Effect]:
-        effects = party.handle(event, now_ms)
+        effects = self._share(party, party.handle(event, now_ms))
         quarrel = party.quarrel
         if party.state is not PartyState.DONE or quarrel.id not in self.parties:
             return effects
@@ -258,6 +287,10 @@ class Disputes:
         """A worker traced, opened or judged something."""
         if event.key[0] == "judge":
             return self.archive.run_event(event, now_ms)
+        for task, (run_key, waiting) in self._runs.items():
+            if run_key == event.key:
+                del self._runs[task]
+                return [effect for one in waiting for effect in self._advance(one, event, now_ms)]
         return self._advance(event.key[1], event, now_ms)
 
     def _advance(self, dispute_id: bytes, event: Event, now_ms: int) -> list[Effect]:
