@@ -64,13 +64,7 @@ def find_or_build(cache: Path | None = None) -> Path:
     try:
         check_library(library)
     except NoKernels:
-        with (cache / "lock").open("w") as lock:
-            # Of nodes that start at once, one compiles.
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            try:
-                check_library(library)
-            except NoKernels:
-                _build(compiler, library)
+        _build_alone(compiler, library)
         check_library(library)
     return library
 
@@ -103,6 +97,20 @@ def _check_private(path: Path) -> None:
         raise NoKernels(f"{path} belongs to user {status.st_uid}, must belong to {os.geteuid()}")
     if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise NoKernels(f"{path} has mode {stat.S_IMODE(status.st_mode):o}, must not be writable by others")
+
+
+def _build_alone(compiler: str, library: Path) -> None:
+    """Of nodes that start at once, one compiles."""
+    try:
+        lock = (library.parent / "lock").open("w")
+    except OSError as error:
+        raise NoKernels(f"{library.parent} cannot be written to: {error.strerror}") from error
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            check_library(library)
+        except NoKernels:
+            _build(compiler, library)
 
 
 def _build(compiler: str, library: Path) -> None:
