@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from workloads.exact.contraction import contract, product, round_along, round_rows
-from workloads.exact.elementwise import raw_exp2_short
+from workloads.exact.elementary import raw_exp2_short
 from workloads.exact.functions import EXP2_LIMIT, LOG2_E, exp2_inplace
 from workloads.exact.quantise import EXACT21, Precision
 from workloads.exact.reductions import exact_sum

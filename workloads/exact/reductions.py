@@ -14,7 +14,7 @@ from torch import Tensor
 
 from workloads.errors import NumericsRefused
 from workloads.exact.contraction import round_rows
-from workloads.exact.elementwise import raw_exp, raw_log
+from workloads.exact.elementary import raw_exp, raw_log
 from workloads.exact.slices import blocks, left_to_right
 from workloads.exact.tensors import elementwise, indices, intake
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from workloads import exact
 from workloads.errors import NumericsRefused
 from workloads.exact.cases import numbers
-from workloads.exact.elementwise import raw_exp2_short
+from workloads.exact.elementary import raw_exp2_short
 from workloads.exact.functions import exp2_inplace
 
 SPREAD = torch.cat(

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from workloads.exact import attend, elementwise, optimiser
 from workloads.exact.contraction import product, round_along
+from workloads.exact.elementary import STEP_HIGH, STEP_LOW, STEPS_PER_E
 from workloads.exact.functions import LOG2_E
 from workloads.exact.kernels import Kernels, kernels
 from workloads.exact.quantise import EXACT21, Precision
@@ -70,8 +71,7 @@ class TrainingKernels:
             function.restype, function.argtypes = None, arguments
         library.p2p_round.restype = ctypes.c_uint64
         self._library = library
-        constants = (elementwise._STEPS_PER_E, elementwise._STEP_HIGH, elementwise._STEP_LOW)
-        self._exp = _ExpConstants(*constants)
+        self._exp = _ExpConstants(STEPS_PER_E, STEP_HIGH, STEP_LOW)
         self._exp_pointer = ctypes.addressof(self._exp)
 
     def round_rows(self, name: str, x: Tensor, dim: int, bits: int, scratch: Tensor | None = None) -> Tensor:
