@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -14,11 +15,13 @@ import torch
 
 from protocols.codec import encode
 from protocols.effects import Case
+from protocols.events import Finding
 from protocols.units import FALSE_UNITS
 from workloads.errors import InputRefused
 from workloads.exact.kernels import kernels, use_kernels
 from workloads.exact.kernels.training import training_kernels
 from workloads.program import decode_program, encode_program, execute, infer, run, trace, value_digest
+from workloads.program.disputes import judge_case, open_chunk, trace_chunk
 from workloads.program.prepared import Prepared
 from workloads.training.input import (
     CHUNK_UNITS,
@@ -274,6 +277,41 @@ def test_a_judge_derives_the_program_and_its_inputs_from_the_contract() -> None:
     rebuilt = rebuild(case)
     assert rebuilt.program == program
     assert list(rebuilt.inputs) == trace(program, values)[: len(values)]
+
+
+@pytest.mark.parametrize(
+    "op", ["linear", "relu", "cross_entropy_backward", "matmul", "adamw", "chunk_digest"]
+)
+def test_a_referee_judges_forward_backward_and_optimiser_without_a_run(op: str) -> None:
+    job = classifier_job(segments=1, segment_steps=1)
+    executor, data = TrainingRun("exact21"), encode_input(job)
+    units, _ = whole_run(job)
+    program, digests = trace_chunk(executor, data, units, 0)
+    steps = executor.chunk_program(data, units, 0)[0].steps
+    inputs = len(digests) - len(steps)
+    index = inputs + max(number for number, step in enumerate(steps) if step.op == op)
+    opened, context = open_chunk(executor, data, units, 0, index)
+    case = Case(
+        workload=NAME,
+        model=model_digest(),
+        profile="exact21",
+        input=data,
+        units=tuple(units[:CHUNK_UNITS]),
+        chunk=0,
+        program=program,
+        values_total=len(digests),
+        index=index,
+        claimed=digests[index],
+        values=opened,
+        context=context,
+    )
+    assert judge_case(case)[0] is Finding.ACQUITTED
+    assert judge_case(replace(case, claimed=bytes(32)))[0] is Finding.GUILTY
+    # The initial state and the data of a step follow from the contract alone.
+    for number in (0, inputs - 1):
+        given = replace(case, index=number, values=())
+        assert judge_case(replace(given, claimed=digests[number]))[0] is Finding.ACQUITTED
+        assert judge_case(replace(given, claimed=bytes(32)))[0] is Finding.GUILTY
 
 
 @pytest.mark.parametrize(
