@@ -152,7 +152,8 @@ class Prepared:
         """For each step, the values that nobody needs after it."""
         last = {value: value - self._first for value in range(self._first, self.program.value_count)}
         for index, step in enumerate(self.program.steps):
-            last.update(dict.fromkeys(step.inputs, index))
+            if self._needed[index]:
+                last.update(dict.fromkeys(step.inputs, index))
         drops: list[list[int]] = [[] for _ in self.program.steps]
         for value, index in last.items():
             if value not in self._wanted:
