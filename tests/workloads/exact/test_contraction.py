@@ -14,6 +14,7 @@ from torch import Tensor
 from workloads import exact
 from workloads.errors import NumericsRefused
 from workloads.exact.cases import numbers
+from workloads.exact.kernels import kernels, use_kernels
 from workloads.exact.linear import PackedMatrix
 from workloads.exact.quantise import quantise
 
@@ -86,6 +87,24 @@ def test_the_hot_path_and_the_library_agree(precision: exact.Precision) -> None:
     packed = PackedMatrix(weight.numpy(), precision).apply(quantise(x.numpy(), precision.bits))
     assert bits(exact.linear(x, weight, precision=precision)) == packed.tobytes()
     assert bits(exact.quantise_along(x, precision=precision)) == quantise(x.numpy(), precision.bits).tobytes()
+
+
+@pytest.mark.skipif(kernels() is None, reason="no compiler")
+@pytest.mark.parametrize("shape", [(40, 96, 10), (17, 33, 1), (300, 700, 65)])
+def test_compiled_kernels_give_the_same_bits(shape: tuple[int, int, int]) -> None:
+    rows, inner, columns = shape
+    x, weight = numbers("x", inner, rows).t(), numbers("w", columns, inner)
+    x[0] = 0.0
+    # Rounding carries this row to the next power of two: rounded again, its grain would be another.
+    x[1] = 1.0 - 2.0**-20
+    x[1, ::2] = 2.0**-13 + 2.0**-14
+    with use_kernels(None):
+        wanted = exact.linear(x, weight, precision=exact.EXACT14)
+    assert bits(exact.linear(x, weight, precision=exact.EXACT14)) == bits(wanted)
+    assert bits(exact.matmul(x[None], weight.t(), precision=exact.EXACT14)) == bits(wanted[None])
+    x[-1, -1] = 2.0**501
+    with pytest.raises(NumericsRefused, match="x holds NaN"):
+        exact.linear(x, weight, precision=exact.EXACT14)
 
 
 @PRECISIONS
