@@ -14,7 +14,7 @@ from typing import Any
 from p2p_node.core.keyring import RealCrypto
 from p2p_node.hostile.catalogue import ATTACKS, Attack, Role
 from p2p_node.receipts import check_file
-from p2p_node.swarm import CHEAT_PRICE_MICROS, Swarm, SwarmPeer
+from p2p_node.swarm import CHEAT_PRICE_MICROS, PRICE_MICROS, Swarm, SwarmPeer
 
 __all__ = ["VERSE", "LiveReport", "attack_live"]
 
@@ -170,7 +170,7 @@ def _prices(attack: Attack) -> list[int]:
             return [CHEAT_PRICE_MICROS] + [DEAR_MICROS] * _RING.get(attack.kind, 0)
         case Role.VERIFIER:
             return [DEAR_MICROS] * 2
-    return [DEAR_MICROS]
+    return [PRICE_MICROS + 1 if attack.kind == "forged-capability" else DEAR_MICROS]
 
 
 # --- By role -----------------------------------------------------------------------------------------
@@ -225,28 +225,24 @@ def _requesters(swarm: Swarm, attack: Attack, honest: list[SwarmPeer], hostile: 
     else:
         _run(rider, exclude=others)
         is_caught = _wait_for(lambda: "delivered" in target.log.read_text())
-        with target.connect() as client:
-            happened = f"voucher refused, {client.status()['earned_micros']} micro-units earned in all"
+        happened = "voucher refused" if is_caught else "voucher taken"
     _, units = _run(swarm.requester)
     return is_caught, happened, units
 
 
 def _strangers(swarm: Swarm, attack: Attack, honest: list[SwarmPeer], hostile: list[SwarmPeer]) -> Mounted:
-    events, units = _run(swarm.requester)
-    winner = next(str(event["peer"]) for event in events if event["event"] == "awarded")
+    (stranger,) = hostile
     if attack.kind == "forged-capability":
-        is_caught = winner not in {peer.peer_id for peer in hostile}
-        return is_caught, "not believed" if is_caught else "believed", units
-    points = 0.0
-    for peer in honest:
-        with peer.connect() as client:
-            rows = {row["peer_id"]: row for row in client.peers()}
-        row = rows.get(hostile[0].peer_id)
-        points = max(points, float(row["points"] or 0) if row else 0.0)
-        refused = row is None or not row["connected"]
-        points = 100.0 if refused else points
-    is_caught = attack.kind == "replayed-message" or points > 0
-    return is_caught, f"job verified, {points:.0f} points or more charged", units
+        # So long a job that its boast outweighs the little more that it asks.
+        events, _ = _run(swarm.requester, _VERSE.format(tokens=400))
+        winner = next(event["peer"] for event in events if event["event"] == "awarded")
+        is_caught = winner != stranger.peer_id
+        return is_caught, "not believed" if is_caught else "believed", _run(swarm.requester)[1]
+    _, units = _run(swarm.requester)
+    refusals = sum(_refuses(peer, stranger) for peer in honest)
+    # What is said again breaks no rule where it was said before.
+    is_caught = attack.kind == "replayed-message" or refusals > 0
+    return is_caught, f"job verified; refused or charged by {refusals} of {len(honest)}", units
 
 
 # --- Asking ------------------------------------------------------------------------------------------
@@ -278,6 +274,14 @@ def _convicts(peer: SwarmPeer, accused: SwarmPeer) -> bool:
     with peer.connect() as client:
         rows = {row["peer_id"]: row for row in client.peers()}
     return bool(rows.get(accused.peer_id, {}).get("convicted"))
+
+
+def _refuses(peer: SwarmPeer, stranger: SwarmPeer) -> bool:
+    """Whether a peer charged a stranger, or has cut it off."""
+    with peer.connect() as client:
+        rows = {row["peer_id"]: row for row in client.peers()}
+    row = rows.get(stranger.peer_id)
+    return row is None or not row["connected"] or row["points"] > 0
 
 
 def _convicted_by(honest: list[SwarmPeer], hostile: list[SwarmPeer]) -> int:
