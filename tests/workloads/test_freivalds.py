@@ -11,6 +11,7 @@ from torch import Tensor
 
 from workloads.errors import NumericsRefused
 from workloads.exact.freivalds import (
+    CLAIM_MAX,
     DIFFERENCE_MAX,
     ENTRY_MAX,
     INNER_BLOCK,
@@ -92,3 +93,17 @@ def test_entries_that_could_overflow_are_refused() -> None:
     for entry in (ENTRY_MAX + 1.0, -ENTRY_MAX - 1.0, float("nan"), float("inf")):
         with pytest.raises(NumericsRefused, match="magnitude above 2097151"):
             project(torch.tensor([[entry]], dtype=torch.float64), vectors)
+    one = torch.ones(1, 1, dtype=torch.float64)
+    for claimed in (CLAIM_MAX + 1.0, float("nan")):
+        with pytest.raises(NumericsRefused, match="claim holds an entry of magnitude above 4294967296"):
+            holds(one, project(one, vectors), one * claimed, vectors)
+
+
+def test_the_largest_claims_are_compared_exactly() -> None:
+    width = 1_025
+    a, b = integers(6, 2, 1, 1), torch.full((1, width), 2.0**21 - 1, dtype=torch.float64)
+    a[:] = 2**11
+    c = a @ b
+    assert check(a, b, c)
+    c[1, width - 1] -= 1
+    assert not check(a, b, c)

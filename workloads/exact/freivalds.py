@@ -23,7 +23,17 @@ from torch import Tensor
 from protocols.digest import tagged
 from workloads.errors import NumericsRefused
 
-__all__ = ["DIFFERENCE_MAX", "ENTRY_MAX", "PRIMES", "SOUNDNESS", "VECTORS", "challenge", "holds", "project"]
+__all__ = [
+    "CLAIM_MAX",
+    "DIFFERENCE_MAX",
+    "ENTRY_MAX",
+    "PRIMES",
+    "SOUNDNESS",
+    "VECTORS",
+    "challenge",
+    "holds",
+    "project",
+]
 
 PRIMES = (2_097_143, 2_097_133)
 """The two largest below 2**21."""
@@ -36,6 +46,11 @@ DIFFERENCE_MAX = math.prod(PRIMES) - 1
 ENTRY_MAX = 2**21 - 1
 """Magnitude of the factors' entries."""
 INNER_BLOCK = 2_048
+CLAIM_MAX = 2**32
+"""Magnitude of a claimed entry."""
+_LOW_BITS = 11
+# Sums of so many products of a claimed entry and a part of a vector stay below 2**53.
+_CLAIM_BLOCK = 512
 _DRAW_BYTES = 8
 
 
@@ -71,11 +86,7 @@ def project(matrix: Tensor, vectors: Tensor) -> Tensor:
     Raises:
         NumericsRefused: an entry of the matrix is too large.
     """
-    if matrix.numel():
-        low, high = torch.aminmax(matrix)
-        # Written so that NaN fails too.
-        if not (float(high) <= ENTRY_MAX and float(low) >= -ENTRY_MAX):
-            raise NumericsRefused(f"matrix holds an entry of magnitude above {ENTRY_MAX}")
+    _check("matrix", matrix, ENTRY_MAX)
     total = torch.zeros(matrix.shape[0], vectors.shape[1], dtype=torch.float64)
     for start in range(0, matrix.shape[1], INNER_BLOCK):
         stop = start + INNER_BLOCK
@@ -89,20 +100,33 @@ def holds(a: Tensor, b_projected: Tensor, c: Tensor, vectors: Tensor) -> bool:
     Args:
         a: (rows, inner) float64, integers of magnitude `ENTRY_MAX` at most.
         b_projected: (inner, columns) float64, the projection of B by the vectors.
-        c: (rows, width) float64, integers; claimed, and within `DIFFERENCE_MAX` of the right ones.
+        c: (rows, width) float64, integers of magnitude `CLAIM_MAX` at most; claimed, and within
+            `DIFFERENCE_MAX` of the right ones.
         vectors: (width, columns), the `challenge` that followed from ``c``.
 
     Raises:
-        NumericsRefused: an entry of A is too large.
+        NumericsRefused: an entry of A or C is too large.
     """
-    right = project(a, b_projected)
-    claimed = torch.zeros_like(right)
-    for index, prime in enumerate(PRIMES):
-        columns = slice(index * VECTORS, (index + 1) * VECTORS)
-        # Entries of C may be larger than those of A and B: into the prime's range first.
-        small = _centred(c, torch.tensor(float(prime), dtype=torch.float64))
-        claimed[:, columns] = project(small, vectors)[:, columns]
-    return bool((right == claimed).all())
+    _check("claim", c, CLAIM_MAX)
+    # Entries of C may be larger than those of A and B, so the vectors are taken apart instead.
+    high = torch.floor(vectors * 2.0**-_LOW_BITS)
+    parts = torch.cat([high, vectors - high * 2.0**_LOW_BITS], dim=1)
+    columns = vectors.shape[1]
+    total = torch.zeros(c.shape[0], columns, dtype=torch.float64)
+    for start in range(0, c.shape[1], _CLAIM_BLOCK):
+        stop = start + _CLAIM_BLOCK
+        sums = c[:, start:stop] @ parts[start:stop]
+        total = _reduced(total + _reduced(sums[:, :columns]) * 2.0**_LOW_BITS + _reduced(sums[:, columns:]))
+    return torch.equal(total, project(a, b_projected))
+
+
+def _check(name: str, matrix: Tensor, largest: int) -> None:
+    if not matrix.numel():
+        return
+    low, high = torch.aminmax(matrix)
+    # Written so that NaN fails too.
+    if not (float(high) <= largest and float(low) >= -largest):
+        raise NumericsRefused(f"{name} holds an entry of magnitude above {largest}")
 
 
 def _moduli() -> Tensor:
