@@ -23,7 +23,7 @@ from p2p_node.config import NodeConfig
 from p2p_node.core.keyring import Keyring, RealCrypto
 from p2p_node.core.node import Capability, NodeCore
 from p2p_node.datadir import DataDir
-from p2p_node.executor import ModelPlace
+from p2p_node.executor import builtin_places
 from p2p_node.jobs import JobBook
 from p2p_node.logs import configure_logging
 from p2p_node.network.simulated import Conditions, SimulatedInternet, open_internet
@@ -38,11 +38,13 @@ from protocols.events import RunChunk, RunEvent, RunFailed, RunFinished, RunOutp
 from protocols.limits import LM_CHUNK_UNITS
 from protocols.messages import Offering
 from workloads.lm.input import decode_input
-from workloads.lm.manifest import builtin_models, load_manifest
+from workloads.registry import KINDS, open_workload
 
-__all__ = ["NETWORK", "PEERS", "PRICES", "Rig", "job_document", "running_rig"]
+__all__ = ["NETWORK", "PEERS", "PRICES", "PRODUCT", "Rig", "job_document", "running_rig"]
 
 MODEL = "kjv-2m"
+MODEL_WORKLOAD = "lm.generate"
+PRODUCT_MODEL = "integer-matmul"
 NETWORK = "api-tests"
 PEERS = 4
 PRICES = (0, 100, 110, 120)
@@ -79,8 +81,25 @@ def job_document(**changes: Any) -> bytes:
     return SPEC.format(**fields).encode()
 
 
+PRODUCT = b"""\
+apiVersion: p2p/v1
+kind: Job
+name: product
+task:
+  workload: linalg.matmul
+  rows: 2
+  inner: 2
+  columns: 2
+  left: [[1, 2], [3, 4]]
+  right: [[0, 1], [1, 0]]
+auction: {window: 200ms, rebids: 0}
+timeouts: {queue: 10s, execution: 30s, total: 40s}
+"""
+"""A job whose output isn't text."""
+
+
 class QuickExecutor:
-    """The real workload's inputs and chunks without its arithmetic."""
+    """The language model's inputs and chunks without its arithmetic; small matrix products as they are."""
 
     def __init__(self, nursery: trio.Nursery) -> None:
         self._nursery = nursery
@@ -103,6 +122,17 @@ class QuickExecutor:
     async def _execute(self, scope: trio.CancelScope, key: Any, task: Any, report: Any) -> None:
         with scope:
             units: list[int] = []
+            if task.workload != MODEL_WORKLOAD:
+                product = open_workload(task.workload, Path(), task.profile)
+                product.generate(
+                    task.input,
+                    task.prefix,
+                    lambda first, new: report(RunOutput(key, first, tuple(new))),
+                    lambda chunk, digest: report(RunChunk(key, chunk, digest)),
+                    lambda: False,
+                )
+                report(RunFinished(key, 4, 1_000))
+                return
             units_max = decode_input(task.input).max_tokens
             for chunk in range(-(-units_max // LM_CHUNK_UNITS)):
                 await trio.sleep(0.02)
@@ -116,6 +146,11 @@ class QuickExecutor:
     async def _recompute(self, scope: trio.CancelScope, key: Any, task: Any, report: Any) -> None:
         with scope:
             await trio.sleep(0.01)
+            if task.workload != MODEL_WORKLOAD:
+                product = open_workload(task.workload, Path(), task.profile)
+                found = product.recompute(task.input, task.units, task.chunks)
+                report(RunRecomputed(key, tuple(found.items()), 500))
+                return
             digests = tuple(
                 (chunk, chunk_digest(task, task.units, chunk, chunk_units=LM_CHUNK_UNITS))
                 for chunk in task.chunks
@@ -165,10 +200,18 @@ async def _open_node(
     stop: Callable[[], None],
 ) -> Node:
     seed = tagged("api-test-seed", bytes([index]))
-    path = builtin_models()[MODEL]
-    models = {MODEL: ModelPlace(MODEL, path, load_manifest(path).digest)}
-    offering = Offering("lm.generate", models[MODEL].digest, ("exact14",), PRICES[index], 500_000, True)
-    abilities = (Ability(offering, "cpu", 512, 1 << 30),) if index else ()
+    models = {name: place for name, place in builtin_places().items() if name in (MODEL, PRODUCT_MODEL)}
+    abilities = tuple(
+        Ability(
+            Offering(place.workload, place.digest, ("exact14",), PRICES[index], 500_000, True),
+            "cpu",
+            512,
+            1 << 30,
+            KINDS[place.workload].chunk_units,
+        )
+        for place in models.values()
+        if index
+    )
     core = NodeCore(
         keys=Keyring(seed),
         crypto=RealCrypto(),

@@ -13,7 +13,7 @@ from p2p_node.client import NodeClient
 from p2p_node.core.keyring import RealCrypto
 from p2p_node.receipts import check_file
 from p2p_node.yamltree import DOCUMENT_BYTES_MAX
-from tests.api.rig import NETWORK, PEERS, PRICES, Rig, job_document
+from tests.api.rig import NETWORK, PEERS, PRICES, PRODUCT, Rig, job_document
 
 LIFE = ["offered", "bid", "awarded", "accepted", "output", "committed", "verifier-drawn", "verdict", "paid"]
 
@@ -43,8 +43,8 @@ def test_peers_are_merged_from_links_and_adverts(client: NodeClient) -> None:
         assert (row["cores"], row["ram_bytes"], row["slots_total"]) == (2, 1 << 30, 4)
         assert not row["convicted"]
     offerings = [offering for row in rows for offering in row["offerings"]]
-    assert {offering["model"] for offering in offerings} == {"kjv-2m"}
-    assert sorted(offering["price_micros"] for offering in offerings) == sorted(PRICES[1:])
+    assert {offering["model"] for offering in offerings} == {"kjv-2m", "integer-matmul"}
+    assert sorted({offering["price_micros"] for offering in offerings}) == sorted(PRICES[1:])
 
 
 def test_a_job_from_its_file_to_its_receipt(client: NodeClient, http: httpx.Client) -> None:
@@ -75,6 +75,27 @@ def test_a_job_from_its_file_to_its_receipt(client: NodeClient, http: httpx.Clie
     assert report.job_id.hex() == job["id"]
     paid = {event["peer"]: event["settled_micros"] for event in events if event["event"] == "paid"}
     assert sum(report.earnings.values()) == sum(paid.values()) > 0
+
+
+def test_an_output_that_is_not_text_is_a_file(client: NodeClient, http: httpx.Client) -> None:
+    identifier = client.submit(PRODUCT)["id"]
+    assert http.get(f"/v1/jobs/{identifier}/result").status_code == 404
+    list(client.events(identifier))
+    job = client.job(identifier)
+    assert (job["state"], job["unit"], job["is_text"], job["text"]) == ("verified", "entry", False, "")
+    answer = http.get(f"/v1/jobs/{identifier}/result")
+    assert answer.headers["content-type"] == "application/octet-stream"
+    assert answer.headers["x-result-description"] == "NumPy file of 2 x 2 32-bit integers"
+    assert answer.content.startswith(b"\x93NUMPY")
+
+
+def test_text_is_no_file(client: NodeClient, http: httpx.Client) -> None:
+    identifier = client.submit(job_document())["id"]
+    list(client.events(identifier))
+    assert client.job(identifier)["is_text"]
+    refused = http.get(f"/v1/jobs/{identifier}/result")
+    assert refused.status_code == 404
+    assert refused.json()["error"]["rule"] == "a job has a result file once it is verified, unless it is text"
 
 
 def test_declines_are_added_up_with_what_would_help(client: NodeClient) -> None:

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import click
+import numpy as np
 import pytest
 import yaml
 
@@ -18,7 +19,7 @@ from p2p_node.client import NodeClient, NodeNotRunning, connect
 from p2p_node.core.keyring import RealCrypto
 from p2p_node.errors import UserError
 from p2p_node.receipts import check_file
-from tests.api.rig import Rig
+from tests.api.rig import PRODUCT, Rig
 from tests.cli.conftest import Run
 
 JobFile = Callable[..., Path]
@@ -53,6 +54,21 @@ def test_the_receipt_is_written(run: Run, job_file: JobFile, tmp_path: Path) -> 
     assert check_file(path.read_bytes(), RealCrypto()).state == "verified"
     with pytest.raises(UserError, match="can't write the receipt to"):
         run("job", "run", job_file(), "--receipt", tmp_path / "nowhere" / "receipt.json")
+
+
+def test_what_is_not_text_goes_to_a_file(run: Run, tmp_path: Path) -> None:
+    document, path = tmp_path / "product.yaml", tmp_path / "product.npy"
+    document.write_bytes(PRODUCT)
+    result = run("job", "run", document, "-O", path)
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert np.load(path).tolist() == [[2, 1], [4, 3]]
+    assert f"{path}: NumPy file of 2 x 2 32-bit integers" in result.stderr
+    assert "4 entries by " in result.stderr
+    without = run("job", "run", document)
+    assert (without.exit_code, without.stdout) == (0, "")
+    assert "isn't text: --output-file FILE would have kept it" in without.stderr
+    with pytest.raises(UserError, match="can't write the result to"):
+        run("job", "run", document, "-O", tmp_path / "nowhere" / "product.npy")
 
 
 def test_no_bids(run: Run, job_file: JobFile) -> None:

@@ -7,12 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
 from p2p_node.client import ApiError, NodeClient, connect
 from p2p_node.errors import UserError
-from tests.api.rig import NETWORK, PEERS, Rig, job_document
+from tests.api.rig import NETWORK, PEERS, PRODUCT, Rig, job_document
 from tests.cli.conftest import Run
 
 Load = Callable[[str], Any]
@@ -88,6 +89,23 @@ def test_job_get(run: Run, rig: Rig, done: dict[str, Any]) -> None:
         poor = client.submit(job_document(max_price=1))
         list(client.events(poor["id"]))
     assert run("job", "get", poor["id"]).exit_code == 3
+
+
+def test_job_get_writes_files(run: Run, rig: Rig, done: dict[str, Any], tmp_path: Path) -> None:
+    text = tmp_path / "verse.txt"
+    assert run("job", "get", done["id"], "-O", str(text)).stdout == ""
+    assert text.read_text() == done["text"]
+    with connect(rig.datadir) as client:
+        identifier = client.submit(PRODUCT)["id"]
+        list(client.events(identifier))
+        assert client.job(identifier)["text"] == ""
+    with pytest.raises(UserError, match="is a NumPy file of 2 x 2 32-bit integers: give --output-file"):
+        run("job", "get", identifier)
+    run("job", "get", identifier, "-O", str(tmp_path / "product.npy"))
+    assert np.load(tmp_path / "product.npy").tolist() == [[2, 1], [4, 3]]
+    with pytest.raises(UserError, match="can't write the result to"):
+        run("job", "get", identifier, "-O", str(tmp_path / "no" / "product.npy"))
+    assert "per entry" in run("job", "logs", identifier).stdout
 
 
 def test_job_logs(run: Run, done: dict[str, Any]) -> None:
