@@ -41,7 +41,7 @@ def test_what_is_counted(rig: Rig, client: NodeClient) -> None:
 
 def test_a_worker_counts_its_bids_declines_and_earnings(rig: Rig, client: NodeClient) -> None:
     before = [read(rig.call(render, node).decode()) for node in rig.others]
-    list(client.events(client.submit(job_document())["id"]))
+    events = list(client.events(client.submit(job_document())["id"]))
     list(client.events(client.submit(job_document(max_price=1))["id"]))
     after = [read(rig.call(render, node).decode()) for node in rig.others]
 
