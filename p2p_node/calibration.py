@@ -7,14 +7,25 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import structlog
 import trio
 
 from p2p_node.errors import UserError
 from p2p_node.workers import WorkerPool
+from protocols.messages import EQUAL_BITS
+from protocols.units import FALSE_UNITS
+from verification.findings import NATIVE, distance
 from workloads import frames
+from workloads.lm.tolerance import load_tolerance
 from workloads.workload import Kind, Model
 
-__all__ = ["calibrate", "measure"]
+__all__ = ["ArithmeticDiffers", "calibrate", "measure", "rate_of"]
+
+log = structlog.get_logger(__name__)
+
+
+class ArithmeticDiffers(UserError):
+    """This machine doesn't give the published bits, so it may not be judged by them."""
 
 
 async def measure(place: Path, result: dict[str, Any]) -> None:
@@ -31,16 +42,36 @@ async def measure(place: Path, result: dict[str, Any]) -> None:
     result.update(json.loads(done.stdout))
 
 
-async def calibrate(working: WorkerPool, checking: WorkerPool, kind: Kind, model: Model) -> int:
-    """A workload's measured rate on this machine, in output units per 1,000 seconds.
+async def calibrate(
+    working: WorkerPool, checking: WorkerPool, kind: Kind, model: Model
+) -> tuple[tuple[str, ...], int]:
+    """What this machine may offer of a model: the numerics profiles, and the rate in the first of them.
 
-    The output is verified as a peer's would be. So both workers are warm when the first job comes, and a
-    machine that would be convicted of its own arithmetic learns it here.
+    A machine that doesn't reproduce the published digests of the exact operators, or whose workers don't
+    agree, would be convicted of its own arithmetic: it is left with the native profile, or with nothing.
 
     Raises:
-        UserError: the model doesn't run here, or not exactly.
+        UserError: the model doesn't run here.
     """
-    reference = frames.ModelRef(str(model.path), model.digest, kind.profiles[0], workload=kind.name)
+    try:
+        return kind.profiles, await rate_of(working, checking, kind, model, kind.profiles[0])
+    except ArithmeticDiffers as error:
+        log.warning("no exact work is offered", workload=kind.name, model=model.name, why=str(error))
+    if NATIVE not in kind.profiles or load_tolerance(model.path) == EQUAL_BITS:
+        return (), 0
+    return (NATIVE,), await rate_of(working, checking, kind, model, NATIVE)
+
+
+async def rate_of(working: WorkerPool, checking: WorkerPool, kind: Kind, model: Model, profile: str) -> int:
+    """A workload's measured rate on this machine, in output units per 1,000 seconds.
+
+    The output is verified as a peer's would be, so both workers are warm when the first job comes.
+
+    Raises:
+        ArithmeticDiffers: the workers don't give the published bits, or not the same bits twice.
+        UserError: the model doesn't run here.
+    """
+    reference = frames.ModelRef(str(model.path), model.digest, profile, workload=kind.name)
     task = kind.probe()
     # Loading is no part of the rate.
     await _run(working, frames.Load(0, reference), model.name)
@@ -49,13 +80,22 @@ async def calibrate(working: WorkerPool, checking: WorkerPool, kind: Kind, model
     digests = {event.chunk: event.digest for event in made if isinstance(event, frames.ChunkDone)}
     verify = frames.Recompute(0, reference, task, units, tuple(digests))
     *_, checked = await _run(checking, verify, model.name)
-    if not isinstance(checked, frames.Recomputed) or dict(checked.digests) != digests:
-        raise UserError(
-            f"model {model.name!r} doesn't give the same bits twice on this machine, "
+    found = dict(checked.digests) if isinstance(checked, frames.Recomputed) else {}
+    if found.keys() != digests.keys() or not all(
+        _agree(profile, model, found[chunk], digest) for chunk, digest in digests.items()
+    ):
+        raise ArithmeticDiffers(
+            f"model {model.name!r} doesn't give the same result twice on this machine, "
             "so other peers would convict it"
         )
     cpu_us = sum(event.cpu_us for event in made if isinstance(event, frames.Finished))
     return len(units) * 1_000_000_000 // max(1, cpu_us)
+
+
+def _agree(profile: str, model: Model, one: bytes, other: bytes) -> bool:
+    if profile != NATIVE or FALSE_UNITS in (one, other):
+        return one == other
+    return distance(one, other) <= load_tolerance(model.path).agree_steps
 
 
 async def _run(
@@ -64,7 +104,8 @@ async def _run(
     """Do one thing in a pool; returns its events, the last of them its end.
 
     Raises:
-        UserError: it failed.
+        ArithmeticDiffers: the worker takes no exact work.
+        UserError: it failed otherwise.
     """
     finished = trio.Event()
     events: list[frames.Event] = []
@@ -78,5 +119,6 @@ async def _run(
     await finished.wait()
     if isinstance(events[-1], frames.Failed):
         ending = events[-1]
-        raise UserError(f"model {model!r} doesn't run on this machine: {ending.reason}: {ending.detail}")
+        fault = ArithmeticDiffers if ending.reason == "numerics-refused" else UserError
+        raise fault(f"model {model!r} doesn't run on this machine: {ending.reason}: {ending.detail}")
     return events

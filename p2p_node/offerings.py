@@ -6,6 +6,7 @@ native one where the model has been calibrated.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from p2p_node.config import NodeConfig
@@ -25,14 +26,21 @@ _RATE_PERCENT = {"exact21": 50}
 
 
 def abilities_of(
-    kind: Kind, model: Model, *, rate_milli: int, config: NodeConfig, measured: dict[str, Any]
+    kind: Kind,
+    model: Model,
+    *,
+    profiles: Sequence[str],
+    rate_milli: int,
+    config: NodeConfig,
+    measured: dict[str, Any],
 ) -> list[Ability]:
     """One ability for each profile that this machine can run a model in.
 
     Args:
         kind: of work.
         model: of this kind.
-        rate_milli: output units in 1,000 seconds, measured in the kind's first profile.
+        profiles: of the kind's, those in which this machine may be judged.
+        rate_milli: output units in 1,000 seconds, measured in the first of them.
         config: the operator's prices.
         measured: what `workloads.measure` found.
     """
@@ -57,6 +65,6 @@ def abilities_of(
             kind.chunk_units,
             tolerance if profile == NATIVE else EQUAL_BITS,
         )
-        for profile in kind.profiles
+        for profile in profiles
         if profile in EXACT_PROFILES or can_run.get(profile, False)
     ]

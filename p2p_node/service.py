@@ -144,11 +144,11 @@ async def _serve(
                 # The pools belong to the outer nursery: they outlive the start.
                 starting.start_soon(nursery.start, working.run)
                 starting.start_soon(nursery.start, checking.run)
-            rates = [await calibrate(working, checking, kind, model) for kind, model in served]
+            offered = [await calibrate(working, checking, kind, model) for kind, model in served]
             places = {model.digest: model for model in models.values()}
             executor = WorkerExecutor(working, checking, places, cheat=worker_variant(options.cheat))
             core = _make_core(
-                config, seed, served=served, rates=rates, measured=measured, cheat=options.cheat
+                config, seed, served=served, offered=offered, measured=measured, cheat=options.cheat
             )
             runtime = Runtime(
                 core, executor=executor, keeper=store, clock=wall_clock_ms, on_notify=node_notes
@@ -223,14 +223,16 @@ def _make_core(
     seed: bytes,
     *,
     served: Sequence[tuple[Kind, Model]],
-    rates: Sequence[int],
+    offered: Sequence[tuple[tuple[str, ...], int]],
     measured: dict[str, Any],
     cheat: str,
 ) -> NodeCore:
     abilities = tuple(
         ability
-        for (kind, model), rate in zip(served, rates, strict=True)
-        for ability in abilities_of(kind, model, rate_milli=rate, config=config, measured=measured)
+        for (kind, model), (profiles, rate) in zip(served, offered, strict=True)
+        for ability in abilities_of(
+            kind, model, profiles=profiles, rate_milli=rate, config=config, measured=measured
+        )
     )
     capability = Capability(
         abilities=abilities,

@@ -149,13 +149,17 @@ def test_a_node_offers_what_it_can_run_at_the_operators_prices() -> None:
     [model] = kind.models()
     config = NodeConfig(price_micros=1_000, profile_percent={"exact21": 150})
     measured = {"memory_bytes": 1 << 30, "numeric_class": CLASS}
-    found = abilities_of(kind, model, rate_milli=1_000, config=config, measured=measured)
+    found = abilities_of(
+        kind, model, profiles=kind.profiles, rate_milli=1_000, config=config, measured=measured
+    )
     asks = {a.offering.profiles: a.offering.price_micros for a in found}
     assert asks == {("exact14",): 1_000, ("exact21",): 1_500, ("homogeneous",): 900, ("native",): 800}
     assert {a.offering.numeric_class for a in found} == {"", CLASS}
     assert [a.tolerance != EQUAL_BITS for a in found] == [False, False, False, True]
     # A machine whose class isn't known offers none.
-    less = abilities_of(kind, model, rate_milli=1_000, config=config, measured={"memory_bytes": 1})
+    less = abilities_of(
+        kind, model, profiles=kind.profiles, rate_milli=1_000, config=config, measured={"memory_bytes": 1}
+    )
     assert ("homogeneous",) not in {a.offering.profiles for a in less}
     assert set(PROFILE_PERCENT) == {"exact14", "exact21", "homogeneous", "native"}
 
