@@ -122,11 +122,18 @@ class Chunkwise(ABC, Generic[JobT]):
 
     def digest(self, number: int, chunk: Chunk) -> bytes:
         """The digest of a chunk."""
-        return chunk_digest(self.name, self.model, self.profile, number, chunk.units, chunk.inner)
+        return chunk_digest(
+            self.name,
+            model=self.model,
+            profile=self.profile,
+            number=number,
+            units=chunk.units,
+            inner=chunk.inner,
+        )
 
 
 def chunk_digest(
-    workload: str, model: bytes, profile: str, number: int, units: Sequence[int], inner: bytes
+    workload: str, *, model: bytes, profile: str, number: int, units: Sequence[int], inner: bytes
 ) -> bytes:
     """What stands for a chunk: who computed what, its units, and what lies behind them.
 

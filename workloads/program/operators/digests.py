@@ -61,4 +61,6 @@ def _chunk_digest(
     """`workloads.chunkwise.chunk_digest` of float32 words, and of the digests of values behind them."""
     units = words.view(torch.int32).numpy().view(np.uint32).tolist()
     behind = b"".join(value_digest(value) for value in inner)
-    return digest_tensor(chunk_digest(workload, model, profile, number, units, behind))
+    return digest_tensor(
+        chunk_digest(workload, model=model, profile=profile, number=number, units=units, inner=behind)
+    )
