@@ -260,7 +260,7 @@ class World:
 
     def _is_eclipsed(self, one: Peer, other: Peer) -> bool:
         """Whether nothing that is gossiped gets from one to the other, because one of them is surrounded."""
-        return any(
+        return bool(self.eclipsed) and any(
             victim.index in self.eclipsed and friend.index not in self.eclipsed[victim.index]
             for victim, friend in ((one, other), (other, one))
         )

@@ -18,7 +18,7 @@ def test_a_job_is_done_and_verified(swarm: Swarm, honest_run: Run) -> None:
     (executor,) = honest_run.awarded
     assert executor in others
     # Streamed as it was made, and the stream is the result.
-    assert len(honest_run.of("output")) > 3
+    assert len(honest_run.of("output")) > 1
     assert "".join(event["text"] for event in honest_run.of("output")) == honest_run.summary["text"]
     drawn = {event["peer"] for event in honest_run.of("verifier-drawn")}
     assert drawn
