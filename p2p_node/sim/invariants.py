@@ -34,9 +34,11 @@ class Invariants:
             InvariantBroken: with the promise and the job.
         """
         self.checks_total += 1
-        for job in peer.core.jobs.values():
-            if job.id in self._final:
-                self._require(job.state is self._final[job.id], "a final state never changes", job)
+        for identifier, job in peer.core.jobs.items():
+            final = self._final.get(identifier)
+            if final is not None:
+                if job.state is not final:
+                    self._require(False, "a final state never changes", job)
                 continue
             self._check_job(job)
             if job.state in FINAL_STATES:
