@@ -66,6 +66,8 @@ auction:
   rebids: {rebids}
 verify:
   verifiers: 2
+  # Of an executor with a record, which one it has depends on the tests before, less would be checked.
+  chunks: all
 timeouts:
   queue: 10s
   execution: 30s

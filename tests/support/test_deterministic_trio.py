@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+
 import trio
+import trio.lowlevel
 
 from tests.support.deterministic_trio import run_deterministically
 
@@ -29,3 +32,25 @@ def test_one_seed_gives_one_order() -> None:
 
 def test_another_seed_gives_another_order() -> None:
     assert order(3) != order(4)
+
+
+def test_trio_in_another_thread_makes_no_difference() -> None:
+    is_over = threading.Event()
+
+    async def bustle() -> None:
+        async def turn() -> None:
+            while not is_over.is_set():
+                await trio.lowlevel.checkpoint()
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(5):
+                nursery.start_soon(turn)
+
+    alone = order(3)
+    thread = threading.Thread(target=trio.run, args=(bustle,))
+    thread.start()
+    try:
+        assert all(order(3) == alone for _ in range(20))
+    finally:
+        is_over.set()
+        thread.join()
