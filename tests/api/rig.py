@@ -64,10 +64,7 @@ auction:
   window: {window}
   max_price: {max_price}
   rebids: {rebids}
-verify:
-  verifiers: 2
-  # Of an executor with a record, which one it has depends on the tests before, less would be checked.
-  chunks: all
+verify: {{verifiers: 2, chunks: all}}
 timeouts:
   queue: 10s
   execution: 30s
@@ -78,7 +75,10 @@ T = TypeVar("T")
 
 
 def job_document(**changes: Any) -> bytes:
-    """A job file that takes about a second."""
+    """A job file that takes about a second.
+
+    All chunks are checked: of an executor with a record, which depends on the tests before, less would be.
+    """
     fields = {"name": "verse", "max_tokens": 40, "window": "200ms", "max_price": 500, "rebids": 0} | changes
     return SPEC.format(**fields).encode()
 

@@ -115,7 +115,7 @@ def test_a_quote_offers_nothing(run: Run, rig: Rig, job_file: Callable[..., Path
 def test_a_quote_says_why_not(run: Run, tmp_path: Path, job_file: Callable[..., Path]) -> None:
     text = job_file().read_text()
     path = tmp_path / "asked.yaml"
-    path.write_text(text.replace("verify:\n  verifiers: 2\n", "verify: {escape: 1e-6}\n"))
+    path.write_text(text.replace("verify: {verifiers: 2, chunks: all}", "verify: {escape: 1e-6}"))
     result = run("job", "quote", path, "-o", "json")
     assert result.exit_code == ExitCode.NO_BIDS
     assert "out of reach" in json.loads(result.stdout)["reason"]
