@@ -221,3 +221,14 @@ CREDIT_ACCOUNTS_MAX = 4_096
 
 PACES_MAX = 4_096
 """Observed speeds of peers, one for each kind of work."""
+
+# --- Blobs --------------------------------------------------------------------------------------
+
+BLOB_PIECE_BYTES = 1024 * 1024
+"""What is checked and sent as one."""
+
+BLOB_BYTES_MAX = 64 * 1024**3
+"""One blob: its index is 2 MiB."""
+
+BLOBS_PER_JOB_MAX = 64
+"""Blobs that one job's input may name."""

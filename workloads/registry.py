@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from workloads.blobs import NO_BLOBS, Blobs
 from workloads.diffusion.kind import DIFFUSION
 from workloads.errors import InputRefused
 from workloads.linalg.kind import MATMUL
@@ -37,6 +38,7 @@ def open_workload(
     variant: str | None = None,
     *,
     expected_digest: bytes | None = None,
+    blobs: Blobs = NO_BLOBS,
 ) -> Workload:
     """Load a model to run it or to check it.
 
@@ -46,9 +48,10 @@ def open_workload(
         profile: one of the kind's numerics profiles.
         variant: how to cheat while generating, for hostile test peers; recomputing is always honest.
         expected_digest: what the model must hash to; None to take it as it is.
+        blobs: where inputs are read and outputs left that are too large to be words.
 
     Raises:
         InputRefused: no such workload, profile or variant.
         ModelRefused: the directory is not a model of this workload, or hashes to something else.
     """
-    return kind_of(name).open(model_dir, profile, variant, expected_digest)
+    return kind_of(name).open(model_dir, profile, variant, expected_digest, blobs)

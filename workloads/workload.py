@@ -21,7 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from protocols.blobs import Blob
 from protocols.digest import tagged
+from workloads.blobs import Blobs
 from workloads.errors import InputRefused
 
 __all__ = [
@@ -131,6 +133,10 @@ class Artifact:
     description: str
 
 
+def _names_none(*_: object) -> tuple[Blob, ...]:
+    return ()
+
+
 @dataclass(frozen=True, slots=True)
 class Kind:
     """A kind of work, as a node knows it without torch.
@@ -144,8 +150,12 @@ class Kind:
         variants: ways to cheat that its hostile form knows (`tests` and demonstrations only).
         models: the models that ship with the package.
         probe: a small job's input, by which a machine is measured and checked against itself.
-        open: loads a model: directory, profile, variant or None, and the digest it must have or None.
+        open: loads a model: directory, profile, variant or None, the digest it must have or None, and where
+            blobs are read and written.
         present: a finished job's file, from input and units; None where the output is text for a tokenizer.
+        input_blobs: the blobs that an input names; whoever executes or checks the job needs them all.
+        output_blobs: the blobs that output units name, given the input; the client wants them all.
+        chunk_blobs: blobs of earlier output that the check of a chunk starts from: input, units and chunk.
     """
 
     name: str
@@ -156,8 +166,11 @@ class Kind:
     variants: tuple[str, ...]
     models: Callable[[], tuple[Model, ...]]
     probe: Callable[[], bytes]
-    open: Callable[[Path, str, str | None, bytes | None], Workload]
+    open: Callable[[Path, str, str | None, bytes | None, Blobs], Workload]
     present: Callable[[bytes, Sequence[int]], Artifact] | None = None
+    input_blobs: Callable[[bytes], tuple[Blob, ...]] = _names_none
+    output_blobs: Callable[[bytes, Sequence[int]], tuple[Blob, ...]] = _names_none
+    chunk_blobs: Callable[[bytes, Sequence[int], int], tuple[Blob, ...]] = _names_none
 
 
 def chunk_range(chunk: int, units: int, chunk_units: int) -> range:

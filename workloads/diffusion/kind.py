@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from protocols.limits import UNITS_MAX
+from workloads.blobs import Blobs
 from workloads.diffusion.input import LATENT_UNITS, SIZE, SampleInput, decode_input, encode_input
 from workloads.errors import ModelRefused
 from workloads.lm.manifest import load_manifest
@@ -47,7 +48,9 @@ def _probe() -> bytes:
     return encode_input(SampleInput(labels=(0,), steps=2, seed=0))
 
 
-def _open(model_dir: Path, profile: str, variant: str | None, expected_digest: bytes | None) -> Workload:
+def _open(
+    model_dir: Path, profile: str, variant: str | None, expected_digest: bytes | None, blobs: Blobs
+) -> Workload:
     from workloads.diffusion.workload import DiffusionSampler
 
     return DiffusionSampler(model_dir, profile, variant, expected_digest=expected_digest)

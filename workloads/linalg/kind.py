@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from protocols.limits import UNITS_MAX
+from workloads.blobs import Blobs
 from workloads.linalg.input import CHUNK_UNITS, MatmulInput, Matrix, decode_input, encode_input
 from workloads.workload import EXACT_PROFILES, Artifact, Kind, Model, Workload, weightless_model
 
@@ -31,7 +32,9 @@ def _probe() -> bytes:
     return encode_input(MatmulInput(64, 256, 64, 8, Matrix(seed=1), Matrix(seed=2)))
 
 
-def _open(model_dir: Path, profile: str, variant: str | None, expected_digest: bytes | None) -> Workload:
+def _open(
+    model_dir: Path, profile: str, variant: str | None, expected_digest: bytes | None, blobs: Blobs
+) -> Workload:
     from workloads.linalg.workload import MatrixProduct
 
     return MatrixProduct(profile, variant, expected_digest=expected_digest)

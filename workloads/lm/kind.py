@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from protocols.limits import CHUNKS_PER_SEGMENT, LM_CHUNK_UNITS
+from workloads.blobs import Blobs
 from workloads.llama.config import load_config
 from workloads.lm.input import LmInput, encode_input
 from workloads.lm.manifest import builtin_models, load_manifest
@@ -28,7 +29,9 @@ def _probe() -> bytes:
     )
 
 
-def _open(model_dir: Path, profile: str, variant: str | None, expected_digest: bytes | None) -> Workload:
+def _open(
+    model_dir: Path, profile: str, variant: str | None, expected_digest: bytes | None, blobs: Blobs
+) -> Workload:
     from workloads.lm.workload import LmWorkload
 
     return LmWorkload(model_dir, profile, variant, expected_digest=expected_digest)

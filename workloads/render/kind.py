@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from protocols.limits import UNITS_MAX
+from workloads.blobs import Blobs
 from workloads.png import png
 from workloads.render.scene import (
     TILE,
@@ -54,7 +55,9 @@ def _probe() -> bytes:
     )
 
 
-def _open(model_dir: Path, profile: str, variant: str | None, expected_digest: bytes | None) -> Workload:
+def _open(
+    model_dir: Path, profile: str, variant: str | None, expected_digest: bytes | None, blobs: Blobs
+) -> Workload:
     from workloads.render.workload import Renderer
 
     return Renderer(profile, variant, expected_digest=expected_digest)

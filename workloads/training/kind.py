@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from protocols.limits import UNITS_MAX
+from workloads.blobs import Blobs
 from workloads.training.input import (
     CHUNK_UNITS,
     WORDS_PER_PARAMETER,
@@ -54,7 +55,9 @@ def _probe() -> bytes:
     )
 
 
-def _open(model_dir: Path, profile: str, variant: str | None, expected_digest: bytes | None) -> Workload:
+def _open(
+    model_dir: Path, profile: str, variant: str | None, expected_digest: bytes | None, blobs: Blobs
+) -> Workload:
     from workloads.training.workload import TrainingRun
 
     return TrainingRun(profile, variant, expected_digest=expected_digest)
