@@ -15,7 +15,7 @@ demo: .venv/.installed
 	$(BIN)/python -m p2p_node.demo
 
 test: .venv/.installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadgroup
 
 bench: .venv/.installed
 	$(BIN)/python -m benchmarks
