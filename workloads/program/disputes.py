@@ -20,7 +20,7 @@ from workloads.program.referee import Rebuilt, judge, opened_value
 from workloads.training import workload as training
 from workloads.workload import Workload
 
-__all__ = ["REBUILDERS", "Disputable", "judge_case", "open_chunk", "rebuild", "trace_chunk"]
+__all__ = ["REBUILDERS", "Cheating", "Disputable", "judge_case", "open_chunk", "rebuild", "trace_chunk"]
 
 
 @runtime_checkable
@@ -48,6 +48,20 @@ class Disputable(Protocol):
 
         Raises:
             ModelRefused: it exceeds its limit.
+        """
+
+
+@runtime_checkable
+class Cheating(Protocol):
+    """A workload that, for hostile test peers, can stand by what it did instead of what it should have."""
+
+    def ran_program(self, input: bytes, units: Sequence[int], chunk: int) -> Program | None:
+        """The program that was run in place of `Disputable.chunk_program`, value for value; None if honest.
+
+        Args:
+            input: as there, and so for the others.
+            units: see there.
+            chunk: see there.
         """
 
 
@@ -82,7 +96,8 @@ def trace_chunk(
     program, values = _disputable(workload).chunk_program(input, units, chunk)
     if program.value_count > TRACE_VALUES_MAX:
         raise ProgramRefused(f"program of {program.value_count} values has more than {TRACE_VALUES_MAX}")
-    return program.digest, tuple(trace(program, values))
+    ran = _ran_program(workload, input, units, chunk) or program
+    return program.digest, tuple(trace(ran, values))
 
 
 def open_chunk(
@@ -100,7 +115,8 @@ def open_chunk(
         return (), disputable.context()
     if not 0 <= index < program.value_count:
         raise InputRefused(f"value {index} must be in [0, {program.value_count})")
-    opened = open_inputs(program, values, index)
+    ran = _ran_program(workload, input, units, chunk) or program
+    opened = open_inputs(ran, values, index)
     size = sum(spec_of(value).size_bytes for value in opened.values())
     if size > OPERATOR_BYTES_MAX:
         raise ProgramRefused(f"value {index} is made from {size} bytes, more than {OPERATOR_BYTES_MAX}")
@@ -110,6 +126,10 @@ def open_chunk(
 def judge_case(case: Case) -> tuple[Finding, str]:
     """See `workloads.program.referee.judge`."""
     return judge(case, rebuild)
+
+
+def _ran_program(workload: Workload, input: bytes, units: Sequence[int], chunk: int) -> Program | None:
+    return workload.ran_program(input, units, chunk) if isinstance(workload, Cheating) else None
 
 
 def _disputable(workload: Workload) -> Disputable:

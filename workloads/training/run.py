@@ -24,7 +24,7 @@ from workloads.training.input import CHUNK_UNITS, TrainingInput
 from workloads.training.llama import llama_loss, llama_shapes
 from workloads.training.step import Moments, Optimiser, State, training_step
 
-__all__ = ["Segment", "optimiser_of", "segment_inputs", "write_segment"]
+__all__ = ["Segment", "segment_inputs", "write_segment"]
 
 _MICRO = 1_000_000
 _EPSILON = 1e-8
@@ -52,7 +52,7 @@ class Segment:
     gradients: Value
 
 
-def optimiser_of(job: TrainingInput) -> Optimiser:
+def _optimiser_of(job: TrainingInput) -> Optimiser:
     """The settings that a job asks for."""
     return Optimiser(
         learning_rate=job.learning_rate_micro / _MICRO,
@@ -63,25 +63,15 @@ def optimiser_of(job: TrainingInput) -> Optimiser:
     )
 
 
-def write_segment(
-    job: TrainingInput,
-    segment: int,
-    profile: str,
-    *,
-    optimiser: Optimiser | None = None,
-    trained_steps: int | None = None,
-) -> Segment:
+def write_segment(job: TrainingInput, segment: int, profile: str) -> Segment:
     """The program of a segment.
 
     Args:
         job: the run.
         segment: its number.
         profile: an exact one.
-        optimiser: what a cheater takes in place of the job's.
-        trained_steps: steps after which a cheater stops learning and only evaluates.
     """
-    optimiser = optimiser or optimiser_of(job)
-    trained_steps = job.segment_steps if trained_steps is None else trained_steps
+    optimiser = _optimiser_of(job)
     builder = Builder()
     state: State = {
         name: Moments(
@@ -101,17 +91,14 @@ def write_segment(
         def loss(builder: Builder, parameters: Mapping[str, Value], x: Value = x, y: Value = y) -> Value:
             return _loss(builder, job, parameters, x, y, profile)
 
-        if step < trained_steps:
-            number = segment * job.segment_steps + step + 1
-            state, total, slopes = training_step(builder, state, loss, optimiser, number)
-        else:
-            total = loss(builder, {name: moments.parameter for name, moments in state.items()})
+        number = segment * job.segment_steps + step + 1
+        state, total, slopes = training_step(builder, state, loss, optimiser, number)
         losses.append(builder.apply("reshape", total, shape=[1]))
     return Segment(
         builder,
         _flat(builder, state, job.segment_chunks * CHUNK_UNITS),
         builder.apply("concat", *losses, dim=0),
-        builder.apply("digest", *(slopes or losses), header=b"gradients"),
+        builder.apply("digest", *slopes, header=b"gradients"),
     )
 
 

@@ -8,7 +8,6 @@ and replays that one segment; so segments can be checked in any order, and a run
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -21,13 +20,13 @@ from protocols.effects import Case
 from protocols.units import units_digest
 from workloads.chunkwise import Chunk, Chunkwise
 from workloads.errors import InputRefused, ModelRefused
-from workloads.program import Program, value_digest
+from workloads.program import Program, Value, value_digest
 from workloads.program.prepared import Prepared
 from workloads.program.referee import Rebuilt
-from workloads.training import kind
+from workloads.training.hostile import program_of_cheat
 from workloads.training.input import CHUNK_UNITS, TrainingInput, decode_input
 from workloads.training.kind import NAME, TRAINING, model_digest
-from workloads.training.run import Segment, optimiser_of, segment_inputs, write_segment
+from workloads.training.run import segment_inputs, write_segment
 from workloads.workload import EXACT_PROFILES, chunk_range
 
 __all__ = ["TrainingRun", "rebuild"]
@@ -87,6 +86,12 @@ class TrainingRun(Chunkwise[TrainingInput]):
         """See `workloads.program.disputes.Disputable`."""
         return _chunk_program(decode_input(input), self.profile, units, chunk)
 
+    def ran_program(self, input: bytes, units: Sequence[int], chunk: int) -> Program | None:
+        """See `workloads.program.disputes.Cheating`."""
+        if self._variant is None:
+            return None
+        return program_of_cheat(self._variant, self.chunk_program(input, units, chunk)[0])
+
     def context(self) -> bytes:
         """See `workloads.program.disputes.Disputable`: there is no model to know."""
         return b""
@@ -107,18 +112,19 @@ class TrainingRun(Chunkwise[TrainingInput]):
             *map(value_digest, inputs),
         )
         if self._known is None or self._known[0] != key:
-            self._known = key, _train(self._written(job, segment, variant), inputs)
+            self._known = key, _train(*self._written(job, segment, variant), inputs)
         return self._known[1]
 
-    def _written(self, job: TrainingInput, segment: int, variant: str | None) -> Segment:
-        honest = optimiser_of(job)
-        match variant:
-            case kind.ALTERED_STEP:
-                longer = replace(honest, learning_rate=honest.learning_rate * 1.01)
-                return write_segment(job, segment, self.profile, optimiser=longer)
-            case kind.SKIPPED_STEP:
-                return write_segment(job, segment, self.profile, trained_steps=job.segment_steps - 1)
-        return write_segment(job, segment, self.profile)
+    def _written(
+        self, job: TrainingInput, segment: int, variant: str | None
+    ) -> tuple[Program, tuple[Value, ...]]:
+        """What is run for a segment, and which of its values are wanted."""
+        written = write_segment(job, segment, self.profile)
+        wanted = (written.words, written.losses, written.gradients)
+        if variant is None:
+            return written.builder.build(), wanted
+        program, _ = _chunk_program(job, self.profile, [0] * job.units_total, segment * job.segment_chunks)
+        return program_of_cheat(variant, program), wanted
 
 
 def rebuild(case: Case) -> Rebuilt:
@@ -158,8 +164,7 @@ def _chunk_program(
     return builder.build(), segment_inputs(job, units, segment)
 
 
-def _train(segment: Segment, inputs: Sequence[Tensor]) -> _Trained:
-    wanted = (segment.words, segment.losses, segment.gradients)
-    words, *behind = Prepared(segment.builder.build(), wanted).run(inputs)
+def _train(program: Program, wanted: Sequence[Value], inputs: Sequence[Tensor]) -> _Trained:
+    words, *behind = Prepared(program, wanted).run(inputs)
     units: list[int] = words.view(torch.int32).numpy().view(np.uint32).tolist()
     return _Trained(units, b"".join(map(value_digest, behind)))
