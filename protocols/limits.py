@@ -60,6 +60,12 @@ SEGMENT_CHUNKS_MAX = 4_096
 FINGERPRINT_BYTES_MAX = 2_048
 """Values of one chunk that an opening or a reveal carries, in the native profile."""
 
+PARTS_MAX = 64
+"""Jobs that one job may be split into. Its client alone knows that they belong together."""
+
+WHOLE_UNITS_MAX = 2**20
+"""Output units of all parts together: the client's node holds them at once."""
+
 ATTEMPTS_MAX = 16
 PRICE_MICROS_MAX = 10**12
 

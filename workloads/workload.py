@@ -25,6 +25,7 @@ from protocols.blobs import Blob
 from protocols.digest import tagged
 from workloads.blobs import Blobs
 from workloads.errors import InputRefused
+from workloads.split import Split
 
 __all__ = [
     "EXACT_PROFILES",
@@ -137,6 +138,10 @@ def _names_none(*_: object) -> tuple[Blob, ...]:
     return ()
 
 
+def _reads_none(directory: Path) -> Model | None:
+    return None
+
+
 @dataclass(frozen=True, slots=True)
 class Kind:
     """A kind of work, as a node knows it without torch.
@@ -156,6 +161,9 @@ class Kind:
         input_blobs: the blobs that an input names; whoever executes or checks the job needs them all.
         output_blobs: the blobs that output units name, given the input; the client wants them all.
         chunk_blobs: blobs of earlier output that the check of a chunk starts from: input, units and chunk.
+        read_model: the model that a directory holds, called as the directory is, or None if it is another
+            kind's; raises `ModelRefused` if it is this kind's and broken.
+        split: how a job falls into parts; None if it doesn't.
     """
 
     name: str
@@ -171,6 +179,8 @@ class Kind:
     input_blobs: Callable[[bytes], tuple[Blob, ...]] = _names_none
     output_blobs: Callable[[bytes, Sequence[int]], tuple[Blob, ...]] = _names_none
     chunk_blobs: Callable[[bytes, Sequence[int], int], tuple[Blob, ...]] = _names_none
+    read_model: Callable[[Path], Model | None] = _reads_none
+    split: Split | None = None
 
 
 def chunk_range(chunk: int, units: int, chunk_units: int) -> range:

@@ -6,12 +6,15 @@ import struct
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
+
 from protocols.limits import UNITS_MAX
 from workloads.blobs import Blobs
 from workloads.diffusion.input import LATENT_UNITS, SIZE, SampleInput, decode_input, encode_input
-from workloads.errors import ModelRefused
+from workloads.errors import InputRefused, ModelRefused
 from workloads.lm.manifest import load_manifest
 from workloads.png import png
+from workloads.split import Part, Split
 from workloads.workload import EXACT_PROFILES, Artifact, Kind, Model, Workload
 
 __all__ = ["DIFFUSION", "FEWER_STEPS", "MODEL", "NAME", "model_digest"]
@@ -40,8 +43,15 @@ def model_digest(model_dir: Path) -> bytes:
 
 
 def _models() -> tuple[Model, ...]:
-    path = _MODELS / MODEL
-    return (Model(MODEL, path, model_digest(path), UNITS_MAX),)
+    return (_model(_MODELS / MODEL),)
+
+
+def _model(model_dir: Path) -> Model:
+    return Model(model_dir.name, model_dir, model_digest(model_dir), UNITS_MAX)
+
+
+def _read_model(model_dir: Path) -> Model | None:
+    return _model(model_dir) if (model_dir / _DESCRIPTION_FILE).is_file() else None
 
 
 def _probe() -> bytes:
@@ -58,7 +68,7 @@ def _open(
 
 def sheet(input: bytes, units: Sequence[int]) -> Artifact:
     """A finished job's pictures, enlarged, side by side."""
-    job = decode_input(input)
+    job = decode_input(input, is_whole=True)
     count = len(job.labels)
     across = min(count, _PICTURES_ACROSS)
     width, height = across * SIZE * _ENLARGED, -(-count // across) * SIZE * _ENLARGED
@@ -83,6 +93,19 @@ def _grey(value: float) -> int:
     return int(min((value + 1) * 127.5, 255.0)) if value > -1 else 0
 
 
+def _pictures(input: bytes) -> int:
+    return len(decode_input(input, is_whole=True).labels)
+
+
+def _part(input: bytes, first: int, count: int) -> Part:
+    whole = decode_input(input, is_whole=True)
+    labels = whole.labels[first : first + count]
+    if first < 0 or count < 1 or len(labels) != count:
+        raise InputRefused(f"pictures {first} to {first + count} must lie in [0, {len(whole.labels)}]")
+    job = msgspec.structs.replace(whole, labels=labels, first_picture=whole.first_picture + first)
+    return Part(encode_input(job), 0, job.units_total)
+
+
 DIFFUSION = Kind(
     name=NAME,
     unit="word",
@@ -94,4 +117,6 @@ DIFFUSION = Kind(
     probe=_probe,
     open=_open,
     present=sheet,
+    split=Split("picture", _pictures, _part),
+    read_model=_read_model,
 )

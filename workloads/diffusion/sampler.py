@@ -99,7 +99,7 @@ def noise(job: SampleInput, picture: int) -> Tensor:
     """What a picture is drawn out of: (`SIZE`, `SIZE`) float32, standard normal."""
     counters = np.zeros((LATENT_UNITS // 4, 4), dtype=np.uint64)
     counters[:, 0] = np.arange(len(counters))
-    counters[:, 1] = picture
+    counters[:, 1] = job.first_picture + picture
     chances = torch.from_numpy(uniforms(philox(job.seed, counters)))
     radius = exact.sqrt(exact.log(chances[:, :2]) * -2.0)
     angle = chances[:, 2:] * (2.0 * math.pi)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from protocols.codec import Wire, decode, encode
 from protocols.errors import PeerFault
-from protocols.limits import INPUT_BYTES_MAX, UNITS_MAX
+from protocols.limits import INPUT_BYTES_MAX, UNITS_MAX, WHOLE_UNITS_MAX
 from workloads.errors import InputRefused
 
 __all__ = ["CHUNK_UNITS", "MatmulInput", "Matrix", "decode_input", "encode_input"]
@@ -25,10 +25,12 @@ class Matrix(Wire, frozen=True, array_like=True, forbid_unknown_fields=True):
     Args:
         entries: all of them, or none: then they are drawn.
         seed: what they are drawn from.
+        skip: entries drawn before the first; where rows of a larger matrix begin.
     """
 
     entries: tuple[int, ...] = ()
     seed: int = 0
+    skip: int = 0
 
 
 class MatmulInput(Wire, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -60,22 +62,26 @@ class MatmulInput(Wire, frozen=True, array_like=True, forbid_unknown_fields=True
         """Rows of the product in a chunk."""
         return CHUNK_UNITS // self.columns
 
-    def check(self) -> None:
+    def check(self, *, is_whole: bool = False) -> None:
         """Hold every field against its rule.
+
+        Args:
+            is_whole: it is yet to be split, so it may be larger than a job.
 
         Raises:
             InputRefused: the first that breaks it.
         """
-        _within("rows", self.rows, 1, UNITS_MAX)
+        units_max = WHOLE_UNITS_MAX if is_whole else UNITS_MAX
+        _within("rows", self.rows, 1, units_max)
         _within("inner", self.inner, 1, INNER_MAX)
         _within("columns", self.columns, 1, COLUMNS_MAX)
         _within("bits", self.bits, 1, BITS_MAX)
         if CHUNK_UNITS % self.columns:
             raise InputRefused(f"columns={self.columns} must divide {CHUNK_UNITS}")
-        if self.units_total > UNITS_MAX:
-            raise InputRefused(f"rows x columns = {self.units_total} must be at most {UNITS_MAX}")
+        if self.units_total > units_max:
+            raise InputRefused(f"rows x columns = {self.units_total} must be at most {units_max}")
         # What a verifier makes from seeds costs it, whatever the output's size.
-        if self.rows * self.inner > COLUMNS_MAX * INNER_MAX:
+        if not is_whole and self.rows * self.inner > COLUMNS_MAX * INNER_MAX:
             raise InputRefused(
                 f"rows x inner = {self.rows * self.inner} must be at most {COLUMNS_MAX * INNER_MAX}"
             )
@@ -84,26 +90,31 @@ class MatmulInput(Wire, frozen=True, array_like=True, forbid_unknown_fields=True
             ("right", self.right, self.inner * self.columns),
         ):
             _within(f"{name}.seed", matrix.seed, 0, _SEED_MAX)
+            _within(f"{name}.skip", matrix.skip, 0, 0 if matrix.entries else WHOLE_UNITS_MAX * INNER_MAX)
             if matrix.entries and len(matrix.entries) != size:
                 raise InputRefused(f"{name} has {len(matrix.entries)} entries, must have {size}")
             if matrix.entries and max(map(abs, matrix.entries)) >= 2**self.bits:
                 raise InputRefused(f"{name} has an entry of magnitude 2**{self.bits} or more")
 
 
-def encode_input(value: MatmulInput) -> bytes:
+def encode_input(value: MatmulInput, *, is_whole: bool = False) -> bytes:
     """The canonical bytes of an input, as a job carries it.
+
+    Args:
+        value: the input.
+        is_whole: it is yet to be split, so it may be larger than a job.
 
     Raises:
         InputRefused: the input breaks a rule.
     """
-    value.check()
+    value.check(is_whole=is_whole)
     data = encode(value)
     if len(data) > INPUT_BYTES_MAX:
         raise InputRefused(f"input of {len(data)} bytes exceeds {INPUT_BYTES_MAX}")
     return data
 
 
-def decode_input(data: bytes) -> MatmulInput:
+def decode_input(data: bytes, *, is_whole: bool = False) -> MatmulInput:
     """Read the bytes of `encode_input`.
 
     Raises:
@@ -113,7 +124,7 @@ def decode_input(data: bytes) -> MatmulInput:
         value = decode(data, MatmulInput, bytes_max=INPUT_BYTES_MAX)
     except PeerFault as error:
         raise InputRefused(str(error)) from error
-    value.check()
+    value.check(is_whole=is_whole)
     return value
 
 

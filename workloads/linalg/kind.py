@@ -6,9 +6,13 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
+
 from protocols.limits import UNITS_MAX
 from workloads.blobs import Blobs
+from workloads.errors import InputRefused
 from workloads.linalg.input import CHUNK_UNITS, MatmulInput, Matrix, decode_input, encode_input
+from workloads.split import Part, Split
 from workloads.workload import EXACT_PROFILES, Artifact, Kind, Model, Workload, weightless_model
 
 __all__ = ["FEWER_TERMS", "MATMUL", "MODEL", "NAME", "model_digest"]
@@ -16,7 +20,7 @@ __all__ = ["FEWER_TERMS", "MATMUL", "MODEL", "NAME", "model_digest"]
 NAME = "linalg.matmul"
 MODEL = "integer-matmul"
 FEWER_TERMS = "fewer-terms"
-_VERSION = 1
+_VERSION = 2
 
 
 def model_digest() -> bytes:
@@ -44,7 +48,7 @@ def array_file(input: bytes, units: Sequence[int]) -> Artifact:
     """A finished job's product as a NumPy file."""
     import numpy as np
 
-    job = decode_input(input)
+    job = decode_input(input, is_whole=True)
     product = np.array(units, dtype=np.uint32).view(np.int32).reshape(job.rows, job.columns)
     file = io.BytesIO()
     np.save(file, product.astype("<i4", copy=False))
@@ -53,6 +57,23 @@ def array_file(input: bytes, units: Sequence[int]) -> Artifact:
         file.getvalue(),
         f"NumPy file of {job.rows} x {job.columns} 32-bit integers",
     )
+
+
+def _rows(input: bytes) -> int:
+    return decode_input(input, is_whole=True).rows
+
+
+def _part(input: bytes, first: int, count: int) -> Part:
+    whole = decode_input(input, is_whole=True)
+    if not 0 <= first < first + count <= whole.rows:
+        raise InputRefused(f"rows {first} to {first + count} must lie in [0, {whole.rows}]")
+    left, before = whole.left, first * whole.inner
+    if left.entries:
+        rows = Matrix(left.entries[before : before + count * whole.inner])
+    else:
+        rows = Matrix(seed=left.seed, skip=left.skip + before)
+    job = msgspec.structs.replace(whole, rows=count, left=rows)
+    return Part(encode_input(job), 0, job.units_total)
 
 
 MATMUL = Kind(
@@ -67,4 +88,5 @@ MATMUL = Kind(
     probe=_probe,
     open=_open,
     present=array_file,
+    split=Split("row", _rows, _part),
 )

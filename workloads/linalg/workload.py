@@ -123,10 +123,11 @@ def _matrix(matrix: Matrix, which: int, rows: int, columns: int, bits: int) -> T
     """A factor as float64 integers (rows, columns)."""
     if matrix.entries:
         return torch.tensor(matrix.entries, dtype=torch.float64).reshape(rows, columns)
-    counters = np.zeros((-(-rows * columns // 4), 4), dtype=np.uint64)
-    counters[:, 0] = np.arange(len(counters))
+    first_counter, inside = divmod(matrix.skip, 4)
+    counters = np.zeros((-(-(inside + rows * columns) // 4), 4), dtype=np.uint64)
+    counters[:, 0] = np.arange(first_counter, first_counter + len(counters), dtype=np.uint64)
     counters[:, 1] = which
-    words = philox(matrix.seed, counters).flatten()[: rows * columns]
+    words = philox(matrix.seed, counters).flatten()[inside : inside + rows * columns]
     span = 2 ** (bits + 1) - 1
     entries = (words % np.uint64(span)).astype(np.float64) - (2**bits - 1)
     return torch.from_numpy(entries).reshape(rows, columns)

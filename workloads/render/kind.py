@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
+
 from protocols.limits import UNITS_MAX
 from workloads.blobs import Blobs
+from workloads.errors import InputRefused
 from workloads.png import png
 from workloads.render.scene import (
     TILE,
@@ -18,6 +21,7 @@ from workloads.render.scene import (
     decode_input,
     encode_input,
 )
+from workloads.split import Part, Split
 from workloads.workload import EXACT_PROFILES, Artifact, Kind, Model, Workload, weightless_model
 
 __all__ = ["FABRICATED_TILES", "MODEL", "NAME", "RENDER"]
@@ -25,7 +29,7 @@ __all__ = ["FABRICATED_TILES", "MODEL", "NAME", "RENDER"]
 NAME = "render.trace"
 MODEL = "path-tracer"
 FABRICATED_TILES = "fabricated-tiles"
-_VERSION = 1
+_VERSION = 2
 _SEGMENT_TILES = 8
 """Of 64 tiles 8 commitments: an executor that is caught loses an eighth of a picture's work at most."""
 
@@ -64,12 +68,12 @@ def _open(
 
 
 def picture(input: bytes, units: Sequence[int]) -> Artifact:
-    """A finished job's picture."""
-    job = decode_input(input)
+    """A finished job's picture; tiles that weren't wanted stay black."""
+    job = decode_input(input, is_whole=True)
     rows = [bytearray(3 * job.width) for _ in range(job.height)]
     across = job.width // TILE
     for position, word in enumerate(units):
-        tile, inside = divmod(position, TILE_UNITS)
+        tile, inside = divmod(job.first_tile * TILE_UNITS + position, TILE_UNITS)
         y, x = tile // across * TILE + inside // TILE, tile % across * TILE + inside % TILE
         rows[y][3 * x : 3 * x + 3] = word.to_bytes(4, "little")[:3]
     return Artifact(
@@ -77,6 +81,18 @@ def picture(input: bytes, units: Sequence[int]) -> Artifact:
         png(job.width, job.height, b"".join(rows)),
         f"PNG image of {job.width} x {job.height} pixels, {job.samples} samples each",
     )
+
+
+def _tiles(input: bytes) -> int:
+    return decode_input(input, is_whole=True).tiles_wanted
+
+
+def _part(input: bytes, first: int, count: int) -> Part:
+    whole = decode_input(input, is_whole=True)
+    if not 0 <= first < first + count <= whole.tiles_wanted:
+        raise InputRefused(f"tiles {first} to {first + count} must lie in [0, {whole.tiles_wanted}]")
+    job = msgspec.structs.replace(whole, first_tile=whole.first_tile + first, tiles=count)
+    return Part(encode_input(job), 0, job.units_total)
 
 
 RENDER = Kind(
@@ -91,4 +107,5 @@ RENDER = Kind(
     probe=_probe,
     open=_open,
     present=picture,
+    split=Split("tile", _tiles, _part),
 )

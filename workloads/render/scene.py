@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from protocols.codec import Wire, decode, encode
 from protocols.errors import PeerFault
-from protocols.limits import INPUT_BYTES_MAX, UNITS_MAX
+from protocols.limits import INPUT_BYTES_MAX, UNITS_MAX, WHOLE_UNITS_MAX
 from workloads.errors import InputRefused
 
 __all__ = [
@@ -113,6 +113,8 @@ class RenderInput(Wire, frozen=True, array_like=True, forbid_unknown_fields=True
         spheres: of the scene.
         planes: of the scene.
         triangles: of the scene.
+        first_tile: of those wanted; tiles are numbered row by row from the top left.
+        tiles: how many are wanted; 0 is all that follow.
     """
 
     width: int
@@ -126,14 +128,24 @@ class RenderInput(Wire, frozen=True, array_like=True, forbid_unknown_fields=True
     spheres: tuple[Sphere, ...] = ()
     planes: tuple[Plane, ...] = ()
     triangles: tuple[Triangle, ...] = ()
+    first_tile: int = 0
+    tiles: int = 0
+
+    @property
+    def tiles_wanted(self) -> int:
+        """Tiles that are rendered."""
+        return self.tiles or self.width * self.height // TILE_UNITS - self.first_tile
 
     @property
     def units_total(self) -> int:
-        """Output units: one for each pixel."""
-        return self.width * self.height
+        """Output units: one for each pixel of the tiles wanted."""
+        return self.tiles_wanted * TILE_UNITS
 
-    def check(self) -> None:
+    def check(self, *, units_max: int = UNITS_MAX) -> None:
         """Hold every field against its rule.
+
+        Args:
+            units_max: output units that it may ask for; a picture that is yet to be split may ask for more.
 
         Raises:
             InputRefused: the first that breaks it.
@@ -142,8 +154,11 @@ class RenderInput(Wire, frozen=True, array_like=True, forbid_unknown_fields=True
             _within(name, side, TILE, SIDE_MAX)
             if side % TILE:
                 raise InputRefused(f"{name}={side} must be a multiple of {TILE}")
-        if self.units_total > UNITS_MAX:
-            raise InputRefused(f"width x height = {self.units_total} pixels must be at most {UNITS_MAX}")
+        in_all = self.width * self.height // TILE_UNITS
+        _within("first_tile", self.first_tile, 0, in_all - 1)
+        _within("tiles", self.tiles, 0, in_all - self.first_tile)
+        if self.units_total > units_max:
+            raise InputRefused(f"width x height = {self.units_total} pixels must be at most {units_max}")
         _within("samples", self.samples, 1, SAMPLES_MAX)
         _within("depth", self.depth, 1, DEPTH_MAX)
         if (rays := TILE_UNITS * self.samples * self.depth) > RAYS_MAX:
@@ -191,17 +206,21 @@ class RenderInput(Wire, frozen=True, array_like=True, forbid_unknown_fields=True
                 _within(f"{name}[{index}].material", shape.material, 0, len(self.materials) - 1)
 
 
-def encode_input(value: RenderInput) -> bytes:
+def encode_input(value: RenderInput, *, is_whole: bool = False) -> bytes:
     """The canonical bytes of an input, as a job carries it.
+
+    Args:
+        value: the input.
+        is_whole: it is yet to be split, so it may be larger than a job.
 
     Raises:
         InputRefused: the input breaks a rule.
     """
-    value.check()
+    value.check(units_max=WHOLE_UNITS_MAX if is_whole else UNITS_MAX)
     return encode(value)
 
 
-def decode_input(data: bytes) -> RenderInput:
+def decode_input(data: bytes, *, is_whole: bool = False) -> RenderInput:
     """Read the bytes of `encode_input`.
 
     Raises:
@@ -211,7 +230,7 @@ def decode_input(data: bytes) -> RenderInput:
         value = decode(data, RenderInput, bytes_max=INPUT_BYTES_MAX)
     except PeerFault as error:
         raise InputRefused(str(error)) from error
-    value.check()
+    value.check(units_max=WHOLE_UNITS_MAX if is_whole else UNITS_MAX)
     return value
 
 

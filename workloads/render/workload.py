@@ -53,7 +53,7 @@ class Renderer(Chunkwise[RenderInput]):
 
     def derive(self, job: RenderInput, before: Sequence[int], chunk: int) -> Chunk:
         """See `Chunkwise`; a tile needs no other tile."""
-        light = radiance(job, chunk)
+        light = radiance(job, job.first_tile + chunk)
         values = light.flatten().tolist()
         return Chunk(packed(light), struct.pack(f"<{len(values)}d", *values))
 
