@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from workloads.exact.contraction import contract
+from workloads.exact.depthwise import depthwise
 from workloads.exact.quantise import EXACT21, Precision
 from workloads.exact.reductions import exact_sum
 from workloads.exact.slices import blocks
@@ -67,9 +68,25 @@ def conv2d(
     if x.shape[1] != weight.shape[1] * groups:
         raise ValueError(f"weight {tuple(weight.shape)} in {groups} groups doesn't fit {x.shape[1]} channels")
     kernel = (weight.shape[2], weight.shape[3])
-    seen = windows(
-        intake("x", x), kernel, stride=_pair(stride), padding=_pair(padding), dilation=_pair(dilation)
-    )
+    checked = intake("x", x)
+    seen = windows(checked, kernel, stride=_pair(stride), padding=_pair(padding), dilation=_pair(dilation))
+    if groups == outputs > 1 and weight.shape[1] == 1 and weight[0].numel() <= precision.inner_max:
+        margin = _pair(padding)
+        result = depthwise(
+            pad(checked, (margin[1], margin[1], margin[0], margin[0])),
+            intake("weight", weight)[:, 0],
+            stride=_pair(stride),
+            dilation=_pair(dilation),
+            precision=precision,
+        )
+        return result if bias is None else result.add_(vector("bias", bias, outputs)[:, None, None])
+    if kernel == (1, 1) and seen.shape[2:4] == x.shape[2:] and groups == 1 and not checked.is_contiguous():
+        # Where channels lie together, places are rows already.
+        rows_of_channels = checked.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
+        mixed = contract(("x", rows_of_channels), ("weight", weight[:, :, 0, 0].t()), precision)
+        if bias is not None:
+            mixed += vector("bias", bias, outputs)
+        return mixed.view(len(x), *x.shape[2:], outputs).permute(0, 3, 1, 2)
     kernels = weight.reshape(groups, outputs // groups, -1).mT
     batch, _, height, width = seen.shape[:4]
     result = seen.new_empty((batch, outputs, height, width))
