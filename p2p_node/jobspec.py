@@ -11,6 +11,7 @@ from pathlib import Path
 
 import yaml
 from msgspec import Struct
+from msgspec.structs import replace
 
 from p2p_node.errors import UserError
 from p2p_node.taskspec import TASK, LmTask, Task
@@ -97,6 +98,8 @@ class AuctionSpec(Struct, frozen=True, kw_only=True):
     """Ceiling per output unit."""
     rebids: int = 3
     """Further rounds when nobody bid."""
+    total_micros_max: int = 0
+    """Ceiling for everything, verifiers included; 0 is none."""
 
 
 class VerifySpec(Struct, frozen=True, kw_only=True):
@@ -144,6 +147,8 @@ class JobSpec(Struct, frozen=True, kw_only=True):
     verify: VerifySpec = VerifySpec()
     timeouts: TimeoutsSpec = TimeoutsSpec()
     retry: RetrySpec = RetrySpec()
+    parts: int | str | None = None
+    """Jobs that it is split into for several peers, ``auto`` to leave the number to the node."""
 
 
 def load_job_spec(path: Path) -> JobSpec:
@@ -175,6 +180,9 @@ def parse_job_spec(document: bytes, *, source: str = "job") -> JobSpec:
         root = parse(document)
         spec = _JOB(root, "")
         _check_together(spec, root)
+        if spec.parts is not None and not line_of(root, "auction.mode"):
+            # A part is short, and while an auction is open its bidders wait.
+            spec = replace(spec, auction=replace(spec.auction, mode="posted"))
     except Fault as fault:
         raise JobSpecError(source, fault) from None
     return spec
@@ -219,6 +227,15 @@ def _chunks(node: yaml.Node, path: str) -> int | str:
         raise Fault(fault.line, fault.field, f"{fault.rule}, or all, or auto", fault.value) from None
 
 
+def _parts(node: yaml.Node, path: str) -> int | str:
+    if isinstance(node, yaml.ScalarNode) and node.value == "auto":
+        return "auto"
+    try:
+        return integer(1, limits.PARTS_MAX)(node, path)
+    except Fault as fault:
+        raise Fault(fault.line, fault.field, f"{fault.rule}, or auto", fault.value) from None
+
+
 def _peer(node: yaml.Node, path: str) -> bytes:
     written = text(bytes_max=limits.NAME_BYTES_MAX)(node, path)
     try:
@@ -250,6 +267,7 @@ _AUCTION = mapping(
         "window": Field("window_ms", duration_ms(1, WINDOW_MS_MAX)),
         "max_price": Field("price_micros_max", integer(0, limits.PRICE_MICROS_MAX)),
         "rebids": Field("rebids", integer(0, REBIDS_MAX)),
+        "max_total": Field("total_micros_max", integer(0, limits.INTEGER_MAX)),
     },
 )
 _VERIFY_FIELDS = mapping(
@@ -297,5 +315,6 @@ _JOB = mapping(
         "verify": Field("verify", _verify),
         "timeouts": Field("timeouts", _TIMEOUTS),
         "retry": Field("retry", _RETRY),
+        "parts": Field("parts", _parts),
     },
 )

@@ -58,7 +58,11 @@ class Prepared:
 
 
 def prepare(
-    task: Task, models: Mapping[str, ModelPlace], tokenizers: Mapping[str, TextTokenizer]
+    task: Task,
+    models: Mapping[str, ModelPlace],
+    tokenizers: Mapping[str, TextTokenizer],
+    *,
+    is_whole: bool = False,
 ) -> Prepared:
     """The protocol's side of a task.
 
@@ -66,6 +70,7 @@ def prepare(
         task: of a valid job file.
         models: local models by name.
         tokenizers: as `tokenizers_of`.
+        is_whole: it is yet to be split, so it may be larger than a job.
 
     Raises:
         UserError: a model nobody here knows, or an input that the workload refuses.
@@ -85,13 +90,17 @@ def prepare(
             case DiffusionTask():
                 digest = _digest_of(task.model, task.workload, models)
                 sample = SampleInput(task.labels, task.steps, task.seed, task.guidance_milli)
-                return Prepared(digest, encode_sample(sample), 0, sample.units_total)
+                return Prepared(digest, encode_sample(sample, is_whole=is_whole), 0, sample.units_total)
             case RenderTask():
                 picture = _scene(task)
-                return Prepared(_weightless(task), scene.encode_input(picture), 0, picture.units_total)
+                return Prepared(
+                    _weightless(task), scene.encode_input(picture, is_whole=is_whole), 0, picture.units_total
+                )
             case MatmulTask():
                 product = _product(task)
-                return Prepared(_weightless(task), encode_matmul(product), 0, product.units_total)
+                return Prepared(
+                    _weightless(task), encode_matmul(product, is_whole=is_whole), 0, product.units_total
+                )
             case TrainingTask():
                 training = _training(task)
                 return Prepared(_weightless(task), encode_training(training), 0, training.units_total)
@@ -132,7 +141,7 @@ def artifact(
     if kind.present is None:
         return None
     typed = msgspec.convert(task, _TASKS[kind.name])
-    return kind.present(prepare(typed, models, {}).input, units)
+    return kind.present(prepare(typed, models, {}, is_whole=True).input, units)
 
 
 def _digest_of(name: str, workload: str, models: Mapping[str, ModelPlace]) -> bytes:

@@ -220,7 +220,7 @@ _DIFFUSION = mapping(
         "model": Field("model", _NAME, required=True),
         "labels": Field(
             "labels",
-            listing(integer(0, diffusion.CLASSES - 1), length_min=1, length_max=diffusion.PICTURES_MAX),
+            listing(integer(0, diffusion.CLASSES - 1), length_min=1, length_max=diffusion.PICTURES_WHOLE_MAX),
             required=True,
         ),
         "steps": Field("steps", integer(1, diffusion.STEPS_MAX)),
@@ -299,7 +299,7 @@ _MATMUL = mapping(
     MatmulTask,
     {
         "workload": Field("workload", choice("linalg.matmul"), required=True),
-        "rows": Field("rows", integer(1, limits.UNITS_MAX), required=True),
+        "rows": Field("rows", integer(1, limits.WHOLE_UNITS_MAX), required=True),
         "inner": Field("inner", integer(1, linalg.INNER_MAX), required=True),
         "columns": Field("columns", integer(1, linalg.COLUMNS_MAX), required=True),
         "bits": Field("bits", integer(1, linalg.BITS_MAX)),

@@ -31,15 +31,16 @@ name: verse
 task: {workload: lm.generate, model: kjv-2m, prompt: "Über\\n", max_tokens: 7, seed: 42, temperature: 0.825, top_k: 5}
 resources: {ram: 3MiB, min_rate: 12.5}
 placement: {exclude: [%s]}
-auction: {mode: posted, window: 1500ms, max_price: 9, rebids: 0}
+auction: {mode: posted, window: 1500ms, max_price: 9, rebids: 0, max_total: 77}
 verify: {profile: exact21, verifiers: 3, chunks: 4, reveal: 2s}
 timeouts: {queue: 1m, execution: 1h, total: 2h}
 retry: {max: 0}
+parts: 3
 """  # noqa: E501
 
 
 ESCAPE = "must be a share from 1e-9 to 0.5, in whole 1/1,000,000,000"
-FIELDS = "apiVersion, kind, name, task, resources, placement, auction, verify, timeouts, retry"
+FIELDS = "apiVersion, kind, name, task, resources, placement, auction, verify, timeouts, retry, parts"
 
 
 def fault_of(document: str | bytes) -> JobSpecError:
@@ -111,6 +112,14 @@ def test_every_field_arrives_in_its_unit() -> None:
     assert (verify.profile, verify.verifiers, verify.chunks, verify.reveal_ms) == ("exact21", 3, 4, 2_000)
     assert spec.timeouts == TimeoutsSpec(queue_ms=60_000, execution_ms=3_600_000, total_ms=7_200_000)
     assert spec.retry.retries == 0
+    assert (spec.parts, auction.total_micros_max) == (3, 77)
+
+
+def test_parts_go_to_the_best_posted_price_unless_said_otherwise() -> None:
+    assert parse_job_spec(LEAST.encode()).auction.mode == "auction"
+    assert parse_job_spec((LEAST + "parts: auto\n").encode()).auction.mode == "posted"
+    said = "parts: auto\nauction: {mode: auction}\n"
+    assert parse_job_spec((LEAST + said).encode()).auction.mode == "auction"
 
 
 @pytest.mark.parametrize(
@@ -255,6 +264,8 @@ def test_every_field_arrives_in_its_unit() -> None:
             "2000ms",
         ),
         ("retry: {max: 16}\n", 8, "retry.max", "must be an integer from 0 to 15", "'16'"),
+        ("parts: 0\n", 8, "parts", "must be an integer from 1 to 64, or auto", "'0'"),
+        ("parts: some\n", 8, "parts", "must be an integer from 1 to 64, or auto", "'some'"),
         ("? [a]\n: 1\n", 8, "", "must have plain words as keys", "a list"),
     ],
 )
