@@ -29,6 +29,7 @@ _PeerMultiaddr = Annotated[
 ]
 _HostPort = Annotated[str, Meta(pattern=r"^(\[[0-9a-fA-F:.]+\]|[^:/\s]+):[0-9]{1,5}$")]
 _Profile = Literal["exact14", "exact21", "homogeneous", "native"]
+_Folder = Annotated[str, Meta(pattern=r"^[/~]", max_length=4_096)]
 _Device = Annotated[str, Meta(pattern=r"^(auto|cpu|mps|(cuda|xpu)(:[0-9]+)?)$")]
 
 
@@ -49,6 +50,8 @@ class NodeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """Peers of different networks don't hear each other."""
     devices: Annotated[tuple[_Device, ...], Meta(min_length=1)] = ("auto",)
     """Torch devices to offer: auto, cpu, cuda, cuda:0, … Exact profiles need the CPU among them."""
+    models: tuple[_Folder, ...] = ()
+    """Directories with models to offer beside the built-in ones; absolute, or beginning with ~."""
     price_micros: Annotated[int, Meta(ge=0, le=limits.PRICE_MICROS_MAX)] = 100
     """What we ask for one output unit."""
     profile_percent: dict[_Profile, Annotated[int, Meta(ge=0, le=10_000)]] = msgspec.field(

@@ -62,6 +62,12 @@ class DataDir:
             )
         return cls(chosen)
 
+    @classmethod
+    def existing(cls, path: Path | None = None) -> DataDir | None:
+        """The same as `open`, or None where there is no such directory yet."""
+        chosen = path if path is not None else _default_path()
+        return cls.open(chosen) if chosen.is_dir() else None
+
     @property
     def keystore(self) -> Path:
         """The node's identity."""
@@ -76,6 +82,11 @@ class DataDir:
     def store(self) -> Path:
         """What the node must remember, as SQLite."""
         return self.path / "node.sqlite"
+
+    @property
+    def models(self) -> Path:
+        """Models that were added, each in a directory of its name."""
+        return self.path / "models"
 
     @property
     def api(self) -> Path:

@@ -92,12 +92,15 @@ def build_request(
     Raises:
         UserError: a model nobody here knows, or an input that the workload refuses.
     """
-    task = prepare(spec.task, models, tokenizers)
+    task = prepare(spec.task, models, tokenizers, is_whole=spec.parts is not None)
     kind = KINDS[spec.task.workload]
+    if spec.parts is not None and kind.split is None:
+        raise UserError(f"parts: {kind.name} doesn't fall into parts")
     return JobRequest(
         name=spec.name,
         workload=kind.name,
         model=task.model,
+        model_name=getattr(spec.task, "model", kind.name),
         profile=spec.verify.profile,
         input=task.input,
         input_units=task.input_units,

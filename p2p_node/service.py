@@ -19,12 +19,13 @@ from p2p_node.core.keyring import Keyring, RealCrypto
 from p2p_node.core.node import Capability, NodeCore
 from p2p_node.datadir import DataDir
 from p2p_node.errors import UserError
-from p2p_node.executor import WorkerExecutor, builtin_places
+from p2p_node.executor import WorkerExecutor
 from p2p_node.hostile import hostile_core, worker_variant
 from p2p_node.jobs import JobBook
 from p2p_node.kernels import find_kernels
 from p2p_node.listening import host_and_port, loopback_host_and_port
 from p2p_node.logs import configure_logging
+from p2p_node.models import Served, find_models, model_folders, places_of
 from p2p_node.network.delayed import delayed
 from p2p_node.network.port import Network, NetworkError
 from p2p_node.node import Node, NodeNotes
@@ -36,8 +37,6 @@ from p2p_node.workers import WorkerPool, WorkerSettings
 from protocols.digest import tagged
 from protocols.identity import peer_id
 from protocols.messages import Accelerator
-from workloads.registry import KINDS
-from workloads.workload import Kind, Model
 
 __all__ = ["Options", "is_offered", "run"]
 
@@ -130,8 +129,9 @@ async def _serve(
         )
     store = Store.open(place.store)
     with _closing(store):
-        models = builtin_places()
-        served = [(kind, model) for kind in KINDS.values() for model in kind.models()]
+        # Hashing large models takes a while, and signals are to be heard meanwhile.
+        served = await trio.to_thread.run_sync(find_models, model_folders(place, config.models))
+        models = places_of(served)
         node_notes = NodeNotes()
         settings = WorkerSettings(kernels=await find_kernels())
         working = WorkerPool(1, settings, on_death=node_notes.worker_died)
@@ -222,7 +222,7 @@ def _make_core(
     config: NodeConfig,
     seed: bytes,
     *,
-    served: Sequence[tuple[Kind, Model]],
+    served: Sequence[Served],
     offered: Sequence[tuple[tuple[str, ...], int]],
     measured: dict[str, Any],
     cheat: str,

@@ -19,7 +19,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,13 +99,22 @@ class SwarmPeer:
 class Swarm:
     """Some running peers. Made by `running_swarm`, which also ends it."""
 
-    def __init__(self, folder: Path, *, seed: int | None, latency_ms: int, on_event: OnEvent) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        seed: int | None,
+        latency_ms: int,
+        on_event: OnEvent,
+        models: Sequence[Path] = (),
+    ) -> None:
         self.folder = folder
         self.peers: list[SwarmPeer] = []
         # Random even with a seed: two swarms of one seed must not mingle.
         self.network = f"swarm-{secrets.token_hex(4)}"
         self._secret = secrets.token_bytes(32) if seed is None else str(seed).encode()
         self._latency_ms = latency_ms
+        self._models = [str(folder.resolve()) for folder in models]
         self._on_event = on_event
         self._started = 0
 
@@ -174,6 +183,7 @@ class Swarm:
             options["--cheat"] = cheat
         command += [part for pair in options.items() for part in pair]
         command += [part for address in bootstrap for part in ("--bootstrap", address)]
+        command += [part for models in self._models for part in ("--models", models)]
         with (datadir / "node.log").open("ab") as log:
             return subprocess.Popen(  # noqa: S603 - our own program
                 command,
@@ -280,6 +290,7 @@ def running_swarm(
     cheats: Mapping[str, int] | None = None,
     seed: int | None = None,
     latency_ms: int = 0,
+    models: Sequence[Path] = (),
     on_event: OnEvent = lambda event, details: None,
 ) -> Iterator[Swarm]:
     """Run a local swarm for the length of the block; every peer knows all others when it begins.
@@ -289,6 +300,7 @@ def running_swarm(
         cheats: how many of them cheat, by kind; these are the last ones, and underbid the others.
         seed: makes their identities the same each time; None draws them.
         latency_ms: one-way delay added to everything they send.
+        models: directories whose models all of them offer.
         on_event: told ``measured``, ``started``, ``up``, ``acquainted`` and ``killed``.
 
     Raises:
@@ -305,7 +317,7 @@ def running_swarm(
         )
     honest = [("", PRICE_MICROS)] * (count - len(kinds))
     with _ending_by_exception(), _folder() as folder:
-        swarm = Swarm(folder, seed=seed, latency_ms=latency_ms, on_event=on_event)
+        swarm = Swarm(folder, seed=seed, latency_ms=latency_ms, on_event=on_event, models=models)
         try:
             swarm._measure()
             swarm._start(honest + [(kind, CHEAT_PRICE_MICROS) for kind in kinds])

@@ -62,7 +62,7 @@ COMMANDS = {
     "peers": LazyCommand("p2p_node.cli.peers:peers", "Show the peers that the running node knows."),
     "job": LazyCommand("p2p_node.cli.job:job", "Run jobs, follow them, check their receipts."),
     "verify": LazyCommand("p2p_node.cli.verify:verify", "Print what checking is worth."),
-    "model": LazyCommand("p2p_node.cli.model:model", "Calibrate a model's native profile."),
+    "model": LazyCommand("p2p_node.cli.model:model", "List the models on this machine, and calibrate them."),
     "swarm": LazyCommand("p2p_node.cli.swarm:swarm", "Run many peers on this machine, to try things."),
 }
 

@@ -14,7 +14,7 @@ import click
 from click.core import ParameterSource
 
 from p2p_node.cli.durations import DURATION
-from p2p_node.cli.options import datadir_option, output_option
+from p2p_node.cli.options import datadir_option, models_option, output_option
 from p2p_node.errors import ExitCode, UserError
 
 if TYPE_CHECKING:
@@ -60,6 +60,7 @@ def _read_cheats(ctx: click.Context, param: click.Parameter, values: tuple[str, 
 @click.option(
     "--cheat", multiple=True, metavar="KIND=COUNT", callback=_read_cheats, help="Peers of --swarm that cheat."
 )
+@models_option
 @click.pass_context
 def run(
     ctx: click.Context,
@@ -74,6 +75,7 @@ def run(
     receipt: Path | None,
     swarm: int | None,
     cheat: dict[str, int],
+    models: tuple[Path, ...],
 ) -> None:
     """Have the job in FILE done by other peers, and its result verified.
 
@@ -85,8 +87,8 @@ def run(
     follow = (not id_only) if follow is None else follow
     if not follow and any(given is not None for given in (swarm, receipt, output_file, timeout_ms)):
         raise click.UsageError("--swarm, --receipt, --output-file and --timeout need --follow")
-    if cheat and swarm is None:
-        raise click.UsageError("--cheat needs --swarm")
+    if (cheat or models) and swarm is None:
+        raise click.UsageError("--cheat and --models need --swarm; a node gets its models when it starts")
     if swarm is not None and ctx.get_parameter_source("datadir") is ParameterSource.COMMANDLINE:
         raise click.UsageError("--swarm and --datadir exclude each other")
     # A bad file is told before a swarm is started for it.
@@ -94,7 +96,7 @@ def run(
     from p2p_node.client import connect
 
     code = ExitCode.OK
-    with _node(datadir, swarm, cheat) as place, connect(place) as client:
+    with _node(datadir, swarm, cheat, models) as place, connect(place) as client:
         job = client.submit(document)
         if id_only:
             click.echo(job["id"])
@@ -134,7 +136,9 @@ def read_job(file: Path) -> bytes:
 
 
 @contextlib.contextmanager
-def _node(datadir: Path | None, swarm: int | None, cheats: dict[str, int]) -> Iterator[Path | None]:
+def _node(
+    datadir: Path | None, swarm: int | None, cheats: dict[str, int], models: tuple[Path, ...]
+) -> Iterator[Path | None]:
     """The data directory of the node to ask."""
     if swarm is None:
         yield datadir
@@ -150,7 +154,7 @@ def _node(datadir: Path | None, swarm: int | None, cheats: dict[str, int]) -> It
             say("swarm", f"{len(details['peers'])} peers know each other")
 
     say("swarm", f"starting {swarm} peers")
-    with running_swarm(swarm, cheats=cheats, on_event=on_event) as running:
+    with running_swarm(swarm, cheats=cheats, models=models, on_event=on_event) as running:
         yield running.requester.datadir
 
 

@@ -9,6 +9,7 @@ from p2p_node.cli import LazyCommand, LazyGroup
 __all__ = ["model"]
 
 COMMANDS = {
+    "list": LazyCommand("p2p_node.cli.model_list:list_models", "List the models on this machine."),
     "calibrate": LazyCommand(
         "p2p_node.cli.model_calibrate:calibrate", "Measure how far honest native runs are apart."
     ),

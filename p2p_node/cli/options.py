@@ -12,7 +12,14 @@ import click
 
 from p2p_node.errors import UserError
 
-__all__ = ["PASSPHRASE_ENVIRONMENT", "datadir_option", "output_option", "passphrase", "password_file_option"]
+__all__ = [
+    "PASSPHRASE_ENVIRONMENT",
+    "datadir_option",
+    "models_option",
+    "output_option",
+    "passphrase",
+    "password_file_option",
+]
 
 PASSPHRASE_ENVIRONMENT = "P2P_NODE_PASSPHRASE"  # noqa: S105 - a name, not a secret
 _PASSPHRASE_BYTES_MAX = 4_096
@@ -37,6 +44,17 @@ def password_file_option(function: _F) -> _F:
         "--password-file",
         type=click.Path(dir_okay=False, path_type=Path),
         help=f"File whose first line is the passphrase (else ${PASSPHRASE_ENVIRONMENT}, else asked for).",
+    )(function)
+
+
+def models_option(function: _F) -> _F:
+    """``--models``: directories, absolute."""
+    return click.option(
+        "--models",
+        multiple=True,
+        metavar="DIR",
+        type=click.Path(exists=True, file_okay=False, resolve_path=True, path_type=Path),
+        help="Offer the model in this directory, or the models directly under it.",
     )(function)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from p2p_node.cli.options import datadir_option, passphrase, password_file_option
+from p2p_node.cli.options import datadir_option, models_option, passphrase, password_file_option
 
 __all__ = ["start"]
 
@@ -24,6 +24,7 @@ __all__ = ["start"]
 )
 @click.option("--network", metavar="NAME", help="Network to join.")
 @click.option("--devices", metavar="LIST", help="Torch devices to offer, by commas: auto, cpu, cuda:0, …")
+@models_option
 @click.option("--price", type=int, metavar="MICROS", help="Asked for one output unit, in micro-units.")
 @click.option("--api", metavar="HOST:PORT", help="Where the local API listens; off turns it off.")
 @click.option("--metrics", metavar="HOST:PORT", help="Where Prometheus reads metrics; off turns them off.")
@@ -42,6 +43,7 @@ def start(
     bootstrap: tuple[str, ...],
     network: str | None,
     devices: str | None,
+    models: tuple[Path, ...],
     price: int | None,
     api: str | None,
     metrics: str | None,
@@ -74,6 +76,7 @@ def start(
             "bootstrap": bootstrap or None,
             "network": network,
             "devices": devices.split(",") if devices is not None else None,
+            "models": [str(folder) for folder in models] or None,
             "price_micros": price,
             "api": api,
             "metrics": metrics,

@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from p2p_node.cli.durations import DURATION
+from p2p_node.cli.options import models_option
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -34,7 +36,8 @@ COLUMNS = ("#", "peer", "address", "datadir", "cheat", "connected", "jobs", "ear
 )
 @click.option("--seed", type=int, help="Makes their identities the same each time.")
 @click.option("--latency", type=DURATION, default="0ms", help="Added to everything they send, e.g. 80ms.")
-def up(count: int, cheats: tuple[str, ...], seed: int | None, latency: int) -> None:
+@models_option
+def up(count: int, cheats: tuple[str, ...], seed: int | None, latency: int, models: tuple[Path, ...]) -> None:
     """Run a swarm of real peers on this machine until Ctrl-C, with a table of them.
 
     The first peer is honest: give it jobs.
@@ -60,7 +63,9 @@ def up(count: int, cheats: tuple[str, ...], seed: int | None, latency: int) -> N
 
     try:
         with (
-            running_swarm(count, cheats=wanted, seed=seed, latency_ms=latency, on_event=on_event) as swarm,
+            running_swarm(
+                count, cheats=wanted, seed=seed, latency_ms=latency, models=models, on_event=on_event
+            ) as swarm,
             contextlib.ExitStack() as stack,
         ):
             clients = [stack.enter_context(peer.connect()) for peer in swarm.peers]

@@ -44,6 +44,11 @@ class Market:
         penalty = score_micros(eta_ms=corrected, reputation_ppm=standing.reputation_ppm, ranking=ranking)
         return penalty, corrected
 
+    def able(self, offer: Offer, now_ms: int) -> set[bytes]:
+        """Other peers that advertise an offer's model in its profile, at whatever price."""
+        able = self._registry.able(offer.workload, offer.model, offer.profile, now_ms)
+        return able.keys() - {self._own_key}
+
     def posted_candidates(self, offer: Signed[Offer], *, ranking: Ranking, now_ms: int) -> list[Candidate]:
         """Peers whose standing ask fits an offer, best first."""
         body, candidates = offer.body, []

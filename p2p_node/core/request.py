@@ -60,6 +60,8 @@ class JobRequest:
     name: str
     workload: str
     model: bytes
+    model_name: str = ""
+    """What the client calls it; for people."""
     profile: str
     input: bytes
     input_units: int

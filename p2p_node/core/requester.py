@@ -260,10 +260,17 @@ class Job:
             if attempt.outcome is not None and attempt.outcome is not Outcome.REFUSED
         ]
         if not failed:
-            return self._conclude(JobState.NO_BIDS, "no peer took the job at these terms", now_ms)
+            return self._conclude(JobState.NO_BIDS, self._why_no_bids(now_ms), now_ms)
         outcome, detail = failed[-1]
         state = _OUTCOME_STATES.get(outcome, JobState.TASK_FAILED)
         return self._conclude(state, f"{outcome.value}: {detail}" if detail else outcome.value, now_ms)
+
+    def _why_no_bids(self, now_ms: int) -> str:
+        able = self._node.market.able(self._offers[-1].body, now_ms)
+        if able or (self.auctions and self.auctions[-1].seals):
+            return "no peer took the job at these terms"
+        model = self.request.model_name or self.request.model.hex()
+        return f"nobody has model {model} for {self.request.workload} in profile {self.request.profile}"
 
     # --- Attempt ---------------------------------------------------------------------------------
 

@@ -154,6 +154,12 @@ def test_an_offer_nobody_takes_is_made_again_more_slowly_and_then_given_up() -> 
     assert noted(effects, "finished") and len(case.job.offers) == 3
 
 
+def test_a_model_that_nobody_advertises_is_named() -> None:
+    case = Case(rebids=0, model=bytes(32), model_name="unheard-of")
+    case.timer("bids", after_ms=1_000)
+    assert case.job.reason == "nobody has model unheard-of for sim.hash in profile exact14"
+
+
 def test_waiting_for_bids_has_a_limit() -> None:
     case = Case(queue_ms=1_500)
     case.timer("bids", after_ms=1_000)

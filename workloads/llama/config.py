@@ -13,7 +13,7 @@ from typing import Any
 
 from workloads.errors import ModelRefused
 
-__all__ = ["CONFIG_BYTES_MAX", "LlamaConfig", "load_config", "parse_config", "read_config"]
+__all__ = ["CONFIG_BYTES_MAX", "LlamaConfig", "is_llama", "load_config", "parse_config", "read_config"]
 
 CONFIG_BYTES_MAX = 1 << 20
 _ARCHITECTURE = "LlamaForCausalLM"
@@ -63,15 +63,39 @@ def load_config(model_dir: Path) -> LlamaConfig:
     Raises:
         ModelRefused: the file is missing, too large, not JSON, or breaks a rule of `parse_config`.
     """
-    path = model_dir / "config.json"
+    return read_config(_read_file(model_dir))
+
+
+def is_llama(model_dir: Path) -> bool:
+    """Whether a directory's ``config.json`` says that it is a Llama decoder, be it right or broken.
+
+    Raises:
+        ModelRefused: there is such a file, and it can't be read, is too large or isn't a JSON object.
+    """
+    if not (model_dir / "config.json").is_file():
+        return False
+    fields = _parse_json(_read_file(model_dir))
+    if not isinstance(fields, dict):
+        raise ModelRefused(f"config.json must hold an object, got {type(fields).__name__}")
+    return fields.get("model_type") == "llama" or fields.get("architectures") == [_ARCHITECTURE]
+
+
+def _read_file(model_dir: Path) -> bytes:
     try:
-        with path.open("rb") as file:
+        with (model_dir / "config.json").open("rb") as file:
             raw = file.read(CONFIG_BYTES_MAX + 1)
     except OSError as error:
         raise ModelRefused(f"config.json cannot be read: {error.strerror}") from error
     if len(raw) > CONFIG_BYTES_MAX:
         raise ModelRefused(f"config.json is larger than {CONFIG_BYTES_MAX} bytes")
-    return read_config(raw)
+    return raw
+
+
+def _parse_json(raw: bytes) -> object:
+    try:
+        return json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        raise ModelRefused(f"config.json is not JSON: {error}") from error
 
 
 def read_config(raw: bytes) -> LlamaConfig:
@@ -80,11 +104,7 @@ def read_config(raw: bytes) -> LlamaConfig:
     Raises:
         ModelRefused: it is not JSON, or breaks a rule of `parse_config`.
     """
-    try:
-        fields = json.loads(raw)
-    except (ValueError, RecursionError) as error:
-        raise ModelRefused(f"config.json is not JSON: {error}") from error
-    return parse_config(fields)
+    return parse_config(_parse_json(raw))
 
 
 def parse_config(fields: object) -> LlamaConfig:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from protocols.limits import CHUNKS_PER_SEGMENT, LM_CHUNK_UNITS
 from workloads.blobs import Blobs
-from workloads.llama.config import load_config
+from workloads.llama.config import is_llama, load_config
 from workloads.lm.input import LmInput, encode_input
 from workloads.lm.manifest import builtin_models, load_manifest
 from workloads.workload import EXACT_PROFILES, Kind, Model, Workload
@@ -17,10 +17,16 @@ _PROBE_TOKENS = 24
 
 
 def _models() -> tuple[Model, ...]:
-    return tuple(
-        Model(name, path, load_manifest(path).digest, load_config(path).max_position_embeddings)
-        for name, path in builtin_models().items()
-    )
+    return tuple(_model(path) for path in builtin_models().values())
+
+
+def _model(model_dir: Path) -> Model:
+    context = load_config(model_dir).max_position_embeddings
+    return Model(model_dir.name, model_dir, load_manifest(model_dir).digest, context)
+
+
+def _read_model(model_dir: Path) -> Model | None:
+    return _model(model_dir) if is_llama(model_dir) else None
 
 
 def _probe() -> bytes:
@@ -47,4 +53,5 @@ LM = Kind(
     models=_models,
     probe=_probe,
     open=_open,
+    read_model=_read_model,
 )

@@ -1,0 +1,121 @@
+"""Models in directories: what is found, what it is called, and what is wrong with it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from p2p_node.cli import cli
+from p2p_node.config import ConfigError, load_config
+from p2p_node.errors import UserError
+from p2p_node.executor import builtin_places
+from p2p_node.models import builtin_models, find_models, models_in, places_of
+
+SAMPLER = builtin_places()["digits-8x8"].path
+TEXT = builtin_places()["kjv-2m"].path
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with a sampler called ``mine``, and things that aren't models."""
+    shutil.copytree(SAMPLER, tmp_path / "mine")
+    (tmp_path / "notes").mkdir()
+    (tmp_path / ".cache").mkdir()
+    (tmp_path / ".cache" / "config.json").write_text("{")
+    (tmp_path / "README.md").write_text("Models.")
+    return tmp_path
+
+
+def test_models_directly_under_a_folder_are_found_by_their_directories_names(folder: Path) -> None:
+    (found,) = models_in(folder)
+    assert (found[0].name, found[1].name, found[1].path) == ("diffusion.sample", "mine", folder / "mine")
+    assert models_in(folder / "mine") == [found]
+
+
+def test_they_are_offered_beside_the_built_in_ones(folder: Path) -> None:
+    served = find_models([folder])
+    assert served[: len(builtin_models())] == builtin_models()
+    place = places_of(served)["mine"]
+    assert (place.workload, place.digest) == ("diffusion.sample", builtin_places()["digits-8x8"].digest)
+
+
+def test_a_folder_given_twice_counts_once(folder: Path) -> None:
+    assert find_models([folder, folder / "mine"]) == find_models([folder])
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "rule"),
+    [
+        ("config.json", b"{", "config.json is not JSON"),
+        ("config.json", b"[]", "config.json must hold an object, got list"),
+        ("config.json", b'{"model_type": "llama"}', "architectures must be"),
+        ("config.json", b'{"model_type": "unheard-of"}', "must be a model of one of lm.generate, "),
+        ("sampler.json", b"{}", "model.safetensors cannot be read"),
+    ],
+)
+def test_a_broken_directory_is_named_with_its_rule(
+    tmp_path: Path, name: str, content: bytes, rule: str
+) -> None:
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / name).write_bytes(content)
+    with pytest.raises(UserError) as refused:
+        find_models([tmp_path])
+    assert str(broken) in str(refused.value)
+    assert rule in str(refused.value)
+
+
+def test_truncated_weights_are_refused(folder: Path) -> None:
+    weights = folder / "mine" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    with pytest.raises(UserError, match=r"mine: model\.safetensors"):
+        find_models([folder])
+
+
+def test_two_models_of_one_name_are_refused(folder: Path, tmp_path: Path) -> None:
+    (folder / "mine").rename(folder / "kjv-2m")
+    with pytest.raises(UserError, match="are both called 'kjv-2m'"):
+        find_models([folder])
+
+
+def test_a_name_that_no_job_file_can_have_is_refused(folder: Path) -> None:
+    (folder / "mine").rename(folder / "my model")
+    with pytest.raises(UserError, match="its name must be up to 64 letters"):
+        find_models([folder])
+
+
+def test_a_folder_without_models_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is no model and holds none"):
+        find_models([tmp_path])
+
+
+def test_config_names_folders_absolutely(tmp_path: Path) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text('models = ["~/models", "/srv/models"]\n')
+    assert load_config(file, {}).models == ("~/models", "/srv/models")
+    file.write_text('models = ["models"]\n')
+    with pytest.raises(ConfigError, match=r"config\.toml:1: models"):
+        load_config(file, {})
+
+
+def test_the_list_tells_where_each_model_comes_from(folder: Path, tmp_path: Path) -> None:
+    arguments = ["model", "list", "--datadir", str(tmp_path / "node"), "--models", str(folder), "-o", "json"]
+    rows = {row["name"]: row for row in json.loads(CliRunner().invoke(cli, arguments).stdout)}
+    assert rows["kjv-2m"]["source"] == "built in"
+    assert (rows["mine"]["source"], rows["mine"]["workload"]) == (str(folder), "diffusion.sample")
+    assert rows["mine"]["size"] == rows["digits-8x8"]["size"] > 0 == rows["path-tracer"]["size"]
+
+
+def test_validate_knows_the_models_it_is_given(folder: Path, tmp_path: Path) -> None:
+    job = tmp_path / "job.yaml"
+    task = "task: {workload: diffusion.sample, model: mine, labels: [1]}\n"
+    job.write_text(f"apiVersion: p2p/v1\nkind: Job\nname: digits\n{task}")
+    arguments = ["job", "validate", str(job), "--datadir", str(tmp_path / "node")]
+    refused = CliRunner().invoke(cli, arguments)
+    assert isinstance(refused.exception, UserError)
+    assert "task.model: 'mine' isn't known here; known: digits-8x8" in str(refused.exception)
+    assert CliRunner().invoke(cli, [*arguments, "--models", str(folder)]).exit_code == 0
