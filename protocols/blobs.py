@@ -16,7 +16,17 @@ from protocols.digest import DIGEST_BYTES, tagged
 from protocols.errors import Malformed
 from protocols.limits import BLOB_BYTES_MAX, BLOB_PIECE_BYTES
 
-__all__ = ["Blob", "blob_of", "check_blob", "index_blob", "piece_count", "piece_digest", "piece_range"]
+__all__ = [
+    "Blob",
+    "blob_name",
+    "blob_of",
+    "check_blob",
+    "index_blob",
+    "parse_blob_name",
+    "piece_count",
+    "piece_digest",
+    "piece_range",
+]
 
 
 class Blob(Wire, frozen=True):
@@ -31,7 +41,7 @@ class Blob(Wire, frozen=True):
     size_bytes: int
 
 
-def piece_digest(piece: bytes) -> bytes:
+def piece_digest(piece: bytes | bytearray | memoryview) -> bytes:
     """What one piece hashes to: plain BLAKE3, so that pieces can be checked at full speed."""
     return blake3(piece).digest()
 
@@ -74,3 +84,26 @@ def check_blob(blob: Blob) -> None:
         raise Malformed(f"blob digest of {len(blob.digest)} bytes must have {DIGEST_BYTES}")
     if not 0 <= blob.size_bytes <= BLOB_BYTES_MAX:
         raise Malformed(f"blob of {blob.size_bytes} bytes must have 0 to {BLOB_BYTES_MAX}")
+
+
+def blob_name(blob: Blob) -> str:
+    """A blob's name as people write it: ``<digest in hex>:<size in bytes>``."""
+    return f"{blob.digest.hex()}:{blob.size_bytes}"
+
+
+def parse_blob_name(text: str) -> Blob:
+    """The blob that a name written by a person means.
+
+    Raises:
+        ValueError: it isn't one; the message says which rule it breaks.
+    """
+    digest, colon, size = text.partition(":")
+    if not colon:
+        raise ValueError(f"blob name {text[:100]!r} must be <digest in hex>:<size in bytes>")
+    if len(digest) != 2 * DIGEST_BYTES or not set(digest) <= set("0123456789abcdef"):
+        raise ValueError(f"blob name {text[:100]!r} must begin with {2 * DIGEST_BYTES} digits of 0-9 and a-f")
+    if not (size.isascii() and size.isdecimal()) or str(int(size[:20])) != size:
+        raise ValueError(f"blob name {text[:100]!r} must end in a size in bytes, without leading zeros")
+    if int(size) > BLOB_BYTES_MAX:
+        raise ValueError(f"blob name {text[:100]!r} must name at most {BLOB_BYTES_MAX} bytes")
+    return Blob(bytes.fromhex(digest), int(size))
