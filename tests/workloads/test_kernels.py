@@ -31,6 +31,7 @@ from workloads.llama import selfcheck
 from workloads.llama.config import parse_config
 from workloads.llama.exact_model import ExactCache, ExactDecoder
 from workloads.llama.fused_model import FusedCache
+from workloads.llama.spans import Span
 
 CONFIG = parse_config(TINY)
 WEIGHTS = random_weights(TINY)
@@ -157,6 +158,40 @@ def test_the_decoder_gives_the_bits_of_the_numpy_path(in_use: Kernels, precision
     assert start == 210
     assert np.concatenate(pieces, axis=1).tobytes() == expected[:1].tobytes()
     assert fused.logits(expected[0]).tobytes() == logits.tobytes()
+
+
+@PRECISIONS
+def test_pieces_of_several_sequences_in_one_pass_give_the_bits_of_each_alone(
+    in_use: Kernels, precision: Precision
+) -> None:
+    tokens = np.random.default_rng(8).integers(0, 256, (3, 130))
+    passes = [
+        [(2, 97)], [(0, 1), (2, 3), (1, 101)], [(1, 1), (0, 40)], [(0, 1), (1, 1), (2, 1)], [(2, 29), (0, 88)]
+    ]  # fmt: skip
+    for chosen in (in_use, None):
+        with use_kernels(chosen):
+            decoder = ExactDecoder(CONFIG, WEIGHTS, precision)
+            alone = [decoder.forward(row[None], decoder.new_cache(1, 130))[0] for row in tokens]
+            cache, found = (
+                decoder.new_cache(3, 130),
+                [[np.empty((0, 48), dtype=np.float32)] for _ in range(3)],
+            )
+            for pieces in passes:
+                starts = [cache.lengths[sequence] for sequence, _ in pieces]
+                spans = [
+                    Span(sequence, tokens[sequence, start : start + count])
+                    for (sequence, count), start in zip(pieces, starts, strict=True)
+                ]
+                hidden, first = decoder.extend(spans, cache), 0
+                for sequence, count in pieces:
+                    found[sequence].append(hidden[first : first + count])
+                    first += count
+            for sequence, states in enumerate(found):
+                rows = np.concatenate(states)
+                assert len(rows) == cache.lengths[sequence] > 0
+                assert rows.tobytes() == alone[sequence][: len(rows)].tobytes()
+            with pytest.raises(ValueError, match="once, in a pass"):
+                decoder.extend([Span(0, tokens[0, :1])] * 2, cache)
 
 
 def test_a_cache_is_taken_back_and_written_over(in_use: Kernels) -> None:

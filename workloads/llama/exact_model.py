@@ -17,7 +17,7 @@ magnitude could leave the range in which float64 sums are exact: it is checked a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,19 +32,24 @@ from workloads.exact.quantise import EXPONENT_MAX, Float64, Precision, quantise
 from workloads.exact.rope import RotaryTable
 from workloads.llama.config import LlamaConfig
 from workloads.llama.fused_model import FusedCache, FusedLayers, LayerPanels
+from workloads.llama.spans import Lengths, Span
 
 __all__ = ["ExactCache", "ExactDecoder"]
 
 _CEILING = 2.0**EXPONENT_MAX
 
 
-class ExactCache:
+class ExactCache(Lengths):
     """Keys and values of all layers for ``batch`` sequences of at most ``capacity`` positions."""
 
     def __init__(self, config: LlamaConfig, batch: int, capacity: int) -> None:
+        super().__init__(batch, capacity)
         heads, width = config.num_key_value_heads, config.head_dim
-        self.layers = [LayerCache(batch, heads, capacity, width) for _ in range(config.num_hidden_layers)]
-        self.length = 0
+        self.layers = [
+            [LayerCache(1, heads, capacity, width) for _ in range(config.num_hidden_layers)]
+            for _ in range(batch)
+        ]
+        """By sequence, then by layer."""
 
 
 class ExactDecoder:
@@ -95,31 +100,67 @@ class ExactDecoder:
         Raises:
             NumericsRefused: the residual stream holds NaN, Inf or more than 2**500.
         """
+        spans = [Span(sequence, row) for sequence, row in enumerate(tokens) if len(row)]
+        if len(tokens) != cache.batch:
+            raise ValueError(f"a cache of {cache.batch} can't take positions of {len(tokens)} sequences")
+        return self.extend(spans, cache).reshape(*tokens.shape, -1)
+
+    def extend(self, spans: Sequence[Span], cache: ExactCache | FusedCache) -> NDArray[np.float32]:
+        """Final-norm'ed hidden states of pieces of several sequences.
+
+        Args:
+            spans: each a piece of another sequence of the cache.
+            cache: extended in place; its capacity must suffice.
+
+        Returns:
+            (positions of all spans, hidden), span after span.
+
+        Raises:
+            NumericsRefused: as `forward`.
+            ValueError: as `Lengths.check`.
+        """
+        if not spans:
+            return np.empty((0, self.config.hidden_size), dtype=np.float32)
+        tokens = np.concatenate([span.tokens for span in spans])
         if isinstance(cache, FusedCache):
-            return self._forward_fused(tokens, cache)
-        batch, count = tokens.shape
-        start = cache.length
-        cosines, sines = self._rotation(start, count)
+            return self._extend_fused(tokens, spans, cache)
+        cache.check(spans)
+        starts = [cache.lengths[span.sequence] for span in spans]
+        rotations = [
+            self._rotation(start, len(span.tokens)) for start, span in zip(starts, spans, strict=True)
+        ]
         with np.errstate(all="ignore"):
-            stream: Float64 = self._embedding.take(tokens.reshape(-1), axis=0)
+            stream: Float64 = self._embedding.take(tokens, axis=0)
             for index, layer in enumerate(self._layers):
-                mixed = layer.project(stream, f"layer {index} attention").reshape(
-                    batch, count, -1, self.config.head_dim
-                )
-                rotate_inplace(mixed, cosines, sines)
-                seen = attend(
-                    mixed,
-                    cache.layers[index],
-                    start,
-                    self.config.num_attention_heads,
-                    self._precision,
-                    self._mask,
-                )
+                projected = layer.project(stream, f"layer {index} attention")
+                seen = self._attend(projected, index, spans, starts, rotations, cache)
                 stream += layer.output.apply(quantise(seen, self._precision.bits))
                 stream += layer.transform(stream, f"layer {index} feed-forward")
             hidden = self._final_norm(stream)
-        cache.length += count
-        return hidden.reshape(batch, count, -1)
+        cache.extend(spans)
+        return hidden
+
+    def _attend(  # noqa: PLR0917
+        self,
+        projected: Float64,
+        index: int,
+        spans: Sequence[Span],
+        starts: Sequence[int],
+        rotations: Sequence[tuple[Float64, Float64]],
+        cache: ExactCache,
+    ) -> Float64:
+        """Each span's rows attend to its own sequence."""
+        rows, first = [], 0
+        for (sequence, tokens), start, (cosines, sines) in zip(spans, starts, rotations, strict=True):
+            stop = first + len(tokens)
+            mixed = projected[first:stop].reshape(1, len(tokens), -1, self.config.head_dim)
+            rotate_inplace(mixed, cosines, sines)
+            layer = cache.layers[sequence][index]
+            rows.append(
+                attend(mixed, layer, start, self.config.num_attention_heads, self._precision, self._mask)
+            )
+            first = stop
+        return np.concatenate(rows)
 
     def logits(self, hidden: NDArray[np.float32]) -> Float64:
         """Unnormalised log-probabilities (rows, vocab) of final hidden states (rows, hidden)."""
@@ -132,12 +173,16 @@ class ExactDecoder:
             return None
         return FusedLayers(loaded, self.config, layers, self._gain, self._query_scale)
 
-    def _forward_fused(self, tokens: NDArray[np.int64], cache: FusedCache) -> NDArray[np.float32]:
+    def _extend_fused(
+        self, tokens: NDArray[np.int64], spans: Sequence[Span], cache: FusedCache
+    ) -> NDArray[np.float32]:
         if self._fused is None:
             raise TypeError("a fused cache belongs to a decoder with kernels")
         stream = self._embedding.take(tokens, axis=0)
-        cosines, sines = self._rotary.rows(cache.length, tokens.shape[1])
-        hidden, status = self._fused.run(stream, cosines, sines, cache)
+        rows = [self._rotary.rows(cache.lengths[sequence], len(piece)) for sequence, piece in spans]
+        cosines = np.concatenate([cosine for cosine, _ in rows])
+        sines = np.concatenate([sine for _, sine in rows])
+        hidden, status = self._fused.run(stream, cosines, sines, spans, cache)
         if status:
             index, part = divmod(status - 1, 2)
             is_final = index == self.config.num_hidden_layers

@@ -17,6 +17,7 @@ from workloads.exact.kernels import Kernels
 from workloads.exact.kernels.library import MatrixStruct, Panels, aligned_zeros
 from workloads.exact.quantise import Float64
 from workloads.llama.config import LlamaConfig
+from workloads.llama.spans import Lengths, Span
 
 __all__ = ["FusedCache", "FusedLayers", "LayerPanels"]
 
@@ -49,12 +50,12 @@ class _DecoderStruct(ctypes.Structure):
 
 class _PassStruct(ctypes.Structure):
     _fields_ = (
-        *((name, ctypes.c_int64) for name in ("batch", "count", "start", "capacity")),
-        *((name, ctypes.c_void_p) for name in ("stream", "cosines", "sines", "result")),
+        *((name, ctypes.c_int64) for name in ("spans", "rows", "capacity")),
+        *((name, ctypes.c_void_p) for name in ("span", "stream", "cosines", "sines", "result")),
     )
 
 
-class FusedCache:
+class FusedCache(Lengths):
     """Keys and values of all layers as digits, in the layout that the kernels multiply.
 
     Args:
@@ -66,10 +67,8 @@ class FusedCache:
     """
 
     def __init__(self, config: LlamaConfig, batch: int, capacity: int, bits: int, columns: int) -> None:
-        self.length = 0
-        self.batch = batch
         # Whole panels of keys, and so whole pairs of values.
-        self.capacity = -(-max(capacity, 1) // columns) * columns
+        super().__init__(batch, -(-max(capacity, 1) // columns) * columns)
         heads = batch * config.num_key_value_heads
         key_digits = heads * self.capacity * config.head_dim
         value_digits = heads * self.capacity * (-(-config.head_dim // columns) * columns)
@@ -133,38 +132,37 @@ class FusedLayers:
         return FusedCache(self._config, batch, capacity, self.bits, self._kernels.columns)
 
     def run(
-        self, stream: Float64, cosines: Float64, sines: Float64, cache: FusedCache
+        self, stream: Float64, cosines: Float64, sines: Float64, spans: Sequence[Span], cache: FusedCache
     ) -> tuple[NDArray[np.float32], int]:
         """Final hidden states of embeddings that follow what the cache holds.
 
         Args:
-            stream: (batch, count, hidden), contiguous; overwritten.
-            cosines: (count, head_dim / 2), contiguous.
+            stream: (rows, hidden), contiguous: of all spans, one after another; overwritten.
+            cosines: (rows, head_dim / 2), contiguous.
             sines: the same.
+            spans: what the rows are.
             cache: extended in place.
 
         Returns:
-            (batch, count, hidden), and 0 or one more than the number of the norm that a row out of range
-            entered: two for each layer and the final one.
+            (rows, hidden), and 0 or one more than the number of the norm that a row out of range entered: two
+            for each layer and the final one.
 
         Raises:
-            ValueError: the batch isn't the cache's or the positions exceed its capacity.
+            ValueError: as `Lengths.check`.
         """
-        batch, count, hidden = stream.shape
-        if batch != cache.batch or cache.length + count > cache.capacity:
-            raise ValueError(
-                f"cache of {cache.batch} sequences and {cache.capacity} positions, {cache.length} of them "
-                f"taken, can't take {count} positions of {batch} sequences"
-            )
-        result = np.empty((batch, count, hidden), dtype=np.float32)
-        if not result.size:
+        cache.check(spans)
+        result = np.empty(stream.shape, dtype=np.float32)
+        if not spans:
             return result, 0
         self._attach(cache)
+        places = np.array(
+            [(sequence, cache.lengths[sequence], len(tokens)) for sequence, tokens in spans], dtype=np.int64
+        )
         run = _PassStruct(
-            batch,
-            count,
-            cache.length,
+            len(spans),
+            len(stream),
             cache.capacity,
+            places.ctypes.data,
             stream.ctypes.data,
             cosines.ctypes.data,
             sines.ctypes.data,
@@ -172,7 +170,7 @@ class FusedLayers:
         )
         status = self._kernels.forward(self._decoder, run)
         if status == 0:
-            cache.length += count
+            cache.extend(spans)
         return result, status
 
     def _attach(self, cache: FusedCache) -> None:

@@ -22,11 +22,17 @@ struct Decoder {
     const Layer* layer;
 };
 
+// So many positions of one sequence, which follow what the cache holds of it.
+struct Span {
+    int64_t sequence, start, count;
+};
+
 struct Pass {
-    int64_t batch, count, start, capacity;  // capacity: positions, whole panels of them
-    double* stream;                         // (batch * count, hidden): the embeddings; overwritten
-    const double *cosines, *sines;          // (count, head_dim / 2)
-    float* result;                          // (batch * count, hidden)
+    int64_t spans, rows, capacity;  // rows: of all spans; capacity: positions, whole panels of them
+    const Span* span;
+    double* stream;                 // (rows, hidden): the embeddings; overwritten
+    const double *cosines, *sines;  // (rows, head_dim / 2)
+    float* result;                  // (rows, hidden)
 };
 
 namespace {
@@ -77,8 +83,8 @@ class Run {
           half_(decoder.head_dim / 2),
           heads_(decoder.query_heads + 2 * decoder.key_heads),
           group_(decoder.query_heads / decoder.key_heads),
-          block_(std::min<ptrdiff_t>(BLOCK_ROWS, pass.batch * pass.count)),
-          stop_(pass.start + pass.count) {
+          block_(std::min<ptrdiff_t>(BLOCK_ROWS, pass.rows)),
+          stop_(last_stop(pass)) {
         const ptrdiff_t fitting = ATTENTION_BYTES / (8 * stop_) / group_;
         queries_ = std::clamp<ptrdiff_t>(fitting, 1, block_) * group_;
     }
@@ -88,8 +94,10 @@ class Run {
         take();
         if (!arena_.allocate()) return -1;
         take();
-        const ptrdiff_t rows = p_.batch * p_.count;
-        for (ptrdiff_t index = 0; index < d_.layers; ++index)
+        const ptrdiff_t rows = p_.rows;
+        for (ptrdiff_t index = 0; index < d_.layers; ++index) {
+            const Span* span = p_.span;
+            ptrdiff_t offset = 0;
             for (ptrdiff_t first = 0; first < rows; first += block_) {
                 const ptrdiff_t count = std::min(block_, rows - first);
                 const Layer& layer = d_.layer[index];
@@ -97,10 +105,11 @@ class Run {
                 if (!norm(stream, count)) return 1 + 2 * index;
                 project(layer.query_key_value, count);
                 for (ptrdiff_t row = 0; row < count;) {
-                    const ptrdiff_t sequence = (first + row) / p_.count, offset = (first + row) % p_.count;
-                    const ptrdiff_t length = std::min(count - row, p_.count - offset);
-                    attend(layer, sequence, offset, row, length);
+                    const ptrdiff_t length = std::min<ptrdiff_t>(count - row, span->count - offset);
+                    attend(layer, span->sequence, span->start + offset, first, row, length);
                     row += length;
+                    offset += length;
+                    if (offset == span->count) ++span, offset = 0;
                 }
                 for (ptrdiff_t row = 0; row < count; ++row)
                     quantise_row(seen_ + row * query_size(), query_size(), bits_, digits_.from(row));
@@ -110,6 +119,7 @@ class Run {
                 activate(count);
                 add_product(layer.down, count, stream);
             }
+        }
         for (ptrdiff_t first = 0; first < rows; first += block_) {
             const ptrdiff_t count = std::min(block_, rows - first);
             const double* stream = p_.stream + first * d_.hidden;
@@ -124,6 +134,13 @@ class Run {
 
   private:
     ptrdiff_t query_size() const { return d_.query_heads * d_.head_dim; }
+
+    static ptrdiff_t last_stop(const Pass& pass) {
+        ptrdiff_t stop = 0;
+        for (ptrdiff_t i = 0; i < pass.spans; ++i)
+            stop = std::max<ptrdiff_t>(stop, pass.span[i].start + pass.span[i].count);
+        return stop;
+    }
 
     void take() {
         const ptrdiff_t widest = std::max({d_.hidden, d_.intermediate, query_size()});
@@ -172,9 +189,9 @@ class Run {
         }
     }
 
-    // Rotates one head by its position; a query also takes the softmax's scale.
-    void rotate(double* head, ptrdiff_t offset, double scale) const {
-        const double *cosines = p_.cosines + offset * half_, *sines = p_.sines + offset * half_;
+    // Rotates one head by the position of its row of the pass; a query also takes the softmax's scale.
+    void rotate(double* head, ptrdiff_t row, double scale) const {
+        const double *cosines = p_.cosines + row * half_, *sines = p_.sines + row * half_;
         for (ptrdiff_t i = 0; i < half_; i += QUAD) {
             const ptrdiff_t present = half_ - i;
             const Quad cosine = load_quad(cosines + i, present) * scale, sine = load_quad(sines + i, present) * scale;
@@ -200,21 +217,22 @@ class Run {
             layer.value_grains + at * p_.capacity};
     }
 
-    // Rows `first ...` of the block are positions `start + offset ...` of one sequence.
-    void attend(const Layer& layer, ptrdiff_t sequence, ptrdiff_t offset, ptrdiff_t first, ptrdiff_t count) {
+    // Rows `first ...` of the block that begins at row `block` are positions `start ...` of one sequence.
+    void attend(
+        const Layer& layer, ptrdiff_t sequence, ptrdiff_t start, ptrdiff_t block, ptrdiff_t first, ptrdiff_t count) {
         const ptrdiff_t width = d_.head_dim;
         for (ptrdiff_t row = 0; row < count; ++row) {
             double* heads = wide_rows_ + (first + row) * heads_ * width;
             for (ptrdiff_t head = 0; head < d_.query_heads; ++head) {
                 double* query = heads + head * width;
-                rotate(query, offset + row, d_.query_scale);
+                rotate(query, block + first + row, d_.query_scale);
                 const ptrdiff_t at = (head / group_ * count + row) * group_ + head % group_;
                 quantise_row(query, width, bits_, query_.from(at));
             }
             for (ptrdiff_t head = 0; head < d_.key_heads; ++head) {
                 double* key = heads + (d_.query_heads + head) * width;
-                rotate(key, offset + row, 1.0);
-                const ptrdiff_t position = p_.start + offset + row;
+                rotate(key, block + first + row, 1.0);
+                const ptrdiff_t position = start + row;
                 quantise_row(key, width, bits_, entry_);
                 put_column(keys_of(layer, sequence, head), position, entry_);
                 quantise_row(key + d_.key_heads * width, width, bits_, entry_);
@@ -224,7 +242,7 @@ class Run {
         for (ptrdiff_t head = 0; head < d_.key_heads; ++head)
             for (ptrdiff_t row = 0; row < count; row += queries_ / group_)
                 attend_head(
-                    layer, sequence, offset, first, head, row, std::min(queries_ / group_, count - row), count);
+                    layer, sequence, start, first, head, row, std::min(queries_ / group_, count - row), count);
     }
 
     void put_value(const Matrix& values, ptrdiff_t position) const {
@@ -239,9 +257,9 @@ class Run {
     }
 
     void attend_head(
-        const Layer& layer, ptrdiff_t sequence, ptrdiff_t offset, ptrdiff_t first, ptrdiff_t head, ptrdiff_t row,
+        const Layer& layer, ptrdiff_t sequence, ptrdiff_t start, ptrdiff_t first, ptrdiff_t head, ptrdiff_t row,
         ptrdiff_t count, ptrdiff_t all) {
-        const ptrdiff_t rows = count * group_, stop = p_.start + offset + row + count;
+        const ptrdiff_t rows = count * group_, stop = start + row + count;
         const Rows queries = query_.from((head * all + row) * group_);
         Matrix keys = keys_of(layer, sequence, head), values = values_of(layer, sequence, head);
         keys.outputs = values.inputs = stop;
