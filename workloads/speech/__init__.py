@@ -1,0 +1,1 @@
+"""Speech to text by models of the Whisper family."""

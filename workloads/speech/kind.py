@@ -1,0 +1,64 @@
+"""``speech.transcribe`` among the kinds of work; readable without torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from protocols.blobs import Blob
+from workloads.blobs import Blobs
+from workloads.speech.input import WINDOW_TOKENS, TranscribeInput, decode_input, encode_input
+from workloads.workload import EXACT_PROFILES, Kind, Model, Workload
+
+__all__ = ["NAME", "SHORT_HEARING", "SPEECH"]
+
+NAME = "speech.transcribe"
+SHORT_HEARING = "short-hearing"
+_SEGMENT_WINDOWS = 4
+_PROBE_SAMPLES = 8_000
+
+
+def _models() -> tuple[Model, ...]:
+    return ()
+
+
+def _read_model(model_dir: Path) -> Model | None:
+    if not has_model_type(model_dir, MODEL_TYPE):
+        return None
+    load_config(model_dir)
+    return Model(model_dir.name, model_dir, load_manifest(model_dir).digest, UNITS_MAX)
+
+
+def _probe() -> bytes:
+    # A rising saw: it takes no library to make, and isn't silence.
+    samples = b"".join(
+        ((n * n // 64) % 8_192 - 4_096).to_bytes(2, "little", signed=True) for n in range(_PROBE_SAMPLES)
+    )
+    return encode_input(TranscribeInput(samples, None, (_PROBE_SAMPLES,)))
+
+
+def _open(
+    model_dir: Path, profile: str, variant: str | None, expected_digest: bytes | None, blobs: Blobs
+) -> Workload:
+    from workloads.speech.workload import Transcriber
+
+    return Transcriber(model_dir, profile, variant, expected_digest=expected_digest, blobs=blobs)
+
+
+def _input_blobs(input: bytes) -> tuple[Blob, ...]:
+    blob = decode_input(input).blob
+    return () if blob is None else (blob,)
+
+
+SPEECH = Kind(
+    name=NAME,
+    unit="token",
+    chunk_units=WINDOW_TOKENS,
+    segment_chunks=_SEGMENT_WINDOWS,
+    profiles=EXACT_PROFILES,
+    variants=(SHORT_HEARING,),
+    models=_models,
+    probe=_probe,
+    open=_open,
+    read_model=_read_model,
+    input_blobs=_input_blobs,
+)
