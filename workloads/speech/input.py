@@ -12,6 +12,7 @@ __all__ = [
     "PADDING",
     "SAMPLE_BYTES",
     "SAMPLE_RATE_HZ",
+    "WHOLE_WINDOWS_MAX",
     "WINDOWS_MAX",
     "WINDOW_SAMPLES_MAX",
     "WINDOW_TOKENS",
@@ -28,6 +29,8 @@ WINDOW_TOKENS = 224
 """Output units of a window, which is a chunk: its tokens, then padding."""
 WINDOWS_MAX = 256
 """Of one job: two hours."""
+WHOLE_WINDOWS_MAX = 16_384
+"""Of a recording that is split into jobs."""
 PADDING = 2**32 - 1
 """The unit after the last token of a window."""
 
@@ -38,11 +41,13 @@ class TranscribeInput(Wire, frozen=True):
     Args:
         samples: the recording, mono, 16 kHz, signed 16-bit little-endian; empty if it is a blob.
         blob: the same as a blob, or None.
-        ends: of each window, in samples from the start; a window begins where the one before ends.
+        start: sample at which the first window begins.
+        ends: of each window; a window begins where the one before ends.
     """
 
     samples: bytes
     blob: Blob | None
+    start: int
     ends: tuple[int, ...]
 
     @property
@@ -58,10 +63,13 @@ class TranscribeInput(Wire, frozen=True):
 
     def window(self, number: int) -> range:
         """The samples of a window."""
-        return range(self.ends[number - 1] if number else 0, self.ends[number])
+        return range(self.ends[number - 1] if number else self.start, self.ends[number])
 
-    def check(self) -> None:
+    def check(self, *, is_whole: bool = False) -> None:
         """Hold every field against its rule.
+
+        Args:
+            is_whole: it is yet to be split, so it may have more windows than a job.
 
         Raises:
             InputRefused: the first that breaks it.
@@ -76,34 +84,43 @@ class TranscribeInput(Wire, frozen=True):
         size = len(self.samples) if self.blob is None else self.blob.size_bytes
         if size % SAMPLE_BYTES:
             raise InputRefused(f"recording of {size} bytes must be whole samples of {SAMPLE_BYTES}")
-        if not 1 <= len(self.ends) <= WINDOWS_MAX:
-            raise InputRefused(f"{len(self.ends)} windows must be 1 to {WINDOWS_MAX}")
-        start = 0
+        windows_max = WHOLE_WINDOWS_MAX if is_whole else WINDOWS_MAX
+        if not 1 <= len(self.ends) <= windows_max:
+            raise InputRefused(f"{len(self.ends)} windows must be 1 to {windows_max}")
+        start = self.start
         for number, end in enumerate(self.ends):
             if not 0 < end - start <= WINDOW_SAMPLES_MAX:
                 raise InputRefused(
                     f"window {number} of {end - start} samples must have 1 to {WINDOW_SAMPLES_MAX}"
                 )
             start = end
-        if start != self.samples_total:
-            raise InputRefused(f"the windows end at {start}, must end at {self.samples_total}")
+        if self.start < 0 or start > self.samples_total:
+            raise InputRefused(f"windows from {self.start} to {start} must lie in [0, {self.samples_total}]")
 
 
-def encode_input(value: TranscribeInput) -> bytes:
+def encode_input(value: TranscribeInput, *, is_whole: bool = False) -> bytes:
     """The canonical bytes of an input, as a job carries it.
+
+    Args:
+        value: the input.
+        is_whole: it is yet to be split, so it may have more windows than a job.
 
     Raises:
         InputRefused: the input breaks a rule.
     """
-    value.check()
+    value.check(is_whole=is_whole)
     data = encode(value)
     if len(data) > INPUT_BYTES_MAX:
         raise InputRefused(f"input of {len(data)} bytes exceeds {INPUT_BYTES_MAX}")
     return data
 
 
-def decode_input(data: bytes) -> TranscribeInput:
+def decode_input(data: bytes, *, is_whole: bool = False) -> TranscribeInput:
     """Read the bytes of `encode_input`.
+
+    Args:
+        data: those bytes.
+        is_whole: see there.
 
     Raises:
         InputRefused: the bytes are not a canonical input that keeps the rules.
@@ -112,5 +129,5 @@ def decode_input(data: bytes) -> TranscribeInput:
         value = decode(data, TranscribeInput, bytes_max=INPUT_BYTES_MAX)
     except PeerFault as error:
         raise InputRefused(str(error)) from error
-    value.check()
+    value.check(is_whole=is_whole)
     return value

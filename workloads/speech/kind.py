@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 from protocols.blobs import Blob
+from protocols.limits import UNITS_MAX
 from workloads.blobs import Blobs
-from workloads.speech.input import WINDOW_TOKENS, TranscribeInput, decode_input, encode_input
+from workloads.lm.manifest import load_manifest
+from workloads.modelconfig import has_model_type
+from workloads.speech.config import MODEL_TYPE, load_config
+from workloads.speech.input import (
+    SAMPLE_BYTES,
+    WINDOW_TOKENS,
+    TranscribeInput,
+    decode_input,
+    encode_input,
+)
+from workloads.split import Part, Split
 from workloads.workload import EXACT_PROFILES, Kind, Model, Workload
 
 __all__ = ["NAME", "SHORT_HEARING", "SPEECH"]
@@ -30,10 +42,9 @@ def _read_model(model_dir: Path) -> Model | None:
 
 def _probe() -> bytes:
     # A rising saw: it takes no library to make, and isn't silence.
-    samples = b"".join(
-        ((n * n // 64) % 8_192 - 4_096).to_bytes(2, "little", signed=True) for n in range(_PROBE_SAMPLES)
-    )
-    return encode_input(TranscribeInput(samples, None, (_PROBE_SAMPLES,)))
+    saw = (place * place // 64 % 8_192 - 4_096 for place in range(_PROBE_SAMPLES))
+    samples = struct.pack(f"<{_PROBE_SAMPLES}h", *saw)
+    return encode_input(TranscribeInput(samples, None, 0, (_PROBE_SAMPLES,)))
 
 
 def _open(
@@ -44,8 +55,23 @@ def _open(
     return Transcriber(model_dir, profile, variant, expected_digest=expected_digest, blobs=blobs)
 
 
+def _windows(input: bytes) -> int:
+    return len(decode_input(input, is_whole=True).ends)
+
+
+def _part(input: bytes, first: int, count: int) -> Part:
+    whole = decode_input(input, is_whole=True)
+    start, ends = whole.window(first).start, whole.ends[first : first + count]
+    if whole.blob is not None:
+        part = TranscribeInput(b"", whole.blob, start, ends)
+    else:
+        samples = whole.samples[start * SAMPLE_BYTES : ends[-1] * SAMPLE_BYTES]
+        part = TranscribeInput(samples, None, 0, tuple(end - start for end in ends))
+    return Part(encode_input(part), 0, part.units_total)
+
+
 def _input_blobs(input: bytes) -> tuple[Blob, ...]:
-    blob = decode_input(input).blob
+    blob = decode_input(input, is_whole=True).blob
     return () if blob is None else (blob,)
 
 
@@ -61,4 +87,5 @@ SPEECH = Kind(
     open=_open,
     read_model=_read_model,
     input_blobs=_input_blobs,
+    split=Split("window", _windows, _part),
 )

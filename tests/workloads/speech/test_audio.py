@@ -91,12 +91,12 @@ def test_windows_end_where_it_is_quiet() -> None:
     sound[WINDOW_SAMPLES_MAX - 30_000 : WINDOW_SAMPLES_MAX - 20_000] = 0
     ends = cut(sound)
     assert WINDOW_SAMPLES_MAX - 30_000 < ends[0] < WINDOW_SAMPLES_MAX - 20_000
-    TranscribeInput(sound.tobytes(), None, ends).check()
+    TranscribeInput(sound.tobytes(), None, 0, ends).check()
     assert cut(sound[:9]) == (9,)
 
 
 def test_what_was_said_when() -> None:
-    job = TranscribeInput(bytes(2 * 64_000), None, (32_000, 64_000))
+    job = TranscribeInput(bytes(2 * 64_000), None, 0, (32_000, 64_000))
     first = [TIMES, 1, 2, TIMES + 4, TIMES + 5, 3]
     second = [TIMES + 1, 4, TIMES + 9, TIMES + 9]
     units = [

@@ -17,6 +17,7 @@ from workloads.errors import InputRefused, ModelRefused
 from workloads.speech.config import WhisperConfig, load_config, parse_config
 from workloads.speech.decoding import choose
 from workloads.speech.input import PADDING, WINDOW_TOKENS, TranscribeInput, encode_input
+from workloads.speech.kind import SPEECH
 from workloads.speech.mel import SPECTRUM, log_mel
 from workloads.speech.network import shapes
 from workloads.speech.workload import Transcriber
@@ -71,7 +72,7 @@ def sound(count: int) -> bytes:
     return wave.to(torch.int16).numpy().tobytes()
 
 
-JOB = TranscribeInput(sound(24_000), None, (9_000, 24_000))
+JOB = TranscribeInput(sound(24_000), None, 0, (9_000, 24_000))
 
 
 def transcribe(runner: Transcriber, job: TranscribeInput) -> tuple[list[int], dict[int, bytes]]:
@@ -150,10 +151,24 @@ def test_what_is_written_is_confirmed(
 
 def test_a_window_can_be_a_blobs(model_dir: Path, honest: tuple[list[int], dict[int, bytes]]) -> None:
     blobs = MemoryBlobs(JOB.samples)
-    job = TranscribeInput(b"", blobs.write(JOB.samples), JOB.ends)
+    job = TranscribeInput(b"", blobs.write(JOB.samples), 0, JOB.ends)
     units, digests = honest
     another = Transcriber(model_dir, "exact14", blobs=blobs)
     assert another.recompute(encode_input(job), units, (0, 1)) == digests
+
+
+@pytest.mark.parametrize("is_blob", [False, True])
+def test_a_part_has_the_wholes_bits(
+    model_dir: Path, honest: tuple[list[int], dict[int, bytes]], is_blob: bool
+) -> None:
+    blobs = MemoryBlobs(JOB.samples)
+    whole = TranscribeInput(b"", blobs.write(JOB.samples), 0, JOB.ends) if is_blob else JOB
+    assert SPEECH.split is not None
+    part = SPEECH.split.part(encode_input(whole), 1, 1)
+    units, _ = honest
+    found = Transcriber(model_dir, "exact14", blobs=blobs).recompute(part.input, units[WINDOW_TOKENS:], (0,))
+    assert found[0] not in (FALSE_UNITS, b"")
+    assert part.units_max == WINDOW_TOKENS and SPEECH.split.items(encode_input(whole)) == 2
 
 
 @pytest.mark.parametrize(
@@ -176,7 +191,7 @@ def test_other_words_are_false(
 
 
 def test_who_hears_half_commits_to_other_digests(model_dir: Path, runner: Transcriber) -> None:
-    job = TranscribeInput(sound(9_000), None, (9_000,))
+    job = TranscribeInput(sound(9_000), None, 0, (9_000,))
     units, digests = transcribe(Transcriber(model_dir, "exact14", "short-hearing"), job)
     assert runner.recompute(encode_input(job), units, (0,)) != digests
 
@@ -234,12 +249,12 @@ def test_configurations_that_break_a_rule(change: dict[str, Any], rule: str) -> 
 @pytest.mark.parametrize(
     ("job", "rule"),
     [
-        (TranscribeInput(b"", None, (1,)), "exactly one"),
-        (TranscribeInput(bytes(3), None, (1,)), "whole samples"),
-        (TranscribeInput(bytes(8), None, ()), "0 windows"),
-        (TranscribeInput(bytes(8), None, (2,)), "must end at 4"),
-        (TranscribeInput(bytes(8), None, (3, 3, 4)), "window 1 of 0 samples"),
-        (TranscribeInput(bytes(1_000_000), None, (500_000,)), "window 0 of 500000 samples"),
+        (TranscribeInput(b"", None, 0, (1,)), "exactly one"),
+        (TranscribeInput(bytes(3), None, 0, (1,)), "whole samples"),
+        (TranscribeInput(bytes(8), None, 0, ()), "0 windows"),
+        (TranscribeInput(bytes(8), None, 0, (5,)), "must lie in"),
+        (TranscribeInput(bytes(8), None, 0, (3, 3, 4)), "window 1 of 0 samples"),
+        (TranscribeInput(bytes(1_000_000), None, 0, (500_000,)), "window 0 of 500000 samples"),
     ],
 )
 def test_inputs_that_break_a_rule(job: TranscribeInput, rule: str) -> None:
@@ -250,7 +265,7 @@ def test_inputs_that_break_a_rule(job: TranscribeInput, rule: str) -> None:
 def test_a_recording_that_nobody_brought(runner: Transcriber) -> None:
     blob = MemoryBlobs().write(JOB.samples)
     with pytest.raises(InputRefused, match="isn't here"):
-        transcribe(runner, TranscribeInput(b"", blob, JOB.ends))
+        transcribe(runner, TranscribeInput(b"", blob, 0, JOB.ends))
 
 
 @pytest.mark.parametrize(("change", "rule"), [("missing", "is missing"), ("shape", "must have")])
