@@ -1,0 +1,1 @@
+"""Embeddings of text by encoders of the BERT family."""

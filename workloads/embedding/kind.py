@@ -1,0 +1,94 @@
+"""``embed.text`` among the kinds of work; readable without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from protocols.blobs import Blob
+from protocols.limits import CHUNKS_PER_SEGMENT, UNITS_MAX
+from workloads.blobs import BLOB_WORDS, Blobs, blob_from_words
+from workloads.embedding.config import MODEL_TYPE, load_config
+from workloads.embedding.input import CHUNK_TEXTS, EmbedInput, decode_input, encode_input
+from workloads.embedding.tokens import pack
+from workloads.errors import InputRefused
+from workloads.lm.manifest import load_manifest
+from workloads.modelconfig import has_model_type
+from workloads.split import Part, Split
+from workloads.workload import EXACT_PROFILES, Kind, Model, Workload
+
+__all__ = ["COPIED_ITEM", "EMBEDDING", "NAME", "QUANTIZED_ENCODER"]
+
+NAME = "embed.text"
+COPIED_ITEM = "copied-item"
+"""The second half of a chunk's texts gets the vectors of the first."""
+QUANTIZED_ENCODER = "quantized-encoder"
+"""The weights have four bits."""
+_PROBE_TEXTS = 2 * CHUNK_TEXTS
+_PROBE_TOKENS = 8
+
+
+def _read_model(model_dir: Path) -> Model | None:
+    if not has_model_type(model_dir, MODEL_TYPE):
+        return None
+    load_config(model_dir)
+    return Model(model_dir.name, model_dir, load_manifest(model_dir).digest, UNITS_MAX)
+
+
+def _probe() -> bytes:
+    # Tokens that every vocabulary has.
+    texts = [[(number + place) % 2 for place in range(_PROBE_TOKENS)] for number in range(_PROBE_TEXTS)]
+    return encode_input(EmbedInput("mean", True, 0, len(texts), pack(texts)))
+
+
+def _open(
+    model_dir: Path, profile: str, variant: str | None, expected_digest: bytes | None, blobs: Blobs
+) -> Workload:
+    from workloads.embedding.workload import TextEmbedder
+
+    return TextEmbedder(model_dir, profile, variant, expected_digest=expected_digest, blobs=blobs)
+
+
+def _input_blobs(input: bytes) -> tuple[Blob, ...]:
+    blob = decode_input(input, is_whole=True).blob
+    return () if blob is None else (blob,)
+
+
+def _output_blobs(input: bytes, units: Sequence[int]) -> tuple[Blob, ...]:
+    return tuple(
+        blob_from_words(units[start : start + BLOB_WORDS]) for start in range(0, len(units), BLOB_WORDS)
+    )
+
+
+def _chunks(input: bytes) -> int:
+    return decode_input(input, is_whole=True).chunks
+
+
+def _part(input: bytes, first: int, count: int) -> Part:
+    whole = decode_input(input, is_whole=True)
+    if first < 0 or count < 1 or first + count > whole.chunks:
+        raise InputRefused(f"chunks {first} to {first + count} must lie in [0, {whole.chunks}]")
+    begin = first * CHUNK_TEXTS
+    job = msgspec.structs.replace(
+        whole, first=whole.first + begin, count=min(count * CHUNK_TEXTS, whole.count - begin)
+    )
+    return Part(encode_input(job), 0, job.units_total)
+
+
+EMBEDDING = Kind(
+    name=NAME,
+    unit="word",
+    chunk_units=BLOB_WORDS,
+    segment_chunks=CHUNKS_PER_SEGMENT,
+    profiles=EXACT_PROFILES,
+    variants=(COPIED_ITEM, QUANTIZED_ENCODER),
+    models=tuple,
+    probe=_probe,
+    open=_open,
+    split=Split("chunk of texts", _chunks, _part),
+    input_blobs=_input_blobs,
+    output_blobs=_output_blobs,
+    read_model=_read_model,
+)
