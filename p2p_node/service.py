@@ -33,7 +33,7 @@ from p2p_node.offerings import abilities_of
 from p2p_node.records import AddressRecords, earnings
 from p2p_node.runtime import Runtime, topic_names
 from p2p_node.store import Store
-from p2p_node.workers import WorkerPool, WorkerSettings
+from p2p_node.workers import WorkerPool, WorkerSettings, Zygote, readable_places
 from protocols.digest import tagged
 from protocols.identity import peer_id
 from protocols.messages import Accelerator
@@ -133,15 +133,17 @@ async def _serve(
         served = await trio.to_thread.run_sync(find_models, model_folders(place, config.models))
         models = places_of(served)
         node_notes = NodeNotes()
-        settings = WorkerSettings(kernels=await find_kernels())
-        working = WorkerPool(1, settings, on_death=node_notes.worker_died)
-        checking = WorkerPool(1, settings, on_death=node_notes.worker_died)
+        settings = WorkerSettings(kernels=await find_kernels(), readable=readable_places(models.values()))
+        zygote = Zygote(settings, node_notes.worker_died)
+        working = WorkerPool(1, on_death=node_notes.worker_died, zygote=zygote)
+        checking = WorkerPool(1, on_death=node_notes.worker_died, zygote=zygote)
         async with trio.open_nursery() as nursery:
             measured: dict[str, Any] = dict(options.measured or {})
             async with trio.open_nursery() as starting:
                 if not measured:
                     starting.start_soon(measure, place.path, measured)
                 # The pools belong to the outer nursery: they outlive the start.
+                starting.start_soon(nursery.start, zygote.run)
                 starting.start_soon(nursery.start, working.run)
                 starting.start_soon(nursery.start, checking.run)
             offered = [await calibrate(working, checking, kind, model) for kind, model in served]

@@ -8,21 +8,21 @@ event but `Output` and `ChunkDone` is its last.
 from __future__ import annotations
 
 import math
-import os
 import signal
-import subprocess
-import sys
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 import psutil
 import trio
 
-from p2p_node.kernels import NO_KERNELS, VARIABLE
+import workloads
+from p2p_node.zygote import Process, WorkerDied, WorkerSettings, Zygote
+from protocols.limits import OFFER_LIFETIME_MS_MAX, UNITS_MAX
 from workloads.frames import (
     Cancel,
     ChunkDone,
@@ -36,46 +36,61 @@ from workloads.frames import (
     Work,
     encode_frame,
 )
+from workloads.sandbox import LayerReport
 
 if TYPE_CHECKING:
     # libp2p brings stubs that hide trio's own types, and these that go with them.
     from trio_typing import TaskStatus
 
-__all__ = ["Worker", "WorkerDied", "WorkerPool", "WorkerSettings", "open_worker"]
+__all__ = [
+    "RunLimits",
+    "Worker",
+    "WorkerDied",
+    "WorkerPool",
+    "WorkerSettings",
+    "Zygote",
+    "open_worker",
+    "readable_places",
+]
 
+_PACKAGE = Path(workloads.__file__).parent
 _READ_BYTES = 1 << 16
 _EVENTS_WAITING_MAX = 256
 _COMMANDS_WAITING_MAX = 256
 _STDERR_TAIL_BYTES = 2_000
 _CANCEL_GRACE_S = 2.0
 _CLOSE_GRACE_S = 1.0
+_LOOK_S = 1.0
 _RESTART_DELAY_S = 0.1
 _RESTART_DELAY_S_MAX = 5.0
-# The worker sets its own thread variables; of ours it needs no more than this.
-_ENVIRONMENT_KEPT = ("PATH", "LD_LIBRARY_PATH", "LANG", "TMPDIR", "ATEN_CPU_CAPABILITY")
-
-
-class WorkerDied(Exception):
-    """The process ended, hung or talked nonsense; the message says which."""
 
 
 @dataclass(frozen=True, slots=True)
-class WorkerSettings:
-    """How a worker process is run.
+class RunLimits:
+    """What one run may take before its worker is killed, whatever the run thinks of it.
 
     Args:
-        threads: for torch; one leaves the other cores to other peers.
-        memory_bytes_max: of the process; 0 for all that the machine has.
-        models_max: models kept loaded.
-        start_timeout_s: to import torch, on a loaded machine.
-        kernels: compiled kernels to use (`p2p_node.kernels`); a worker never compiles any.
+        wall_s: from its start, waiting for a worker left out.
+        cpu_s: processor time, of all its threads; looked at every second.
+        units_max: output units.
     """
 
-    threads: int = 1
-    memory_bytes_max: int = 0
-    models_max: int = 8
-    start_timeout_s: float = 120.0
-    kernels: str = NO_KERNELS
+    wall_s: float = OFFER_LIFETIME_MS_MAX / 1_000
+    cpu_s: float = OFFER_LIFETIME_MS_MAX / 1_000
+    units_max: int = UNITS_MAX
+
+
+class HasPath(Protocol):
+    """A model that lies somewhere."""
+
+    @property
+    def path(self) -> Path:
+        """Its directory."""
+
+
+def readable_places(models: Iterable[HasPath]) -> tuple[Path, ...]:
+    """What workers must be able to read to run these models."""
+    return tuple(dict.fromkeys(place for model in models for place in _model_places(model.path)))
 
 
 class Worker:
@@ -83,10 +98,14 @@ class Worker:
 
     Attributes:
         ready: what the process said when it was.
+        fault: the reason that a run in its hands fails with when it dies.
+        readable: directories of models and blobs that it may read.
     """
 
-    def __init__(self, process: subprocess.Popen[bytes], scope: trio.CancelScope) -> None:
+    def __init__(self, process: Process, scope: trio.CancelScope, readable: tuple[Path, ...]) -> None:
         self.ready: Ready
+        self.fault = "worker-died"
+        self.readable = readable
         self._process = process
         self._scope = scope
         self._death: str | None = None
@@ -115,10 +134,12 @@ class Worker:
         """The next event, in order."""
         return await self._events_out.receive()
 
-    def condemn(self, reason: str) -> None:
+    def condemn(self, reason: str, fault: str = "worker-died") -> None:
         """Give the process up: the block of `open_worker` is cancelled and raises `WorkerDied`."""
         if self._death is None:
-            self._death = reason
+            self._death, self.fault = reason, fault
+            # Not told to end and waited for: it has had its time.
+            self._process.kill()
         self._scope.cancel()
 
     async def _write(self, pipe: trio.lowlevel.FdStream) -> None:
@@ -131,6 +152,7 @@ class Worker:
 
     async def _read(self, pipe: trio.lowlevel.FdStream, stderr: _Tail) -> None:
         reader = FrameReader(Event)
+        oom_kills = _oom_kills()
         try:
             while data := await pipe.receive_some(_READ_BYTES):
                 for event in reader.feed(data):
@@ -139,9 +161,12 @@ class Worker:
             self.condemn(f"sent what is not a frame: {error}")
             return
         with trio.move_on_after(_CLOSE_GRACE_S):
-            await _exited(self._process)
+            await self._process.exited()
             await stderr.ended.wait()
-        self.condemn(_exit_text(self._process.returncode, stderr.last_line()))
+        returncode = self._process.returncode
+        if returncode == -signal.SIGKILL and _oom_kills() > oom_kills:
+            self.condemn("was killed because the machine is out of memory", "out-of-memory")
+        self.condemn(_exit_text(returncode, stderr.last_line()))
 
 
 class _Tail:
@@ -162,19 +187,45 @@ class _Tail:
 
 
 @asynccontextmanager
-async def open_worker(settings: WorkerSettings | None = None) -> AsyncIterator[Worker]:
+async def open_worker(
+    settings: WorkerSettings | None = None, zygote: Zygote | None = None
+) -> AsyncIterator[Worker]:
     """Run a worker process for the length of the block; it is gone within 2 s of the block's end.
+
+    Args:
+        settings: of the process.
+        zygote: that forks it; one of its own if None.
 
     Raises:
         WorkerDied: the process did not start, or ended, hung or sent nonsense meanwhile.
     """
     settings = settings or WorkerSettings()
-    process, commands, events, errors = _spawn(settings)
+    if zygote is not None:
+        async with _forked_worker(settings, zygote) as worker:
+            yield worker
+        return
+    zygote = Zygote(settings)
+    try:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(zygote.run)
+            async with _forked_worker(settings, zygote) as worker:
+                yield worker
+            nursery.cancel_scope.cancel()
+    except BaseExceptionGroup as group:
+        deaths, others = group.split(WorkerDied)
+        if deaths is None or others is not None:
+            raise
+        raise WorkerDied(str(_first_leaf(deaths))) from group
+
+
+@asynccontextmanager
+async def _forked_worker(settings: WorkerSettings, zygote: Zygote) -> AsyncIterator[Worker]:
+    process, commands, events, errors = await zygote.fork(settings.memory_bytes(), settings.readable)
     stderr = _Tail()
     worker: Worker | None = None
     try:
         async with commands, events, errors, trio.open_nursery() as nursery:
-            worker = Worker(process, nursery.cancel_scope)
+            worker = Worker(process, nursery.cancel_scope, settings.readable)
             nursery.start_soon(worker._write, commands)
             nursery.start_soon(worker._read, events, stderr)
             nursery.start_soon(stderr.read, errors)
@@ -189,7 +240,7 @@ async def open_worker(settings: WorkerSettings | None = None) -> AsyncIterator[W
             nursery.cancel_scope.cancel()
     finally:
         with trio.CancelScope(shield=True):
-            await _end(process)
+            await process.end(_CLOSE_GRACE_S)
     if worker.death is not None:
         raise WorkerDied(f"worker {process.pid} {worker.death}")
 
@@ -212,6 +263,8 @@ class WorkerPool:
         slots: worker processes, so runs at once.
         settings: of each process.
         on_death: told why, each time a process is lost; for logs.
+        zygote: that forks them, shared with other pools and run by somebody else; one of its own if None.
+        limits: of each run.
     """
 
     def __init__(
@@ -219,12 +272,20 @@ class WorkerPool:
         slots: int = 1,
         settings: WorkerSettings | None = None,
         on_death: Callable[[str], None] = lambda _: None,
+        *,
+        zygote: Zygote | None = None,
+        limits: RunLimits | None = None,
     ) -> None:
         if slots < 1:
             raise ValueError(f"slots must be at least 1, got {slots}")
         self._slots = slots
-        self._settings = settings or WorkerSettings()
+        self._settings = settings or (zygote.settings if zygote else WorkerSettings())
         self._on_death = on_death
+        self._zygote = zygote
+        self._limits = limits or RunLimits()
+        self._readable = self._settings.readable
+        self.layers: tuple[LayerReport, ...] = ()
+        """What holds a worker in, once one has been ready."""
         self._next_run = 1
         self._runs: dict[int, _Run] = {}
         self._waiting: deque[_Run] = deque()
@@ -284,22 +345,30 @@ class WorkerPool:
     async def run(self, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep the workers running until cancelled; reports started once all are ready for the first time."""
         async with trio.open_nursery() as nursery:
+            zygote = self._zygote
+            if zygote is None:
+                zygote = Zygote(self._settings, self._on_death)
+                await nursery.start(zygote.run)
             for _ in range(self._slots):
-                await nursery.start(self._keep_slot)
+                await nursery.start(self._keep_slot, zygote)
             task_status.started()
 
-    async def _keep_slot(self, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+    async def _keep_slot(
+        self, zygote: Zygote, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
         delay_s = _RESTART_DELAY_S
         started = False
         while True:
             try:
-                async with open_worker(self._settings) as worker:
+                settings = replace(self._settings, readable=self._readable)
+                async with open_worker(settings, zygote) as worker:
+                    self.layers = worker.ready.layers
                     if not started:
                         started = True
                         task_status.started()
-                    while True:
-                        await self._do_next(worker)
+                    while await self._do_next(worker):
                         delay_s = _RESTART_DELAY_S
+                    continue
             except WorkerDied as error:
                 self._on_death(str(error))
                 self._fail_runs_of_the_dead(str(error))
@@ -309,81 +378,107 @@ class WorkerPool:
             await trio.sleep(delay_s)
             delay_s = min(2 * delay_s, _RESTART_DELAY_S_MAX)
 
-    async def _do_next(self, worker: Worker) -> None:
+    async def _do_next(self, worker: Worker) -> bool:
+        """Do one run; False if it needs another worker, because this one may not read its model."""
         while not self._waiting:
             await self._idle.park()
+        needed = _directories(self._waiting[0].work)
+        if not all(_is_beneath(path, worker.readable) for path in needed):
+            self._readable = tuple(dict.fromkeys((*self._readable, *needed)))
+            return False
         run = self._waiting.popleft()
         run.worker = worker
         worker.submit(run.work)
-        with run.patience:
-            while True:
-                event = await worker.receive()
-                if isinstance(event, Ready) or event.run != run.work.run:
-                    worker.condemn(f"sent {type(event).__name__} of no run it was given")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._watch, worker)
+            with run.patience:
+                await self._follow(run, worker)
+            if run.work.run in self._runs:
+                worker.condemn(f"did not stop within {_CANCEL_GRACE_S:g} s of being told")
+                await trio.lowlevel.checkpoint()
+            nursery.cancel_scope.cancel()
+        return True
+
+    async def _follow(self, run: _Run, worker: Worker) -> None:
+        """Pass on what a worker says of a run, to its end."""
+        units = 0
+        while True:
+            event = await worker.receive()
+            if isinstance(event, Ready) or event.run != run.work.run:
+                worker.condemn(f"sent {type(event).__name__} of no run it was given")
+                await trio.lowlevel.checkpoint()
+            elif isinstance(event, Output | ChunkDone):
+                # A chunk has a unit at least; what is said twice counts twice.
+                units += len(event.units) if isinstance(event, Output) else 1
+                if units > 2 * self._limits.units_max:
+                    worker.condemn(f"gave more than {self._limits.units_max} units", "output-limit")
                     await trio.lowlevel.checkpoint()
-                elif isinstance(event, Output | ChunkDone):
-                    run.on_event(event)
-                else:
-                    self._end(run, event)
-                    return
-        worker.condemn(f"did not stop within {_CANCEL_GRACE_S:g} s of being told")
-        await trio.lowlevel.checkpoint()
+                run.on_event(event)
+            else:
+                self._end(run, event)
+                return
+
+    async def _watch(self, worker: Worker) -> None:
+        """Kill the worker when its run has had its time."""
+        limits, deadline = self._limits, trio.current_time() + self._limits.wall_s
+        cpu_s_before = _cpu_s(worker.pid)
+        while (left_s := deadline - trio.current_time()) > 0:
+            await trio.sleep(min(left_s, _LOOK_S))
+            if _cpu_s(worker.pid) - cpu_s_before > limits.cpu_s:
+                worker.condemn(f"took more than {limits.cpu_s:g} s of processor time", "deadline")
+        worker.condemn(f"took more than {limits.wall_s:g} s", "deadline")
 
     def _fail_runs_of_the_dead(self, reason: str) -> None:
         for number, run in list(self._runs.items()):
             if run.worker is not None and run.worker.death is not None:
-                self._end(run, Failed(number, "worker-died", reason))
+                self._end(run, Failed(number, run.worker.fault, reason))
 
     def _end(self, run: _Run, event: Event) -> None:
         del self._runs[run.work.run]
         run.on_event(event)
 
 
-def _spawn(
-    settings: WorkerSettings,
-) -> tuple[subprocess.Popen[bytes], trio.lowlevel.FdStream, trio.lowlevel.FdStream, trio.lowlevel.FdStream]:
-    """Start the process; returns it with our ends of its stdin, stdout and stderr."""
-    arguments = {
-        "--parent": os.getpid(),
-        "--threads": settings.threads,
-        "--memory-bytes-max": settings.memory_bytes_max or psutil.virtual_memory().total,
-        "--models-max": settings.models_max,
-    }
-    options = [str(part) for pair in arguments.items() for part in pair]
-    environment = {name: os.environ[name] for name in _ENVIRONMENT_KEPT if name in os.environ}
-    environment[VARIABLE] = settings.kernels
-    commands, events, errors = os.pipe(), os.pipe(), os.pipe()
-    theirs = (commands[0], events[1], errors[1])
-    ours = (commands[1], events[0], errors[0])
-    # On this thread, not by trio.open_process: Linux sends the parent-death signal when the thread that
-    # forked ends, and trio's helper threads come and go.
-    process = subprocess.Popen(  # noqa: S603
-        [sys.executable, "-I", "-m", "workloads.worker", *options],
-        stdin=theirs[0],
-        stdout=theirs[1],
-        stderr=theirs[2],
-        env=environment,
-        # A terminal's Ctrl-C is the node's to handle: it drains first.
-        start_new_session=True,
-    )
-    for descriptor in theirs:
-        os.close(descriptor)
-    streams = [trio.lowlevel.FdStream(descriptor) for descriptor in ours]
-    return process, streams[0], streams[1], streams[2]
+def _first_leaf(group: BaseException) -> BaseException:
+    while isinstance(group, BaseExceptionGroup):
+        group = group.exceptions[0]
+    return group
 
 
-async def _exited(process: subprocess.Popen[bytes]) -> None:
-    while process.poll() is None:  # noqa: ASYNC110 - a child's end sets no event
-        await trio.sleep(0.005)
+def _directories(work: Work) -> list[Path]:
+    """What a worker must be able to read for this."""
+    model = getattr(work, "model", None)
+    return _model_places(Path(model.path)) if model is not None else []
 
 
-async def _end(process: subprocess.Popen[bytes]) -> None:
-    """The pipes are closed, which tells it to exit; kill it if it doesn't."""
-    with trio.move_on_after(_CLOSE_GRACE_S):
-        await _exited(process)
-    if process.poll() is None:
-        process.kill()
-        await _exited(process)
+def _model_places(directory: Path) -> list[Path]:
+    # The path of a model without weights is the current directory, whatever that is.
+    if directory == Path():
+        return []
+    # Downloaders keep files elsewhere and link to them.
+    links = directory.iterdir() if directory.is_dir() else ()
+    return [directory, *(path.resolve() for path in links if path.is_symlink())]
+
+
+def _is_beneath(path: Path, readable: tuple[Path, ...]) -> bool:
+    return any(path.is_relative_to(place) for place in (_PACKAGE, *readable))
+
+
+def _cpu_s(pid: int) -> float:
+    """Processor time that a process has taken; 0 for one that is gone."""
+    try:
+        times = psutil.Process(pid).cpu_times()
+    except psutil.Error:
+        return 0.0
+    return float(times.user + times.system)
+
+
+def _oom_kills() -> int:
+    """How many processes the kernel has killed for memory since it started; 0 where it doesn't say."""
+    try:
+        counters = Path("/proc/vmstat").read_text()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in counters.splitlines() if line.startswith("oom_kill ")), 0)
 
 
 def _exit_text(returncode: int | None, last_line: str) -> str:

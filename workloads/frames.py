@@ -16,9 +16,12 @@ from protocols.effects import Case
 from protocols.events import Finding
 from protocols.limits import EVIDENCE_BYTES_MAX
 from protocols.messages import OpenedValue
+from workloads.sandbox.layers import LayerReport
 
 __all__ = [
     "BUFFER_BYTES_MAX",
+    "GOING_ON",
+    "BlobPart",
     "Cancel",
     "ChunkDone",
     "Command",
@@ -36,6 +39,7 @@ __all__ = [
     "OpenValues",
     "Opened",
     "Output",
+    "Phase",
     "Ready",
     "Recompute",
     "Recomputed",
@@ -157,11 +161,12 @@ class Shutdown(_Frame, frozen=True):
 
 
 class Ready(_Frame, frozen=True):
-    """The worker has imported torch and takes commands."""
+    """The worker is locked in and takes commands; ``layers`` says how well (`workloads.sandbox`)."""
 
     pid: int
     torch: str
     start_ms: int
+    layers: tuple[LayerReport, ...] = ()
 
 
 class Loaded(_Frame, frozen=True):
@@ -178,6 +183,31 @@ class Output(_Frame, frozen=True):
     run: int
     first_unit: int
     units: tuple[int, ...]
+
+
+class BlobPart(_Frame, frozen=True):
+    """A part of content that a run leaves. Parts of one blob come in order, and no other's between them.
+
+    Args:
+        run: which.
+        digest: of the whole blob.
+        size_bytes: of the whole blob.
+        offset: of this part's first byte.
+        data: 1 MiB, or what is left.
+    """
+
+    run: int
+    digest: bytes
+    size_bytes: int
+    offset: int
+    data: bytes
+
+
+class Phase(_Frame, frozen=True):
+    """What a run is at: ``loading`` or ``running``."""
+
+    run: int
+    phase: str
 
 
 class ChunkDone(_Frame, frozen=True):
@@ -238,7 +268,8 @@ class Failed(_Frame, frozen=True):
     Args:
         run: which.
         reason: ``model-refused``, ``input-refused``, ``numerics-refused``, ``program-refused``,
-            ``out-of-memory``, ``cancelled``, ``crashed``, or from the supervisor ``worker-died``.
+            ``out-of-memory``, ``not-permitted`` (the sandbox refused), ``cancelled``, ``crashed``, or from
+            the supervisor ``deadline``, ``output-limit``, ``out-of-memory``, ``worker-died``.
         detail: the rule and the value.
     """
 
@@ -251,7 +282,23 @@ Work = Load | Generate | Recompute | Trace | OpenValues | Judge
 """Commands that a worker does one after the other."""
 
 Command = Work | Cancel | Shutdown
-Event = Ready | Loaded | Output | ChunkDone | Finished | Recomputed | Traced | Opened | Judged | Failed
+Event = (
+    Ready
+    | Loaded
+    | Phase
+    | BlobPart
+    | Output
+    | ChunkDone
+    | Finished
+    | Recomputed
+    | Traced
+    | Opened
+    | Judged
+    | Failed
+)
+
+GOING_ON = (Phase, BlobPart, Output, ChunkDone)
+"""Events of a run after which others follow."""
 
 _encoder = msgspec.msgpack.Encoder()
 

@@ -1,23 +1,19 @@
-"""What a worker process gives up before it runs anybody's job. Call before torch is imported.
-
-It has no network to give up to: the node passes it two pipes and nothing else. These limits keep a faulty or
-hostile job from filling disk, descriptors or memory, and from outliving the node.
-"""
+"""What a worker process and the one that forks it do about descriptors, threads and their parent's death."""
 
 from __future__ import annotations
 
 import ctypes
 import os
-import resource
 import signal
 import sys
 
-__all__ = ["THREAD_VARIABLES", "apply_limits", "die_with_parent", "protect_pipes"]
+from workloads import numeric_class
+
+__all__ = ["THREAD_VARIABLES", "die_with_parent", "pin_numerics", "protect_pipes"]
 
 # BLAS libraries read these when they are first loaded.
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 _PR_SET_PDEATHSIG = 1
-_DESCRIPTORS_MAX = 256
 _DESCRIPTORS_CLOSED_TO = 4096
 
 
@@ -38,19 +34,15 @@ def protect_pipes() -> tuple[int, int]:
     return commands, events
 
 
-def apply_limits(memory_bytes_max: int) -> None:
-    """No core dumps, no file growth, few descriptors, bounded memory.
+def pin_numerics() -> None:
+    """Set what libraries read when they are first loaded. Call before torch is imported.
 
-    Args:
-        memory_bytes_max: private memory of the process. Not its address space, of which torch and drivers
-            reserve far more than they use.
+    One thread: those that a library starts at its import would be lost in a fork. A worker that may use more
+    tells torch so.
     """
-    _limit(resource.RLIMIT_CORE, 0)
-    _limit(resource.RLIMIT_FSIZE, 0)
-    _limit(resource.RLIMIT_NOFILE, _DESCRIPTORS_MAX)
-    _limit(resource.RLIMIT_DATA, memory_bytes_max)
-    # A write beyond RLIMIT_FSIZE then fails instead of killing the process.
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    for variable in THREAD_VARIABLES:
+        os.environ[variable] = "1"
+    numeric_class.pin()
 
 
 def die_with_parent(parent: int, death: signal.Signals = signal.SIGKILL) -> None:
@@ -59,9 +51,3 @@ def die_with_parent(parent: int, death: signal.Signals = signal.SIGKILL) -> None
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, death, 0, 0, 0)
     if os.getppid() != parent:
         os._exit(0)
-
-
-def _limit(kind: int, value: int) -> None:
-    _, hard = resource.getrlimit(kind)
-    ceiling = value if hard == resource.RLIM_INFINITY else min(value, hard)
-    resource.setrlimit(kind, (ceiling, ceiling))

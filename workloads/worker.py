@@ -1,13 +1,16 @@
-"""The process that runs models: ``python -m workloads.worker``.
+"""The process that runs models: forked by `workloads.zygote`, or ``python -m workloads.worker`` by itself.
 
-It reads commands (`workloads.frames`) on a thread, so that a run can be cancelled and a vanished node noticed
-in the middle of it, and does one run at a time on the main thread, first come, first served. Models stay
-loaded between runs. Nothing a run does ends the process; what ends it is the node.
+It locks itself in (`workloads.sandbox`), then reads commands (`workloads.frames`) on a thread, so that a run
+can be cancelled and a vanished node noticed in the middle of it, and does one run at a time on the main
+thread, first come, first served. Models stay loaded between runs. Nothing an honest run does ends the
+process; what ends it is the node.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import errno
 import os
 import queue
 import sys
@@ -18,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from protocols.limits import OUTPUT_UNITS_PER_MESSAGE_MAX
-from workloads import lockdown, numeric_class
+from workloads import lockdown
 from workloads.errors import InputRefused, ModelRefused, NumericsRefused, ProgramRefused, WorkloadRefused
 from workloads.frames import (
     Cancel,
@@ -48,12 +51,14 @@ from workloads.frames import (
     encode_frame,
 )
 from workloads.registry import open_workload
+from workloads.sandbox import LayerReport, Policy, lock_down, namespaces
+from workloads.sandbox.landlock import interpreter_paths
 from workloads.workload import EXACT_PROFILES
 
 if TYPE_CHECKING:
     from workloads.workload import Workload
 
-__all__ = ["main"]
+__all__ = ["main", "run"]
 
 _READ_BYTES = 1 << 16
 # Each frame costs both nodes milliseconds of a core; text that grows 20 times a second still looks steady.
@@ -159,29 +164,49 @@ class _Stream:
         self._flushed_at = time.monotonic()
 
 
+class _Memory:
+    """How much memory this process has in hand. Opened before the lock-down, which closes ``/proc``."""
+
+    def __init__(self) -> None:
+        self._descriptor = -1
+        with contextlib.suppress(OSError):
+            self._descriptor = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
+
+    def resident_bytes(self) -> int:
+        """Resident memory; 0 where the system doesn't say."""
+        if self._descriptor < 0:
+            return 0
+        return int(os.pread(self._descriptor, 256, 0).split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
 class _Models:
     """Loaded models, the least recently used dropped first.
 
     Args:
         count_max: models kept.
+        memory_bytes_max: of the process; what is kept takes at most half of it, the work has the rest.
+        memory: of the process.
         exact_refusal: why this machine can't be judged by the exact profiles, or nothing.
     """
 
-    def __init__(self, count_max: int, exact_refusal: str) -> None:
+    def __init__(self, count_max: int, memory_bytes_max: int, memory: _Memory, exact_refusal: str) -> None:
         self._count_max = count_max
+        self._bytes_max = memory_bytes_max // 2
+        self._memory = memory
         self.exact_refusal = exact_refusal
-        self._loaded: OrderedDict[_ModelKey, Workload] = OrderedDict()
+        self._loaded: OrderedDict[_ModelKey, tuple[Workload, int]] = OrderedDict()
 
     def get(self, model: ModelRef) -> tuple[Workload, int]:
         """The workload with its model, and the milliseconds it took to load it, 0 if it was there."""
         key = _ModelKey(model.workload, model.digest, model.profile, model.variant)
-        workload = self._loaded.get(key)
-        if workload is not None:
+        loaded = self._loaded.get(key)
+        if loaded is not None:
             self._loaded.move_to_end(key)
-            return workload, 0
+            return loaded[0], 0
         started = time.monotonic()
         while len(self._loaded) >= self._count_max:
             self._loaded.popitem(last=False)
+        before = self._memory.resident_bytes()
         workload = open_workload(
             model.workload,
             Path(model.path),
@@ -189,7 +214,10 @@ class _Models:
             model.variant or None,
             expected_digest=model.digest,
         )
-        self._loaded[key] = workload
+        self._loaded[key] = workload, max(0, self._memory.resident_bytes() - before)
+        # The newest stays, however large: its run is next.
+        while len(self._loaded) > 1 and sum(size for _, size in self._loaded.values()) > self._bytes_max:
+            self._loaded.popitem(last=False)
         return workload, max(1, round((time.monotonic() - started) * 1000))
 
 
@@ -251,51 +279,81 @@ def _serve(inbox: _Inbox, outbox: _Outbox, models: _Models) -> None:
             _perform(work, models, inbox, outbox)
         except WorkloadRefused as error:
             outbox.send(Failed(work.run, _REASONS[type(error)], str(error)[:_DETAIL_CHARACTERS_MAX]))
-        except MemoryError as error:
-            outbox.send(Failed(work.run, "out-of-memory", str(error)[:_DETAIL_CHARACTERS_MAX]))
         except BrokenPipeError:
             os._exit(0)
         except Exception as error:  # one run's bug must not take the others' models down
-            detail = f"{type(error).__name__}: {error}"
-            print(f"worker: run {work.run}: {detail}", file=sys.stderr, flush=True)
-            outbox.send(Failed(work.run, "crashed", detail[:_DETAIL_CHARACTERS_MAX]))
+            reason, detail = _fault_of(error)
+            print(f"worker: run {work.run}: {reason}: {detail}", file=sys.stderr, flush=True)
+            outbox.send(Failed(work.run, reason, detail[:_DETAIL_CHARACTERS_MAX]))
         finally:
             inbox.forget(work.run)
 
 
+def run(
+    *,
+    policy: Policy,
+    entered: LayerReport,
+    threads: int,
+    models_max: int,
+    exact_refusal: str,
+) -> None:
+    """Lock this process in and serve commands from descriptor 0 until they end. It has one thread so far.
+
+    Args:
+        policy: what it may still do.
+        entered: the namespaces that it lives in.
+        threads: for torch.
+        models_max: models kept loaded.
+        exact_refusal: why this machine can't be judged by the exact profiles, or nothing.
+    """
+    import torch
+
+    started = time.monotonic()
+    commands, events = lockdown.protect_pipes()
+    memory = _Memory()
+    layers = lock_down(policy, entered)
+    inbox, outbox = _Inbox(commands), _Outbox(events)
+    torch.set_num_threads(threads)
+    models = _Models(models_max, policy.memory_bytes_max, memory, exact_refusal)
+    start_ms = round((time.monotonic() - started) * 1000)
+    outbox.send(Ready(os.getpid(), str(torch.__version__), start_ms, layers))
+    _serve(inbox, outbox, models)
+
+
+def _fault_of(error: Exception) -> tuple[str, str]:
+    """Why a run failed that nothing refused: a reason of `Failed`, and what happened."""
+    detail = f"{type(error).__name__}: {error}"
+    # torch says so in words only, and a process that may start no thread or program in yet others.
+    is_memory = isinstance(error, MemoryError) or "can't allocate memory" in detail
+    if is_memory or getattr(error, "errno", None) == errno.ENOMEM:
+        return "out-of-memory", detail
+    if isinstance(error, PermissionError) or getattr(error, "errno", None) == errno.EFBIG:
+        return "not-permitted", detail
+    return "crashed", detail
+
+
 def main() -> None:
-    """Serve commands from stdin until it ends."""
+    """Serve commands from stdin until it ends, without a zygote: where forking after imports isn't safe."""
     parser = argparse.ArgumentParser(prog="workloads.worker", description="Run models for a p2p-node.")
     parser.add_argument("--parent", type=int, required=True, help="process id of the node")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--memory-bytes-max", type=int, required=True, help="private memory")
     parser.add_argument("--models-max", type=int, default=8, help="models kept loaded")
+    parser.add_argument("--readable", type=Path, action="append", default=[], help="models, blobs")
     arguments = parser.parse_args()
 
-    started = time.monotonic()
+    from workloads.zygote import import_everything
+
     lockdown.die_with_parent(arguments.parent)
-    commands, events = lockdown.protect_pipes()
-    for variable in lockdown.THREAD_VARIABLES:
-        os.environ[variable] = str(arguments.threads)
-    numeric_class.pin()
-    lockdown.apply_limits(arguments.memory_bytes_max)
-    # Read from the start, so that a node that dies while torch is being imported leaves nobody behind.
-    inbox, outbox = _Inbox(commands), _Outbox(events)
-
-    import torch
-
-    import workloads.lm.workload  # noqa: F401
-    from workloads.llama.selfcheck import check_arithmetic
-
-    torch.set_num_threads(arguments.threads)
-    exact_refusal = ""
-    try:
-        check_arithmetic()
-    except NumericsRefused as error:
-        exact_refusal = str(error)
-        print(f"worker: {error}", file=sys.stderr, flush=True)
-    outbox.send(Ready(os.getpid(), str(torch.__version__), round((time.monotonic() - started) * 1000)))
-    _serve(inbox, outbox, _Models(arguments.models_max, exact_refusal))
+    lockdown.pin_numerics()
+    entered = namespaces.enter_alone()
+    run(
+        policy=Policy(arguments.memory_bytes_max, (*interpreter_paths(), *arguments.readable)),
+        entered=entered,
+        threads=arguments.threads,
+        models_max=arguments.models_max,
+        exact_refusal=import_everything(),
+    )
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ def test_sigterm_ends_a_node_and_its_workers_within_5_s(swarm: Swarm) -> None:
     peer = swarm.add()
     swarm.wait_until_acquainted()
     workers = psutil.Process(peer.process.pid).children(recursive=True)
-    assert len(workers) == 2
+    assert len(workers) == 4, "two workers, what they were forked from, and the process that waits for it"
     peer.process.send_signal(signal.SIGTERM)
     assert peer.process.wait(timeout=5) == 0
     _, left = psutil.wait_procs(workers, timeout=5)

@@ -127,8 +127,8 @@ class Harness:
         return events
 
     def worker_pid(self) -> int:
-        (child,) = children() - self.others
-        return child.pid
+        # Forked last.
+        return max(children() - self.others, key=psutil.Process.create_time).pid
 
 
 @asynccontextmanager
@@ -145,7 +145,7 @@ async def running_pool(slots: int = 1) -> AsyncIterator[Harness]:
 
 def children() -> set[psutil.Process]:
     """This process's children: other tests' fixtures may have some too."""
-    return set(psutil.Process().children())
+    return set(psutil.Process().children(recursive=True))
 
 
 def joined(events: list[Event]) -> tuple[int, ...]:
@@ -217,9 +217,10 @@ async def test_a_chunk_is_disputed_and_judged_in_a_process_of_its_own(model: Mod
 
 async def test_refusals_name_the_rule_and_leave_the_worker_running(model: ModelRef) -> None:
     async with running_pool() as harness:
+        await harness.run(Load(0, model))
         pid = harness.worker_pid()
         other = ModelRef(model.path, bytes(32), model.profile)
-        nowhere = ModelRef(model.path + "/no", model.digest, model.profile)
+        nowhere = ModelRef(model.path + "/no", bytes(32), model.profile)
         for work, reason, detail in (
             (Generate(0, other, INPUT), "model-refused", "model digest"),
             (Load(0, nowhere), "model-refused", "config.json cannot be read"),
@@ -258,6 +259,7 @@ async def test_a_run_can_be_cancelled_in_the_middle_and_while_it_waits(model: Mo
 
 async def test_a_worker_that_is_killed_fails_its_run_and_is_replaced(model: ModelRef) -> None:
     async with running_pool() as harness:
+        await harness.run(Load(0, model))
         pid = harness.worker_pid()
         events = await harness.run(
             Generate(0, model, INPUT),
@@ -273,6 +275,7 @@ async def test_a_worker_that_is_killed_fails_its_run_and_is_replaced(model: Mode
 
 async def test_a_worker_that_hangs_when_cancelled_is_killed(model: ModelRef) -> None:
     async with running_pool() as harness:
+        await harness.run(Load(0, model))
         pid = harness.worker_pid()
 
         def hang(run: int, event: Event) -> None:
