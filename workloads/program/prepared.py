@@ -19,6 +19,7 @@ from workloads import exact
 from workloads.exact.contraction import product, round_along
 from workloads.exact.kernels import kernels
 from workloads.exact.kernels.library import Panels
+from workloads.exact.kernels.products import Packed
 from workloads.exact.kernels.training import TrainingKernels, training_kernels
 from workloads.exact.quantise import EXACT14, EXACT21, Precision
 from workloads.exact.slices import Arithmetic, arithmetic_for
@@ -31,8 +32,6 @@ from workloads.program.program import Attribute, Program, Step
 __all__ = ["Prepared"]
 
 _LEFT, _RIGHT = 0, 1
-# Grains matter to digits only, which the compiled roundings aren't for.
-_NO_GRAIN = torch.ones((1, 1), dtype=torch.float64)
 _PRECISIONS = (EXACT14.name, EXACT21.name)
 # These move values; or they can't grow them far, or only grow them where the next operator sees it.
 _UNCHECKED = frozenset(
@@ -64,6 +63,7 @@ class _Memory:
     shared_uses: Counter[_Function] = field(default_factory=Counter)
     rounded: dict[_Rounding, Rounded] = field(default_factory=dict)
     panels: dict[_Rounding, Panels] = field(default_factory=dict)
+    packed: dict[tuple[int, int, int, str], Packed] = field(default_factory=dict)
 
     def take(self, value: int) -> Tensor:
         tensor = self.values[value]
@@ -76,6 +76,8 @@ class _Memory:
             for name in _PRECISIONS:
                 self.rounded.pop((value, dim, name), None)
                 self.panels.pop((value, dim, name), None)
+                for side in (_LEFT, _RIGHT):
+                    self.packed.pop((side, value, dim, name), None)
 
 
 _Call = Callable[[_Memory], Tensor]
@@ -181,12 +183,12 @@ class Prepared:
         is_matrix = len(self._specs[a].shape) == len(self._specs[b].shape) == 2
 
         def call(memory: _Memory) -> Tensor:
-            if is_matrix and precision == EXACT14:
-                quick = self._multiply_digits(memory, a, b, -2)
+            if is_matrix:
+                quick = self._multiply(memory, (a, -1), (b, -2), precision)
                 if quick is not None:
                     return quick
-            left = self._round(memory, a, -1, precision, _LEFT)
-            return product(left, self._round(memory, b, -2, precision, _RIGHT), precision)
+            left = self._round(memory, a, -1, precision)
+            return product(left, self._round(memory, b, -2, precision), precision)
 
         return call
 
@@ -194,16 +196,58 @@ class Prepared:
         x, weight, *bias = inputs
 
         def call(memory: _Memory) -> Tensor:
-            result = self._multiply_digits(memory, x, weight, -1) if precision == EXACT14 else None
+            result = self._multiply(memory, (x, -1), (weight, -1), precision)
             if result is None:
-                rows = self._round(memory, x, -1, precision, _LEFT)
-                columns = self._round(memory, weight, -1, precision, _RIGHT)
+                rows = self._round(memory, x, -1, precision)
+                columns = self._round(memory, weight, -1, precision)
                 result = product(rows, Rounded(columns.values.t(), columns.grain.t()), precision)
             if bias:
                 result += vector("bias", memory.take(bias[0]), result.shape[-1])
             return result
 
         return call
+
+    def _multiply(
+        self, memory: _Memory, left: tuple[int, int], right: tuple[int, int], precision: Precision
+    ) -> Tensor | None:
+        """The product by compiled code; None where there is none.
+
+        Args:
+            memory: of the run.
+            left: value (..., inner) and the dimension that is contracted, -1.
+            right: value (inner, columns) and -2, or (columns, inner) and -1.
+            precision: the profile.
+        """
+        if precision == EXACT14:
+            return self._multiply_digits(memory, left[0], *right)
+        compiled = _kernels(memory.take(left[0]), memory.take(right[0]))
+        if compiled is None:
+            return None
+        products = compiled.products
+        packed = []
+        for side, (value, dim) in enumerate((left, right)):
+            key = (value, dim, precision.name)
+            known = memory.packed.get((side, *key))
+            if known is None:
+                kept = self._roundings[key] > 1
+                matrix = memory.take(value)
+                if side == _LEFT:
+                    x = matrix.reshape(-1, matrix.shape[-1])
+                    known = products.pack_left("operand", x, precision.bits, self._room(side, kept))
+                else:
+                    x = matrix if dim == -2 else matrix.mT
+                    known = products.pack_right("operand", x, precision.bits, self._room(side, kept))
+                if kept:
+                    memory.packed[side, *key] = known
+                else:
+                    self._rooms[side] = known.room
+            packed.append(known)
+        result = products.multiply(packed[_LEFT], packed[_RIGHT], precision)
+        return result.view(*memory.take(left[0]).shape[:-1], -1)
+
+    def _room(self, side: int, is_kept: bool) -> Tensor | None:
+        """Room for what one product takes: fresh memory costs more than what is done in it."""
+        return None if is_kept else self._rooms[side]
 
     def _multiply_digits(self, memory: _Memory, rows: int, matrix: int, dim: int) -> Tensor | None:
         """The product in 16-bit integers, the fastest for exact14; None where it can't be had.
@@ -255,28 +299,14 @@ class Prepared:
 
         return call
 
-    def _round(self, memory: _Memory, value: int, dim: int, precision: Precision, side: int) -> Rounded:
+    def _round(self, memory: _Memory, value: int, dim: int, precision: Precision) -> Rounded:
         key = (value, dim, precision.name)
         known = memory.rounded.get(key)
         if known is None:
-            tensor = memory.take(value)
-            compiled = _kernels(tensor)
-            if compiled is None:
-                known = round_along("operand", tensor, dim, precision.bits)
-            else:
-                kept = self._roundings[key] > 1
-                scratch = None if kept else self._scratch(side, tensor.numel())
-                values = compiled.round_rows("operand", tensor, dim, precision.bits, scratch)
-                known = Rounded(values, _NO_GRAIN)
+            known = round_along("operand", memory.take(value), dim, precision.bits)
             if self._roundings[key] > 1:
                 memory.rounded[key] = known
         return known
-
-    def _scratch(self, side: int, size: int) -> Tensor:
-        """Room for a rounding that one product takes: fresh memory costs more than what is done in it."""
-        if len(self._rooms[side]) < size:
-            self._rooms[side] = torch.empty(size, dtype=torch.float64)
-        return self._rooms[side]
 
 
 # --- Compiled code where there is some -----------------------------------------------------------
@@ -313,6 +343,18 @@ def _attention_backward(*operands: Tensor, **settings: Any) -> Sequence[Tensor]:
     )
 
 
+def _rms_norm(*operands: Tensor, **settings: Any) -> Tensor:
+    compiled = _kernels(*operands)
+    return (exact.rms_norm if compiled is None else compiled.rms_norm)(*operands, **settings)
+
+
+def _rms_norm_backward(*operands: Tensor, **settings: Any) -> Sequence[Tensor]:
+    compiled = _kernels(*operands)
+    return (exact.rms_norm_backward if compiled is None else compiled.rms_norm_backward)(
+        *operands, **settings
+    )
+
+
 def _adamw_float32(*state: Tensor, **settings: Any) -> Sequence[Tensor]:
     compiled = _kernels(*state)
     if compiled is not None:
@@ -325,8 +367,12 @@ _COMPILED: dict[str, Callable[..., Tensor]] = {
     "silu": _silu,
     "silu_backward": _silu_backward,
     "attention": _attention,
+    "rms_norm": _rms_norm,
 }
-_COMPILED_ALL: dict[str, Callable[..., Sequence[Tensor]]] = {"attention_backward": _attention_backward}
+_COMPILED_ALL: dict[str, Callable[..., Sequence[Tensor]]] = {
+    "attention_backward": _attention_backward,
+    "rms_norm_backward": _rms_norm_backward,
+}
 
 
 def _roundings(step: Step) -> list[_Rounding]:

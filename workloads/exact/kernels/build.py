@@ -25,7 +25,10 @@ import platformdirs
 
 __all__ = ["NoKernels", "check_library", "find_or_build"]
 
-_SOURCES = ("kernels.cpp", "decoder.hpp", "quantise.hpp", "product.hpp", "training.hpp")
+_SOURCES = (
+    *("kernels.cpp", "decoder.hpp", "quantise.hpp", "product.hpp"),
+    *("float64.hpp", "training.hpp", "attention.hpp"),
+)
 _COMPILERS = ("c++", "g++", "clang++")
 # Contraction would round a * b + c once where the profile rounds twice. -O3 takes twice as long to compile
 # and gains nothing: what matters is unrolled by hand.

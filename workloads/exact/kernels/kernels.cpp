@@ -1,8 +1,7 @@
 // The C interface of `workloads.exact.kernels`. Nothing here throws, keeps memory between calls or starts a
 // thread; every array is the caller's.
 
-#include "decoder.hpp"
-#include "training.hpp"
+#include "attention.hpp"
 
 extern "C" {
 

@@ -18,6 +18,23 @@ struct ExpConstants {
 
 typedef float Floats4 __attribute__((vector_size(16)));
 
+inline Quad widen(const float* from, ptrdiff_t count) {
+    Floats4 some = {};
+    std::memcpy(&some, from, count >= LANES4 ? sizeof some : count * sizeof(float));
+    return __builtin_convertvector(some, Quad);
+}
+inline void narrow(float* to, Quad quad, ptrdiff_t count) {
+    const Floats4 some = __builtin_convertvector(quad, Floats4);
+    std::memcpy(to, &some, count >= LANES4 ? sizeof some : count * sizeof(float));
+}
+inline Quad square_roots(Quad x) {
+#if defined(__AVX__)
+    return __builtin_ia32_sqrtpd256(x);
+#else
+    return Quad{__builtin_sqrt(x[0]), __builtin_sqrt(x[1]), __builtin_sqrt(x[2]), __builtin_sqrt(x[3])};
+#endif
+}
+
 inline Quad smaller(Quad a, Quad b) { return b < a ? b : a; }
 
 inline Quad table_power(Quad shifted) {
@@ -74,9 +91,41 @@ inline double probabilities(double* scores, ptrdiff_t length, ptrdiff_t visible)
     return sum_of(totals);
 }
 
-// How many positions a row sees: row r asks for query r % queries, the last of which sees all.
-inline ptrdiff_t seen_by(ptrdiff_t row, ptrdiff_t length, ptrdiff_t queries, bool causal) {
-    return causal ? length - queries + row % queries + 1 : length;
+// Sums of columns over a grid of `bits`.
+inline void sum_columns(const double* x, ptrdiff_t rows, ptrdiff_t width, int bits, double* sums) {
+    constexpr ptrdiff_t STRIP = 64;
+    for (ptrdiff_t first = 0; first < width; first += STRIP) {
+        const ptrdiff_t count = std::min(STRIP, width - first);
+        int64_t most[STRIP] = {};
+        double constants[STRIP], totals[STRIP] = {};
+        for (ptrdiff_t row = 0; row < rows; ++row)
+            for (ptrdiff_t i = 0; i < count; ++i) {
+                const auto found = static_cast<int64_t>(bits_of(x[row * width + first + i]) & MAGNITUDE);
+                most[i] = found > most[i] ? found : most[i];
+            }
+        for (ptrdiff_t i = 0; i < count; ++i) constants[i] = rounder(static_cast<uint64_t>(most[i]), bits);
+        for (ptrdiff_t row = 0; row < rows; ++row)
+            for (ptrdiff_t i = 0; i < count; ++i)
+                totals[i] += (x[row * width + first + i] + constants[i]) - constants[i];
+        // One number isn't rounded.
+        for (ptrdiff_t i = 0; i < count; ++i) sums[first + i] = rows == 1 ? x[first + i] + 0.0 : totals[i];
+    }
+}
+
+// 1 / sqrt(mean(x**2) + epsilon) needs this root, of `count` numbers; the mean's sum is over a grid of `sum_bits`.
+// Returns the largest magnitude's bits.
+inline uint64_t root_of_row(const double* x, ptrdiff_t count, double epsilon, int sum_bits, double* root) {
+    const uint64_t largest = largest_magnitude(x, count);
+    const double most = from_bits(largest), constant = rounder(bits_of(most * most), sum_bits);
+    Quad sums = {};
+    for_quads(count, [&](ptrdiff_t i, ptrdiff_t present) {
+        const Quad value = load_quad(x + i, present);
+        sums += (value * value + constant) - constant;
+    });
+    // One number isn't rounded.
+    const double sum = count == 1 ? x[0] * x[0] : sum_of(sums);
+    *root = __builtin_sqrt(sum / static_cast<double>(count) + epsilon);
+    return largest;
 }
 
 }  // namespace
@@ -99,90 +148,77 @@ void p2p_silu_backward(
     });
 }
 
-// Scores (rows, length) of one key head to rounded, scaled probabilities, and their sums before scaling.
-void p2p_attention_weights(double* scores, int64_t rows, int64_t length, int64_t queries, int64_t causal,
-                           const double* scales, int64_t bits, double* totals) {
-    for (ptrdiff_t row = 0; row < rows; ++row) {
-        double* weights = scores + row * length;
-        const ptrdiff_t visible = seen_by(row, length, queries, causal != 0);
-        totals[row] = probabilities(weights, length, visible);
-        for_quads(visible, [&](ptrdiff_t i, ptrdiff_t present) {
-            store_quad(weights + i, load_quad(weights + i, present) * load_quad(scales + i, present), present);
-        });
-        const double constant = rounder(largest_magnitude(weights, visible), static_cast<int>(bits));
-        for_quads(visible, [&](ptrdiff_t i, ptrdiff_t present) {
-            store_quad(weights + i, (load_quad(weights + i, present) + constant) - constant, present);
-        });
-    }
-}
-
-// Scores to probabilities, and the gradients of these to the gradients of the scores, both in place.
-void p2p_attention_slopes(double* scores, double* grads, int64_t rows, int64_t length, int64_t queries,
-                          int64_t causal, double factor, int64_t sum_bits) {
-    for (ptrdiff_t row = 0; row < rows; ++row) {
-        double *weights = scores + row * length, *slopes = grads + row * length;
-        const ptrdiff_t visible = seen_by(row, length, queries, causal != 0);
-        const double total = probabilities(weights, length, visible);
-        QuadBits largest = {};
-        for_quads(visible, [&](ptrdiff_t i, ptrdiff_t present) {
-            const Quad weight = load_quad(weights + i, present) / total;
-            store_quad(weights + i, weight, present);
-            const QuadBits product = (QuadBits)(weight * load_quad(slopes + i, present)) & int64_t(MAGNITUDE);
-            largest = product > largest ? product : largest;
-        });
-        const int64_t most = std::max(std::max(largest[0], largest[1]), std::max(largest[2], largest[3]));
-        const double constant = rounder(static_cast<uint64_t>(most), static_cast<int>(sum_bits));
-        Quad sums = {};
-        for_quads(visible, [&](ptrdiff_t i, ptrdiff_t present) {
-            const Quad product = load_quad(weights + i, present) * load_quad(slopes + i, present);
-            sums += (product + constant) - constant;
-        });
-        const double sum = sum_of(sums);
-        for_quads(length, [&](ptrdiff_t i, ptrdiff_t present) {
-            const Quad slope = load_quad(weights + i, present) * (load_quad(slopes + i, present) - sum);
-            store_quad(slopes + i, slope * factor, present);
-        });
-    }
-}
-
-// Rounds each row of a matrix to `bits` magnitude bits of its largest element, as `round_rows` does. One of the
-// two steps of a matrix is 1. Returns the bits of the largest magnitude, NaN and Inf ordered above all numbers.
-uint64_t p2p_round(const double* x, int64_t rows, int64_t inner, int64_t row_step, int64_t inner_step, int64_t bits,
-                   double* out, int64_t out_row_step, int64_t out_inner_step, double* constants) {
+// out (rows, width) = x over the root of its row, times weights. Returns the largest magnitude's bits of x.
+uint64_t p2p_rms_norm(const double* x, const double* weight, int64_t rows, int64_t width, double epsilon,
+                      int64_t sum_bits, double* out) {
     uint64_t most = 0;
-    if (inner_step == 1 && out_inner_step == 1) {
-        for (ptrdiff_t row = 0; row < rows; ++row) {
-            const double* from = x + row * row_step;
-            double* to = out + row * out_row_step;
-            const uint64_t largest = largest_magnitude(from, inner);
-            const double constant = rounder(largest, static_cast<int>(bits));
-            most = std::max(most, largest);
-            for_quads(inner, [&](ptrdiff_t i, ptrdiff_t present) {
-                store_quad(to + i, (load_quad(from + i, present) + constant) - constant, present);
-            });
-        }
-        return most;
-    }
-    // Rows lie side by side: maxima of all of them in one pass, kept as magnitudes until they are constants.
-    std::memset(constants, 0, static_cast<size_t>(rows) * sizeof(double));
-    for (ptrdiff_t i = 0; i < inner; ++i)
-        for_quads(rows, [&](ptrdiff_t row, ptrdiff_t present) {
-            const QuadBits bits_here = (QuadBits)load_quad(x + i * inner_step + row, present) & int64_t(MAGNITUDE);
-            const QuadBits known = (QuadBits)load_quad(constants + row, present);
-            store_quad(constants + row, (Quad)(bits_here > known ? bits_here : known), present);
-        });
     for (ptrdiff_t row = 0; row < rows; ++row) {
-        const uint64_t largest = bits_of(constants[row]);
-        most = std::max(most, largest);
-        constants[row] = rounder(largest, static_cast<int>(bits));
-    }
-    for (ptrdiff_t i = 0; i < inner; ++i)
-        for_quads(rows, [&](ptrdiff_t row, ptrdiff_t present) {
-            const Quad constant = load_quad(constants + row, present);
-            const Quad rounded = (load_quad(x + i * inner_step + row, present) + constant) - constant;
-            store_quad(out + i * out_inner_step + row, rounded, present);
+        const double* from = x + row * width;
+        double root, *to = out + row * width;
+        most = std::max(most, root_of_row(from, width, epsilon, static_cast<int>(sum_bits), &root));
+        for_quads(width, [&](ptrdiff_t i, ptrdiff_t present) {
+            store_quad(to + i, load_quad(from + i, present) / root * load_quad(weight + i, present), present);
         });
+    }
     return most;
+}
+
+// Its gradients in x (rows, width) and in the weights. `products` is room for (rows, width) numbers; `largest` becomes
+// the largest magnitudes' bits of the gradient and of x.
+void p2p_rms_norm_backward(const double* grad, const double* x, const double* weight, int64_t rows, int64_t width,
+                           double epsilon, int64_t sum_bits, int64_t row_bits, double* products, double* by_x,
+                           double* by_weight, uint64_t* largest) {
+    largest[0] = largest_magnitude(grad, rows * width);
+    largest[1] = 0;
+    for (ptrdiff_t row = 0; row < rows; ++row) {
+        const ptrdiff_t start = row * width;
+        double root;
+        largest[1] =
+            std::max(largest[1], root_of_row(x + start, width, epsilon, static_cast<int>(sum_bits), &root));
+        QuadBits most = {};
+        for_quads(width, [&](ptrdiff_t i, ptrdiff_t present) {
+            const Quad normal = load_quad(x + start + i, present) / root, slope = load_quad(grad + start + i, present);
+            const Quad along = slope * load_quad(weight + i, present);
+            store_quad(products + start + i, slope * normal, present);
+            // Until the sum is known, the result holds what is divided by the root in the end.
+            store_quad(by_x + start + i, normal, present);
+            const QuadBits found = magnitudes(along * normal);
+            most = found > most ? found : most;
+        });
+        const int64_t all = std::max(std::max(most[0], most[1]), std::max(most[2], most[3]));
+        const double constant = rounder(static_cast<uint64_t>(all), static_cast<int>(sum_bits));
+        Quad sums = {};
+        for_quads(width, [&](ptrdiff_t i, ptrdiff_t present) {
+            const Quad along = load_quad(grad + start + i, present) * load_quad(weight + i, present);
+            sums += (along * load_quad(by_x + start + i, present) + constant) - constant;
+        });
+        const double sum = width == 1 ? grad[start] * weight[0] * by_x[start] + 0.0 : sum_of(sums);
+        const double mean = sum / static_cast<double>(width);
+        for_quads(width, [&](ptrdiff_t i, ptrdiff_t present) {
+            const Quad along = load_quad(grad + start + i, present) * load_quad(weight + i, present);
+            store_quad(by_x + start + i, (along - load_quad(by_x + start + i, present) * mean) / root, present);
+        });
+    }
+    sum_columns(products, rows, width, static_cast<int>(row_bits), by_weight);
+}
+
+// Rotates heads (batch, heads, count, 2 half), `step` apart in each, into contiguous ones.
+void p2p_rotary(const double* x, const int64_t* steps, const int64_t* sizes, const double* cosines, const double* sines,
+                int64_t inverse, double* out) {
+    const ptrdiff_t half = sizes[3];
+    const Quad sign = Quad{} + (inverse ? -1.0 : 1.0);
+    for (ptrdiff_t batch = 0; batch < sizes[0]; ++batch)
+        for (ptrdiff_t head = 0; head < sizes[1]; ++head)
+            for (ptrdiff_t position = 0; position < sizes[2]; ++position, out += 2 * half) {
+                const double* from = x + batch * steps[0] + head * steps[1] + position * steps[2];
+                for_quads(half, [&](ptrdiff_t i, ptrdiff_t present) {
+                    const Quad cosine = load_quad(cosines + position * half + i, present);
+                    const Quad sine = load_quad(sines + position * half + i, present) * sign;
+                    const Quad low = load_quad(from + i, present), high = load_quad(from + half + i, present);
+                    store_quad(out + i, low * cosine + high * -sine, present);
+                    store_quad(out + half + i, high * cosine + low * sine, present);
+                });
+            }
 }
 
 struct AdamW {
@@ -193,15 +229,15 @@ struct AdamW {
 void p2p_adamw(const AdamW* settings, int64_t count, const float* parameter, const double* gradient, const float* mean,
                const float* variance, float* new_parameter, float* new_mean, float* new_variance) {
     const AdamW s = *settings;
-    for (ptrdiff_t i = 0; i < count; ++i) {
-        const double slope = gradient[i];
-        const double moved = double(mean[i]) * s.beta1 + slope * s.rest1;
-        const double spread = double(variance[i]) * s.beta2 + slope * slope * s.rest2;
-        const double update = moved / s.correction1 / (__builtin_sqrt(spread / s.correction2) + s.epsilon);
-        new_parameter[i] = static_cast<float>(double(parameter[i]) * s.kept - update * s.rate);
-        new_mean[i] = static_cast<float>(moved);
-        new_variance[i] = static_cast<float>(spread);
-    }
+    for_quads(count, [&](ptrdiff_t i, ptrdiff_t present) {
+        const Quad slope = load_quad(gradient + i, present), old = widen(parameter + i, present);
+        const Quad moved = widen(mean + i, present) * s.beta1 + slope * s.rest1;
+        const Quad spread = widen(variance + i, present) * s.beta2 + slope * slope * s.rest2;
+        const Quad update = moved / s.correction1 / (square_roots(spread / s.correction2) + s.epsilon);
+        narrow(new_parameter + i, old * s.kept - update * s.rate, present);
+        narrow(new_mean + i, moved, present);
+        narrow(new_variance + i, spread, present);
+    });
 }
 
 }  // extern "C"

@@ -8,25 +8,28 @@ from __future__ import annotations
 
 import ctypes
 import logging
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from itertools import product as product_of
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from workloads.exact import attend, elementwise, optimiser
-from workloads.exact.contraction import product, round_along
+from workloads.exact import attend, contraction, elementwise, normalise, optimiser
 from workloads.exact.elementary import STEP_HIGH, STEP_LOW, STEPS_PER_E
 from workloads.exact.functions import LOG2_E
 from workloads.exact.kernels import Kernels, kernels
+from workloads.exact.kernels.products import Products, check_bits
 from workloads.exact.quantise import EXACT21, Precision
 from workloads.exact.reductions import sum_bits
-from workloads.exact.tensors import Rounded, check_magnitudes, convert, intake
+from workloads.exact.tensors import convert, intake, vector
 
 __all__ = ["TrainingKernels", "training_kernels"]
 
-_BYTES = 8
+# Longer sums are taken in blocks.
+_SUM_MAX = 1 << 20
+_INFINITY_BITS = 0x7FF0_0000_0000_0000
 _LOG = logging.getLogger(__name__)
 
 
@@ -44,6 +47,25 @@ class _AdamW(ctypes.Structure):
     _fields_ = tuple((name, ctypes.c_double) for name in _ADAMW_FIELDS)
 
 
+class _Heads(ctypes.Structure):
+    _fields_ = (
+        ("x", ctypes.c_void_p),
+        *((name, ctypes.c_int64) for name in ("batch_step", "head_step", "step", "width")),
+    )
+
+
+class _Attention(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("batch", "heads", "key_heads", "count", "length")),
+        *((name, ctypes.c_int64) for name in ("causal", "bits", "sum_bits")),
+        *((name, ctypes.c_double) for name in ("scale", "factor")),
+    )
+
+
+# As the library numbers what it refuses, from 1.
+_OPERANDS = ("queries", "keys", "values", "grad", "slopes", "weights")
+
+
 def training_kernels() -> TrainingKernels | None:
     """The kernels of a training step; None where there are none, or where they'd give other bits."""
     loaded = kernels()
@@ -55,6 +77,9 @@ class TrainingKernels:
 
     Args:
         loaded: the library.
+
+    Attributes:
+        products: of matrices.
     """
 
     def __init__(self, loaded: Kernels) -> None:
@@ -62,64 +87,21 @@ class TrainingKernels:
         for name, arguments in (
             ("silu", (pointer, pointer, integer, pointer)),
             ("silu_backward", (pointer, pointer, pointer, integer, pointer)),
-            ("attention_weights", (pointer, *[integer] * 4, pointer, integer, pointer)),
-            ("attention_slopes", (pointer, pointer, *[integer] * 4, real, integer)),
+            ("attention", (pointer,) * 3),
+            ("attention_backward", (pointer,) * 3),
             ("adamw", (pointer, integer, *[pointer] * 7)),
-            ("round", (pointer, *[integer] * 5, pointer, *[integer] * 2, pointer)),
+            ("rms_norm", (pointer, pointer, integer, integer, real, integer, pointer)),
+            ("rms_norm_backward", (*[pointer] * 3, *[integer] * 2, real, *[integer] * 2, *[pointer] * 4)),
+            ("rotary", (*[pointer] * 5, integer, pointer)),
         ):
             function = getattr(library, f"p2p_{name}")
             function.restype, function.argtypes = None, arguments
-        library.p2p_round.restype = ctypes.c_uint64
+        library.p2p_rms_norm.restype = ctypes.c_uint64
+        library.p2p_attention.restype = library.p2p_attention_backward.restype = integer
+        self.products = Products(loaded)
         self._library = library
         self._exp = _ExpConstants(STEPS_PER_E, STEP_HIGH, STEP_LOW)
         self._exp_pointer = ctypes.addressof(self._exp)
-
-    def round_rows(self, name: str, x: Tensor, dim: int, bits: int, scratch: Tensor | None = None) -> Tensor:
-        """The values of `workloads.exact.contraction.round_along`, for one of the last two dimensions.
-
-        Args:
-            name: what to call ``x`` in a refusal.
-            x: (..., rows, columns), not empty.
-            dim: -1 or -2.
-            bits: magnitude bits.
-            scratch: float64 (elements or more,) to write the result into.
-
-        Raises:
-            NumericsRefused: as `workloads.exact.contraction.round_along`.
-        """
-        taken = convert(name, x)
-        if 1 not in taken.stride()[-2:]:
-            taken = taken.contiguous()
-        matrices = taken.reshape(-1, *taken.shape[-2:]) if taken.dim() != 3 else taken
-        # The layout of the matrices is kept: what follows is a product, which takes either.
-        room = (
-            torch.empty(taken.numel(), dtype=torch.float64) if scratch is None else scratch[: taken.numel()]
-        )
-        is_plain = matrices.stride(-1) == 1
-        result = room.view(matrices.shape) if is_plain else room.view(matrices.mT.shape).mT
-        constants = torch.empty(taken.shape[-3 - dim], dtype=torch.float64)
-        along, across = dim, -3 - dim
-        largest = 0
-        start, step = matrices.data_ptr(), matrices.stride(0) * _BYTES
-        to, to_step = result.data_ptr(), result.stride(0) * _BYTES
-        for number in range(len(matrices)):
-            found = self._library.p2p_round(
-                start + number * step,
-                *(matrices.shape[across], matrices.shape[along]),
-                *(matrices.stride(across), matrices.stride(along)),
-                bits,
-                to + number * to_step,
-                *(result.stride(across), result.stride(along)),
-                constants.data_ptr(),
-            )
-            largest = max(largest, found)
-        check_magnitudes(name, torch.tensor([largest]).view(torch.float64))
-        return result.view(taken.shape) if taken.dim() != 3 else result
-
-    def contract(self, left: tuple[str, Tensor], right: tuple[str, Tensor], precision: Precision) -> Tensor:
-        """`workloads.exact.contraction.contract`."""
-        rows = self.round_rows(*left, -1, precision.bits)
-        return float64_product(rows, self.round_rows(*right, -2, precision.bits), precision)
 
     def silu(self, x: Tensor) -> Tensor:
         """`workloads.exact.silu`."""
@@ -147,34 +129,14 @@ class TrainingKernels:
         scale: float,
         precision: Precision,
     ) -> Tensor:
-        """`workloads.exact.attention`."""
-        group = queries.shape[-3] // keys.shape[-3]
-        folded = _fold(queries.to(torch.float64) * (scale * LOG2_E), group)
-        scores = self.contract(("queries", folded), ("keys", keys.transpose(-1, -2)), precision)
-        rounded = round_along("values", values, -1, precision.bits)
-        # A row's scale is the decoder's: the power of two at the exponent of its rounder.
-        value_scale = rounded.grain * 2.0**52
-        unit = rounded.values * (1.0 / value_scale)
-        scales = value_scale.contiguous()
-        *lead, rows, length = scores.shape
-        totals = scores.new_empty((*lead, rows, 1))
-        flat, flat_scales, flat_totals = (
-            part.view(-1, *part.shape[-2:]) for part in (scores, scales, totals)
-        )
-        for matrix, matrix_scales, matrix_totals in zip(flat, flat_scales, flat_totals, strict=True):
-            self._library.p2p_attention_weights(
-                matrix.data_ptr(),
-                rows,
-                length,
-                queries.shape[-2],
-                causal,
-                matrix_scales.data_ptr(),
-                precision.bits,
-                matrix_totals.data_ptr(),
-            )
-        mixed = float64_product(scores, unit, precision)
-        mixed /= totals
-        return _unfold(mixed, group)
+        """`workloads.exact.attention`; positions of the result lie side by side, then heads."""
+        settings = _attention_of(queries, keys, causal, scale, precision)
+        if settings is None:
+            return attend.attention(queries, keys, values, causal=causal, scale=scale, precision=precision)
+        operands = [_four(name, x) for name, x in (("queries", queries), ("keys", keys), ("values", values))]
+        out = _heads_like(operands[0], operands[2].shape[-1])
+        self._attend(self._library.p2p_attention, settings, operands, [out], _OPERANDS)
+        return out.view(*queries.shape[:-1], -1) if queries.dim() != out.dim() else out
 
     def attention_backward(
         self,
@@ -187,33 +149,94 @@ class TrainingKernels:
         scale: float,
         precision: Precision,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """`workloads.exact.attention_backward`."""
-        group = queries.shape[-3] // keys.shape[-3]
-        folded, upstream = _fold(queries.to(torch.float64), group), _fold(grad, group)
-        weights = self.contract(
-            ("queries", folded * (scale * LOG2_E)), ("keys", keys.transpose(-1, -2)), precision
+        """`workloads.exact.attention_backward`; results lie as that of `attention`."""
+        settings = _attention_of(queries, keys, causal, scale, precision)
+        if settings is None:
+            return attend.attention_backward(
+                grad, queries, keys, values, causal=causal, scale=scale, precision=precision
+            )
+        names = ("grad", "queries", "keys", "values")
+        taken = zip(names, (grad, queries, keys, values), strict=True)
+        operands = [_four(name, x) for name, x in taken]
+        results = [_heads_like(x, x.shape[-1]) for x in operands[1:]]
+        self._attend(self._library.p2p_attention_backward, settings, operands, results, _OPERANDS)
+        by_q, by_k, by_v = (
+            found.reshape(x.shape) for found, x in zip(results, (queries, keys, values), strict=True)
         )
-        slopes = self.contract(("grad", upstream), ("values", values.transpose(-1, -2)), precision)
-        length = keys.shape[-2]
-        if length == 1:
-            # Sums of one number aren't rounded.
-            operands = grad, queries, keys, values
-            return attend.attention_backward(*operands, causal=causal, scale=scale, precision=precision)
-        self._library.p2p_attention_slopes(
-            weights.data_ptr(),
-            slopes.data_ptr(),
-            weights.numel() // length,
-            length,
-            queries.shape[-2],
-            causal,
-            scale,
-            sum_bits(length),
+        return by_q, by_k, by_v
+
+    def rms_norm(self, x: Tensor, weight: Tensor | None = None, *, epsilon: float) -> Tensor:
+        """`workloads.exact.rms_norm`."""
+        width = x.shape[-1]
+        if width > _SUM_MAX:
+            return normalise.rms_norm(x, weight, epsilon=epsilon)
+        taken, gains = convert("x", x).contiguous(), _gains(weight, width)
+        out = torch.empty_like(taken)
+        largest = self._library.p2p_rms_norm(
+            *(taken.data_ptr(), gains.data_ptr(), taken.numel() // width, width),
+            *(epsilon, sum_bits(width), out.data_ptr()),
         )
-        return (
-            _unfold(self.contract(("slopes", slopes), ("keys", keys), precision), group),
-            self.contract(("slopes", slopes.transpose(-1, -2)), ("queries", folded), precision),
-            self.contract(("weights", weights.transpose(-1, -2)), ("grad", upstream), precision),
+        check_bits("x", largest)
+        return out
+
+    def rms_norm_backward(
+        self, grad: Tensor, x: Tensor, weight: Tensor | None = None, *, epsilon: float
+    ) -> tuple[Tensor, Tensor]:
+        """`workloads.exact.rms_norm_backward`."""
+        width = x.shape[-1]
+        rows = x.numel() // width
+        if max(rows, width) > _SUM_MAX:
+            return normalise.rms_norm_backward(grad, x, weight, epsilon=epsilon)
+        upstream, taken = convert("grad", grad).contiguous(), convert("x", x).contiguous()
+        gains = _gains(weight, width)
+        room, by_x = torch.empty_like(taken), torch.empty_like(taken)
+        by_weight, largest = torch.empty(width, dtype=torch.float64), torch.empty(2, dtype=torch.int64)
+        self._library.p2p_rms_norm_backward(
+            *(part.data_ptr() for part in (upstream, taken, gains)),
+            *(rows, width, epsilon, sum_bits(width), sum_bits(rows)),
+            *(part.data_ptr() for part in (room, by_x, by_weight, largest)),
         )
+        for name, bits in zip(("grad", "x"), largest.tolist(), strict=True):
+            check_bits(name, bits)
+        return by_x, by_weight
+
+    def rotary(self, x: Tensor, cosines: Tensor, sines: Tensor, *, inverse: bool) -> Tensor:
+        """Rotate positions in Hugging Face's layout: element i pairs with i + width / 2.
+
+        Args:
+            x: (..., positions, width) float64.
+            cosines: (positions, width / 2) float64, contiguous.
+            sines: the same of the angles.
+            inverse: rotate back.
+        """
+        heads = _four("x", x)
+        out = torch.empty(x.shape, dtype=torch.float64)
+        integers = ctypes.c_int64 * 4
+        self._library.p2p_rotary(
+            heads.data_ptr(),
+            integers(*heads.stride()),
+            integers(*heads.shape[:3], heads.shape[3] // 2),
+            *(cosines.data_ptr(), sines.data_ptr(), inverse, out.data_ptr()),
+        )
+        return out
+
+    def _attend(
+        self,
+        function: Callable[..., int],
+        settings: _Attention,
+        operands: Sequence[Tensor],
+        results: Sequence[Tensor],
+        names: Sequence[str],
+    ) -> None:
+        taken, given = (
+            (_Heads * len(heads))(*(_Heads(x.data_ptr(), *x.stride()[:3], x.shape[3]) for x in heads))
+            for heads in (operands, results)
+        )
+        status = function(ctypes.byref(settings), taken, given)
+        if status < 0:
+            raise MemoryError("no memory for attention's scratch arrays")
+        if status:
+            check_bits(names[status - 1], _INFINITY_BITS)
 
     def adamw_float32(
         self,
@@ -245,11 +268,39 @@ class TrainingKernels:
         return results
 
 
-def float64_product(rows: Tensor, columns: Tensor, precision: Precision) -> Tensor:
-    """`workloads.exact.contraction.product` of rounded values."""
-    # Grains matter to digits only.
-    one = rows.new_ones((1, 1))
-    return product(Rounded(rows, one), Rounded(columns, one), precision)
+def _attention_of(
+    queries: Tensor, keys: Tensor, causal: bool, scale: float, precision: Precision
+) -> _Attention | None:
+    """Settings of a call; None where sums are too long to be exact, or there is nothing to do."""
+    *lead, heads, count, _ = queries.shape
+    key_heads, length = keys.shape[-3:-1]
+    if max(length, heads // key_heads * count) > precision.inner_max:
+        return None
+    return _Attention(
+        *(math.prod(lead), heads, key_heads, count, length, causal, precision.bits, sum_bits(length)),
+        *(scale * LOG2_E, scale),
+    )
+
+
+def _four(name: str, x: Tensor) -> Tensor:
+    """(batch, heads, positions, width) float64, rows contiguous; a view where that's possible."""
+    taken = convert(name, x)
+    while taken.dim() < 4:
+        taken = taken.unsqueeze(0)
+    taken = taken.flatten(0, -4)
+    return taken if taken.stride(-1) == 1 or taken.shape[-1] == 1 else taken.contiguous()
+
+
+def _heads_like(x: Tensor, width: int) -> Tensor:
+    """Room for heads of ``x`` (batch, heads, positions, ...), of each position side by side."""
+    batch, heads, count, _ = x.shape
+    return torch.empty((batch, count, heads, width), dtype=torch.float64).transpose(1, 2)
+
+
+def _gains(weight: Tensor | None, width: int) -> Tensor:
+    if weight is None:
+        return torch.ones(width, dtype=torch.float64)
+    return vector("weight", weight, width).contiguous()
 
 
 _CHECKED: dict[Kernels, TrainingKernels | None] = {}
@@ -306,11 +357,22 @@ def _differing(found: TrainingKernels) -> str | None:
             attend.attention_backward(upstream, *operands, causal=causal, **heads),
         )
     for turn in (False, True):
-        for dim in (-1, -2):
-            matrix = sample(3, 13, 9).mT if turn else sample(3, 13, 9)
-            ours = found.round_rows("sample", matrix, dim, EXACT21.bits)
-            theirs = round_along("sample", matrix, dim, EXACT21.bits).values
-            pairs[f"round_rows, dim={dim}, turned={turn}"] = [ours], [theirs]
+        # float32 and float64, edges of tiles, and more than one block of each kind.
+        left, right = sample(101, 270), sample(270, 37).float()
+        sides = (left.mT.contiguous().mT, right.mT.contiguous().mT) if turn else (left, right)
+        pairs[f"products, turned={turn}"] = (
+            [found.products.contract(("left", sides[0]), ("right", sides[1]), EXACT21)],
+            [contraction.contract(("left", left), ("right", right), EXACT21)],
+        )
+    rows, gains = sample(9, 19), sample(19)
+    pairs["rms_norm"] = (
+        [found.rms_norm(rows, gains, epsilon=1e-5)],
+        [normalise.rms_norm(rows, gains, epsilon=1e-5)],
+    )
+    pairs["rms_norm_backward"] = (
+        found.rms_norm_backward(rows.flip(0), rows, gains, epsilon=1e-5),
+        normalise.rms_norm_backward(rows.flip(0), rows, gains, epsilon=1e-5),
+    )
     for name, (compiled, plain) in pairs.items():
         if not all(_same_bits(*pair) for pair in zip(compiled, plain, strict=True)):
             return name
@@ -319,14 +381,3 @@ def _differing(found: TrainingKernels) -> str | None:
 
 def _same_bits(a: Tensor, b: Tensor) -> bool:
     return a.shape == b.shape and a.contiguous().numpy().tobytes() == b.contiguous().numpy().tobytes()
-
-
-def _fold(x: Tensor, group: int) -> Tensor:
-    """(..., heads, count, width) as (..., key heads, group * count, width)."""
-    *lead, heads, count, width = x.shape
-    return x.reshape(*lead, heads // group, group * count, width)
-
-
-def _unfold(x: Tensor, group: int) -> Tensor:
-    *lead, heads, rows, width = x.shape
-    return x.reshape(*lead, heads * group, rows // group, width)
