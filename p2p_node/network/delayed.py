@@ -1,6 +1,7 @@
 """A network whose messages leave late, so that a swarm on one machine feels like one across the world.
 
-Everything that a peer sends waits the same time, in order; what it receives has waited at its sender.
+Everything that a peer sends waits the same time, in order; what it receives has waited at its sender. On a
+bulk stream each write waits by itself, as over a path whose window is one write.
 """
 
 from __future__ import annotations
@@ -11,7 +12,15 @@ from contextlib import asynccontextmanager
 import structlog
 import trio
 
-from p2p_node.network.port import Network, NetworkError, NetworkEvent, PeerKey, PeerStatus
+from p2p_node.network.port import (
+    BulkHandler,
+    BulkStream,
+    Network,
+    NetworkError,
+    NetworkEvent,
+    PeerKey,
+    PeerStatus,
+)
 
 __all__ = ["delayed"]
 
@@ -80,6 +89,13 @@ class _Delayed:
             return False
         return True
 
+    async def open_bulk(self, peer: PeerKey, protocol: str) -> BulkStream:
+        await trio.sleep(self._latency_s)
+        return _DelayedBulk(await self._inner.open_bulk(peer, protocol), self._latency_s)
+
+    def serve_bulk(self, protocol: str, handler: BulkHandler) -> None:
+        self._inner.serve_bulk(protocol, lambda stream: handler(_DelayedBulk(stream, self._latency_s)))
+
     async def dial(self, address: str) -> PeerKey:
         return await self._inner.dial(address)
 
@@ -88,6 +104,23 @@ class _Delayed:
 
     def peers(self) -> list[PeerStatus]:
         return self._inner.peers()
+
+    async def close(self) -> None:
+        await self._inner.close()
+
+
+class _DelayedBulk:
+    def __init__(self, inner: BulkStream, latency_s: float) -> None:
+        self.peer = inner.peer
+        self._inner = inner
+        self._latency_s = latency_s
+
+    async def send(self, data: bytes) -> None:
+        await trio.sleep(self._latency_s)
+        await self._inner.send(data)
+
+    async def receive(self) -> bytes:
+        return await self._inner.receive()
 
     async def close(self) -> None:
         await self._inner.close()

@@ -6,12 +6,15 @@ gossip message comes with the key of the peer who handed it to us, proved by the
 
 Delivery is best effort: frames of one connected peer arrive in order and at most once; those in flight when
 a connection breaks are lost, and `PeerDisconnected` says so. Whoever needs more keeps its own timers.
+
+What is too large for frames goes over bulk streams: one for each transfer, beside the frames, which it
+doesn't hold up.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias
@@ -22,6 +25,8 @@ from protocols.rulings import Ruling
 
 __all__ = [
     "AddressBook",
+    "BulkHandler",
+    "BulkStream",
     "DialFailed",
     "FrameReceived",
     "GossipReceived",
@@ -37,6 +42,7 @@ __all__ = [
     "PeerKey",
     "PeerRefused",
     "PeerStatus",
+    "StreamBroken",
 ]
 
 PeerKey: TypeAlias = bytes
@@ -116,6 +122,45 @@ class PeerRefused(DialFailed):
     """We don't talk to this peer for now: its faults have used up its standing."""
 
 
+class StreamBroken(NetworkError):
+    """A bulk stream couldn't be opened, or is over: closed by the peer, cut, or not read for too long."""
+
+
+class BulkStream(Protocol):
+    """Bytes between us and one peer, in order. One task sends and one receives at a time.
+
+    Nothing here has a deadline of its own but for the credit of a peer that doesn't read: whoever waits
+    brings a cancel scope. A stream on which a send was cancelled is good for nothing but closing.
+    """
+
+    peer: PeerKey
+
+    async def send(self, data: bytes) -> None:
+        """Send all of ``data``; it may still be on its way when this returns.
+
+        Raises:
+            StreamBroken: the stream is over, or the peer read nothing for five seconds.
+        """
+        ...
+
+    async def receive(self) -> bytes:
+        """What has arrived, at least a byte. Whoever sends waits while too much of it isn't received.
+
+        Raises:
+            StreamBroken: the stream is over, and all that the peer sent before it closed was received.
+        """
+        ...
+
+    async def close(self) -> None:
+        """End the stream, both ways. What was sent still arrives unless the connection breaks. Idempotent."""
+        ...
+
+
+BulkHandler: TypeAlias = Callable[[BulkStream], Awaitable[None]]
+"""Serves one stream that a peer opened; the stream is closed when it returns. A `PeerFault` that it raises is
+charged to the peer, `StreamBroken` is the end, and anything else is logged."""
+
+
 class AddressBook(Protocol):
     """Addresses that outlive the process. Calls are short and synchronous."""
 
@@ -158,6 +203,22 @@ class Network(Protocol):
         Raises:
             ValueError: the frame exceeds FRAME_BYTES_MAX less one byte.
         """
+        ...
+
+    async def open_bulk(self, peer: PeerKey, protocol: str) -> BulkStream:
+        """Open a stream to a connected peer; the caller closes it.
+
+        Args:
+            peer: who serves it.
+            protocol: name and version, e.g. ``blobs/1``; the network's name is added.
+
+        Raises:
+            StreamBroken: not connected, or it serves no such protocol.
+        """
+        ...
+
+    def serve_bulk(self, protocol: str, handler: BulkHandler) -> None:
+        """Serve the streams that connected peers open for ``protocol``, each in a task of its own."""
         ...
 
     async def dial(self, address: str) -> PeerKey:

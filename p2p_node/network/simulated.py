@@ -25,6 +25,8 @@ from nacl.signing import SigningKey
 from p2p_node.network.dialplan import DialPlan, peer_of
 from p2p_node.network.port import (
     AddressBook,
+    BulkHandler,
+    BulkStream,
     DialFailed,
     FrameReceived,
     GossipReceived,
@@ -36,7 +38,9 @@ from p2p_node.network.port import (
     PeerKey,
     PeerRefused,
     PeerStatus,
+    StreamBroken,
 )
+from p2p_node.network.simulated_bulk import SimulatedBulk
 from p2p_node.network.standing import Standings
 from protocols.digest import tagged
 from protocols.errors import PeerFault
@@ -85,8 +89,9 @@ class _Link:
 class SimulatedInternet:
     """Every node of one simulation, and the weather between them. Opened by `open_internet`."""
 
-    def __init__(self, rng: random.Random, conditions: Conditions) -> None:
+    def __init__(self, rng: random.Random, conditions: Conditions, nursery: trio.Nursery) -> None:
         self.conditions = conditions
+        self._nursery = nursery
         self._rng = rng
         self._nodes: dict[PeerKey, SimulatedNetwork] = {}
         self._group_of: dict[PeerKey, int] = {}
@@ -102,7 +107,7 @@ class SimulatedInternet:
         self._group_of = {key: number for number, group in enumerate(groups, 1) for key in group}
         for node in list(self._nodes.values()):
             for key in list(node.links):
-                if not self._reachable(node.local_key, key):
+                if not self.reaches(node.local_key, key):
                     self._after(SILENCE_MS, partial(self._notice_cut, node, key))
 
     def heal(self) -> None:
@@ -182,7 +187,8 @@ class SimulatedInternet:
             return 0
         return 2 if self._rng.random() < self.conditions.duplication else 1
 
-    def _reachable(self, one: PeerKey, other: PeerKey) -> bool:
+    def reaches(self, one: PeerKey, other: PeerKey) -> bool:
+        """Whether what one node sends gets through to the other now."""
         return self._group_of.get(one, 0) == self._group_of.get(other, 0)
 
     # --- Connections ---------------------------------------------------------------------------
@@ -195,7 +201,7 @@ class SimulatedInternet:
         if dialler.standings.refused(key):
             raise PeerRefused(f"{peer_id(key)} is refused for its faults")
         target = self._nodes.get(key)
-        if target is None or not self._reachable(dialler.local_key, key):
+        if target is None or not self.reaches(dialler.local_key, key):
             raise DialFailed(f"{address}: nobody answers")
         if target.network_name != dialler.network_name:
             raise NetworkMismatch(f"{address} is on network {target.network_name!r}")
@@ -217,8 +223,8 @@ class SimulatedInternet:
     def disconnect(self, one: PeerKey, other: PeerKey) -> None:
         """End the link between two nodes: the first hears of it now, the other a little later."""
         node = self._nodes.get(one)
-        if node is not None and node.links.pop(other, None) is not None:
-            node.emit(PeerDisconnected(other))
+        if node is not None:
+            node.lose(other)
         self._after(self._delay_ms(), partial(self._end_link, other, one))
 
     def _end_link(self, key: PeerKey, other: PeerKey) -> None:
@@ -226,12 +232,11 @@ class SimulatedInternet:
         peer = self._nodes.get(other)
         if node is None or (peer is not None and key in peer.links):
             return
-        if node.links.pop(other, None) is not None:
-            node.emit(PeerDisconnected(other))
+        node.lose(other)
 
     def _notice_cut(self, node: SimulatedNetwork, key: PeerKey) -> None:
-        if not self._reachable(node.local_key, key) and node.links.pop(key, None) is not None:
-            node.emit(PeerDisconnected(key))
+        if not self.reaches(node.local_key, key):
+            node.lose(key)
 
     def leave(self, node: SimulatedNetwork) -> None:
         """Take a node away; its peers notice."""
@@ -239,6 +244,8 @@ class SimulatedInternet:
         for key in node.links:
             self._after(self._delay_ms(), partial(self._end_link, key, node.local_key))
         node.links.clear()
+        for bulk in node.bulks:
+            bulk.cut()
 
     def _keep_connected(self, node: SimulatedNetwork) -> None:
         if self._nodes.get(node.local_key) is not node:
@@ -256,6 +263,31 @@ class SimulatedInternet:
 
     # --- Deliveries ----------------------------------------------------------------------------
 
+    def carry(self, due: float, action: Callable[[], None]) -> float:
+        """Do something after the network's delay, not before ``due``; when that will be."""
+        due = max(due, trio.current_time() + self._delay_ms() / 1_000)
+        self._at(due, action)
+        return due
+
+    def open_bulk(self, opener: SimulatedNetwork, peer: PeerKey, protocol: str) -> SimulatedBulk:
+        """Connect a stream to whoever serves the protocol there, once the opening has arrived."""
+        target = self._nodes.get(peer)
+        if peer not in opener.links or target is None:
+            raise StreamBroken(f"{peer_id(peer)} isn't connected")
+        handler = target.bulk_handlers.get(protocol)
+        if handler is None:
+            raise StreamBroken(f"{peer_id(peer)} doesn't serve {protocol}")
+        near, far = SimulatedBulk.pair(self, opener.local_key, peer)
+        for node, bulk in ((opener, near), (target, far)):
+            node.bulks = [other for other in node.bulks if not other.is_over] + [bulk]
+
+        def arrive() -> None:
+            if self.reaches(opener.local_key, peer):
+                self._nursery.start_soon(target.serve, handler, far)
+
+        self._after(self._delay_ms(), arrive)
+        return near
+
     def carry_frame(self, sender: SimulatedNetwork, receiver: PeerKey, link: _Link, data: bytes) -> None:
         """Bring a frame to the other end of a link."""
         for _ in range(self._copies()):
@@ -265,7 +297,7 @@ class SimulatedInternet:
 
     def _arrive_frame(self, sender: PeerKey, receiver: PeerKey, data: bytes) -> None:
         node = self._nodes.get(receiver)
-        if node is not None and sender in node.links and self._reachable(sender, receiver):
+        if node is not None and sender in node.links and self.reaches(sender, receiver):
             node.emit(FrameReceived(sender, data))
 
     def carry_gossip(self, forwarder: SimulatedNetwork, message: bytes, topic: str, data: bytes) -> None:
@@ -281,7 +313,7 @@ class SimulatedInternet:
         self, forwarder: PeerKey, receiver: PeerKey, message: bytes, topic: str, data: bytes
     ) -> None:
         node = self._nodes.get(receiver)
-        if node is not None and forwarder in node.links and self._reachable(forwarder, receiver):
+        if node is not None and forwarder in node.links and self.reaches(forwarder, receiver):
             node.hear(message, topic, data, forwarder)
 
 
@@ -306,6 +338,8 @@ class SimulatedNetwork:
         self.address_book = address_book
         self.standings = Standings(clock)
         self.links: dict[PeerKey, _Link] = {}
+        self.bulk_handlers: dict[str, BulkHandler] = {}
+        self.bulks: list[SimulatedBulk] = []
         self._internet, self._topics, self._rule = internet, topics, rule
         self._events, self.events = trio.open_memory_channel[NetworkEvent](EVENTS_MAX)
         self._heard: set[bytes] = set()
@@ -349,6 +383,15 @@ class SimulatedNetwork:
         except ValueError as error:
             raise DialFailed(str(error)) from error
 
+    async def open_bulk(self, peer: PeerKey, protocol: str) -> BulkStream:
+        """See `Network.open_bulk`."""
+        await trio.lowlevel.checkpoint()
+        return self._internet.open_bulk(self, peer, protocol)
+
+    def serve_bulk(self, protocol: str, handler: BulkHandler) -> None:
+        """See `Network.serve_bulk`."""
+        self.bulk_handlers[protocol] = handler
+
     def penalise(self, peer: PeerKey, points: int, reason: str) -> None:
         """See `Network.penalise`."""
         if self.standings.penalise(peer, points):
@@ -369,6 +412,29 @@ class SimulatedNetwork:
             self._internet.leave(self)
             self._events.close()
         await trio.lowlevel.cancel_shielded_checkpoint()
+
+    def lose(self, peer: PeerKey) -> None:
+        """The link to a peer is gone, and every stream over it."""
+        if self.links.pop(peer, None) is not None:
+            self.emit(PeerDisconnected(peer))
+        for bulk in self.bulks:
+            if bulk.peer == peer:
+                bulk.cut()
+        self.bulks = [bulk for bulk in self.bulks if not bulk.is_over]
+
+    async def serve(self, handler: BulkHandler, bulk: SimulatedBulk) -> None:
+        """Serve one stream that a peer opened."""
+        try:
+            if bulk.peer in self.links:
+                await handler(bulk)
+        except PeerFault as error:
+            self.penalise(bulk.peer, max(error.points, 1), str(error))
+        except StreamBroken as error:
+            log.debug("bulk stream over", why=str(error))
+        except Exception:
+            log.exception("bulk stream met a bug")
+        finally:
+            await bulk.close()
 
     def emit(self, event: NetworkEvent) -> None:
         """Queue an event for the runtime, or drop it loudly if nobody drains them."""
@@ -401,8 +467,9 @@ async def open_internet(
 ) -> AsyncIterator[SimulatedInternet]:
     """A simulated internet that lives as long as the body."""
     # Not a secret: the point is that it can be drawn again.
-    internet = SimulatedInternet(random.Random(seed), conditions or Conditions())  # noqa: S311
+    rng = random.Random(seed)  # noqa: S311
     async with trio.open_nursery() as nursery:
+        internet = SimulatedInternet(rng, conditions or Conditions(), nursery)
         nursery.start_soon(internet.run)
         try:
             yield internet

@@ -30,6 +30,7 @@ from p2p_node.network.frames import (
     control_frame,
     read_control,
 )
+from p2p_node.network.libp2p.mends import close_connection
 from p2p_node.network.port import DialFailed, NetworkMismatch, PeerKey
 from p2p_node.network.shielding import last_words
 from protocols.errors import Malformed, PeerFault
@@ -63,7 +64,7 @@ class LinkOwner(Protocol):
         """Our greeting."""
         ...
 
-    async def open_stream(self, connection: SwarmConn) -> INetStream:
+    async def open_link_stream(self, connection: SwarmConn) -> INetStream:
         """Open our half on this connection."""
         ...
 
@@ -113,6 +114,8 @@ class Link:
         self._queue: deque[bytes] = deque()
         self._queued_bytes = 0
         self._wake = trio.Event()
+        self._written = trio.Event()
+        self._written.set()
         self._heard_at = self._progress_at = self._pinged_at = trio.current_time()
         self._ping_number = 0
         self._peers_heard = 0
@@ -147,6 +150,7 @@ class Link:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._ends_quietly, self._write_forever)
                     nursery.start_soon(self._ends_quietly, self._watch_forever)
+                    nursery.start_soon(self._free_writer_at_the_end)
 
     async def _ends_quietly(self, step: Callable[[], Awaitable[None]]) -> bool:
         """Run one task of the link; if it fails, end the link. Its error must not meet a cancellation in a
@@ -165,7 +169,7 @@ class Link:
 
     async def _greet_each_other(self) -> None:
         with trio.move_on_after(HANDSHAKE_S) as handshake:
-            self._outbound = await self._owner.open_stream(self._first)
+            self._outbound = await self._owner.open_link_stream(self._first)
             await self._outbound.write(control_frame(self._owner.hello()))
             await self._greeted.wait()
         if handshake.cancelled_caught:
@@ -185,9 +189,17 @@ class Link:
                         await stream.reset()
                     except Exception as error:
                         log.debug("stream reset failed", error=_brief(error))
-        with last_words(CLOSE_S):
+        await self._close_connections()
+
+    async def _close_connections(self) -> None:
+        with last_words(2 * CLOSE_S):
             for connection in self._connections:
-                await connection.close()
+                await close_connection(connection)
+
+    @property
+    def connection(self) -> SwarmConn | None:
+        """A connection under it that is open, for other streams."""
+        return next((connection for connection in self._connections if not connection.is_closed), None)
 
     def transport_addresses(self) -> list[str]:
         """Where the first connection leads, as multiaddrs without a peer id."""
@@ -274,11 +286,25 @@ class Link:
                 await self._wake.wait()
                 continue
             batch = self._next_batch()
-            with trio.move_on_after(WRITE_S) as deadline:
-                await stream.write(batch)
+            self._written = trio.Event()
+            try:
+                with trio.move_on_after(WRITE_S) as deadline:
+                    await stream.write(batch)
+            finally:
+                self._written.set()
             if deadline.cancelled_caught:
                 raise DialFailed(f"peer took no bytes for {WRITE_S:g} s")
             self._progress_at = trio.current_time()
+
+    async def _free_writer_at_the_end(self) -> None:
+        """A frame that is being written can't be cancelled; a peer that takes none must not hold us."""
+        try:
+            await trio.sleep_forever()
+        finally:
+            with last_words(CLOSE_S) as patience:
+                await self._written.wait()
+            if patience.cancelled_caught:
+                await self._close_connections()
 
     def _next_batch(self) -> bytes:
         # Many small frames cost one write; a large one isn't copied.

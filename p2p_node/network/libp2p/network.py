@@ -22,13 +22,16 @@ from multiaddr.multiaddr import Multiaddr
 from p2p_node.network.dialplan import BadAddress, DialPlan, peer_of
 from p2p_node.network.frames import Hello, application_frame
 from p2p_node.network.interfaces import reachable_addresses
+from p2p_node.network.libp2p.bulk import Libp2pBulk
 from p2p_node.network.libp2p.gossip import GuardedPubsub, new_gossipsub
 from p2p_node.network.libp2p.host import STREAM_OPEN_S
 from p2p_node.network.libp2p.keys import key_of, peer_id_of
 from p2p_node.network.libp2p.links import Link
-from p2p_node.network.libp2p.mends import MendedHost, MendedSwarm
+from p2p_node.network.libp2p.mends import MendedHost, MendedSwarm, close_connection
 from p2p_node.network.port import (
     AddressBook,
+    BulkHandler,
+    BulkStream,
     DialFailed,
     FrameReceived,
     GossipReceived,
@@ -40,6 +43,7 @@ from p2p_node.network.port import (
     PeerKey,
     PeerRefused,
     PeerStatus,
+    StreamBroken,
 )
 from p2p_node.network.shielding import last_words
 from p2p_node.network.standing import RateLimits, Standings
@@ -153,6 +157,44 @@ class Libp2pNetwork:
         await trio.lowlevel.checkpoint()
         link = self._links.get(peer)
         return link is not None and link.push(encoded)
+
+    async def open_bulk(self, peer: PeerKey, protocol: str) -> BulkStream:
+        """See `Network.open_bulk`."""
+        link = self._links.get(peer)
+        connection = link.connection if link is not None and link.up.is_set() else None
+        if connection is None:
+            raise StreamBroken(f"{short_id(peer)} isn't connected")
+        try:
+            with trio.fail_after(STREAM_OPEN_S):
+                stream = await self._open_stream(connection, self._bulk_protocol(protocol))
+        except trio.TooSlowError as error:
+            raise StreamBroken(f"{short_id(peer)} opened no stream within {STREAM_OPEN_S:g} s") from error
+        except Exception as error:
+            raise StreamBroken(f"{short_id(peer)} opened no stream: {_innermost(error)}") from error
+        return Libp2pBulk(peer, stream)
+
+    def serve_bulk(self, protocol: str, handler: BulkHandler) -> None:
+        """See `Network.serve_bulk`."""
+
+        async def serve(stream: INetStream) -> None:
+            key = key_of(stream.muxed_conn.peer_id)
+            if key is None or key not in self._links or self._standings.refused(key):
+                await stream.reset()
+                return
+            bulk = Libp2pBulk(key, stream)
+            try:
+                await handler(bulk)
+            except PeerFault as error:
+                self.penalise(key, max(error.points, 1), f"{protocol}: {error}")
+            except StreamBroken as error:
+                log.debug("bulk stream over", peer=short_id(key), why=str(error))
+            except Exception:
+                # A bug of ours must not become a way to stop us from afar.
+                log.exception("bulk stream met a bug", protocol=protocol)
+            finally:
+                await bulk.close()
+
+        self._host.set_stream_handler(self._bulk_protocol(protocol), serve)
 
     async def dial(self, address: str) -> PeerKey:
         """See `Network.dial`."""
@@ -328,17 +370,28 @@ class Libp2pNetwork:
         """Our greeting: the network and where we listen."""
         return Hello(self.network_name, self.addresses[:ADDRESSES_PER_PEER_MAX])
 
-    async def open_stream(self, connection: SwarmConn) -> INetStream:
+    async def open_link_stream(self, connection: SwarmConn) -> INetStream:
         """Open our half of a link on this very connection."""
+        try:
+            return await self._open_stream(connection, self._protocol)
+        except MultiselectClientError as error:
+            raise NetworkMismatch(f"peer doesn't speak {self._protocol}: {error}") from error
+
+    async def _open_stream(self, connection: SwarmConn, protocol: TProtocol) -> INetStream:
         stream = await connection.new_stream()
         try:
             await self._host.multiselect_client.select_one_of(
-                [self._protocol], MultiselectCommunicator(stream), int(STREAM_OPEN_S)
+                [protocol], MultiselectCommunicator(stream), int(STREAM_OPEN_S)
             )
-        except MultiselectClientError as error:
-            raise NetworkMismatch(f"peer doesn't speak {self._protocol}: {error}") from error
-        stream.set_protocol(self._protocol)
+        except BaseException:
+            with last_words(1):
+                await stream.reset()
+            raise
+        stream.set_protocol(protocol)
         return stream
+
+    def _bulk_protocol(self, protocol: str) -> TProtocol:
+        return TProtocol(f"/p2p-node/{self.network_name}/{protocol}")
 
     async def link_up(self, link: Link) -> None:
         """Announce the peer, remember where it lives, and tell it of others."""
@@ -434,7 +487,7 @@ def _transport_address(link: Link) -> str:
 
 async def _close_quietly(connection: INetConn) -> None:
     try:
-        await connection.close()
+        await (close_connection(connection) if isinstance(connection, SwarmConn) else connection.close())
     except Exception as error:
         log.debug("closing a connection failed", error=repr(error))
 

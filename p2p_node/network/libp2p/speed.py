@@ -20,7 +20,6 @@ from libp2p.stream_muxer.yamux.yamux import (
     HEADER_SIZE,
     TYPE_DATA,
     YAMUX_HEADER_FORMAT,
-    Yamux,
     YamuxStream,
 )
 
@@ -40,7 +39,6 @@ def install() -> None:
     """Patch the hot methods. Idempotent."""
     TrioTCPStream.read = _read_tcp  # type: ignore[method-assign]
     TrioTCPStream.write = _write_tcp  # type: ignore[method-assign]
-    Yamux._write_frame = _write_frame  # type: ignore[method-assign]
     YamuxStream.read = _read_stream  # type: ignore[method-assign]
     YamuxStream.write = _write_stream  # type: ignore[method-assign]
     YamuxStream._auto_tune_and_send_window_update = _update_window_seldom  # type: ignore[method-assign]
@@ -79,12 +77,6 @@ async def _write_tcp(self: TrioTCPStream, data: bytes) -> None:
         raise ConnectionClosedError(f"TCP connection reset: {error}", transport="tcp") from error
     except trio.ClosedResourceError:
         return
-
-
-async def _write_frame(self: Yamux, data: bytes) -> None:
-    """Write one frame. Cost: its header taken apart for a debug line, and two more turns of the scheduler."""
-    async with self._write_lock:
-        await self.secured_conn.write(data)
 
 
 async def _read_stream(self: YamuxStream, n: int | None = -1) -> bytes:
