@@ -40,6 +40,13 @@ class Blobs(Protocol):
             InputRefused: it isn't here.
         """
 
+    def read_range(self, blob: Blob, start: int, stop: int) -> bytes:
+        """The bytes from ``start`` to ``stop``, both within the blob: some items of many.
+
+        Raises:
+            InputRefused: it isn't here.
+        """
+
     def write(self, data: bytes) -> Blob:
         """Hand content over; what it is called."""
 
@@ -70,6 +77,12 @@ class BlobFolder:
         """See `Blobs`."""
         return self.path(blob).read_bytes()
 
+    def read_range(self, blob: Blob, start: int, stop: int) -> bytes:
+        """See `Blobs`."""
+        with self.path(blob).open("rb") as file:
+            file.seek(start)
+            return file.read(stop - start)
+
     def write(self, data: bytes) -> Blob:
         """See `Blobs`."""
         blob = blob_of(data)
@@ -93,6 +106,10 @@ class MemoryBlobs:
             raise InputRefused(f"blob {blob.digest.hex()} of {blob.size_bytes} bytes isn't here")
         return self._contents[blob]
 
+    def read_range(self, blob: Blob, start: int, stop: int) -> bytes:
+        """See `Blobs`."""
+        return self.read(blob)[start:stop]
+
     def write(self, data: bytes) -> Blob:
         """See `Blobs`."""
         blob = blob_of(data)
@@ -107,6 +124,9 @@ class _NoBlobs:
         raise InputRefused(f"blob {blob.digest.hex()} isn't here: nobody gave any")
 
     def read(self, blob: Blob) -> bytes:
+        raise InputRefused(f"blob {blob.digest.hex()} isn't here: nobody gave any")
+
+    def read_range(self, blob: Blob, start: int, stop: int) -> bytes:
         raise InputRefused(f"blob {blob.digest.hex()} isn't here: nobody gave any")
 
     def write(self, data: bytes) -> Blob:

@@ -123,7 +123,8 @@ class Native:
 
     def length(self, x: Tensor) -> Tensor:
         """See `Operators`."""
-        return torch.linalg.vector_norm(x, dim=0, keepdim=True)
+        length: Tensor = torch.linalg.vector_norm(x, dim=0, keepdim=True)
+        return length
 
 
 class Encoder:
