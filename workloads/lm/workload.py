@@ -72,6 +72,6 @@ class LmWorkload:
         tensors[TOKENS] = chunk_tokens(job, units, chunk)
         return program, [tensors[item.name] for item in program.inputs]
 
-    def context(self) -> bytes:
+    def context(self, input: bytes) -> bytes:
         """See `workloads.program.disputes.Disputable`."""
         return write_context(load_manifest(self._model_dir), self._model_dir / "config.json")

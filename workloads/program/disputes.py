@@ -12,7 +12,8 @@ from protocols.events import Finding
 from protocols.limits import OPERATOR_BYTES_MAX, TRACE_VALUES_MAX
 from protocols.messages import OpenedValue
 from workloads.errors import InputRefused, ProgramRefused
-from workloads.program import exported_run, lm
+from workloads.exported import workload as exported
+from workloads.program import lm
 from workloads.program.interpreter import trace
 from workloads.program.opening import open_inputs
 from workloads.program.program import Program, spec_of
@@ -43,11 +44,11 @@ class Disputable(Protocol):
             WorkloadRefused: the job has no such chunk, or the profile isn't exact.
         """
 
-    def context(self) -> bytes:
-        """What `rebuild` needs to know of the model.
+    def context(self, input: bytes) -> bytes:
+        """What `rebuild` needs to know beyond the contract, of the model or of the job's own program.
 
         Raises:
-            ModelRefused: it exceeds its limit.
+            WorkloadRefused: it exceeds its limit, or the input breaks a rule.
         """
 
 
@@ -67,7 +68,7 @@ class Cheating(Protocol):
 
 REBUILDERS: dict[str, Callable[[Case], Rebuilt]] = {
     "lm.generate": lm.rebuild,
-    exported_run.NAME: exported_run.rebuild,
+    "program.run": exported.rebuild,
     "training.run": training.rebuild,
 }
 """How a judge derives a chunk's program without the model, by workload."""
@@ -112,7 +113,7 @@ def open_chunk(
     disputable = _disputable(workload)
     program, values = disputable.chunk_program(input, units, chunk)
     if index == PROGRAM_INDEX:
-        return (), disputable.context()
+        return (), disputable.context(input)
     if not 0 <= index < program.value_count:
         raise InputRefused(f"value {index} must be in [0, {program.value_count})")
     ran = _ran_program(workload, input, units, chunk) or program
@@ -120,7 +121,7 @@ def open_chunk(
     size = sum(spec_of(value).size_bytes for value in opened.values())
     if size > OPERATOR_BYTES_MAX:
         raise ProgramRefused(f"value {index} is made from {size} bytes, more than {OPERATOR_BYTES_MAX}")
-    return tuple(opened_value(number, value) for number, value in opened.items()), disputable.context()
+    return tuple(opened_value(number, value) for number, value in opened.items()), disputable.context(input)
 
 
 def judge_case(case: Case) -> tuple[Finding, str]:

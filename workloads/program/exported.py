@@ -1,9 +1,8 @@
 """Programs from graphs that ``torch.export`` wrote: `read_archive` as data, `aten` as exact operators.
 
 What comes out is a `Template`: the program, which ends in the digest of the graph's outputs, and its tensors.
-Saved, it is a directory with ``program.msgpack`` and ``model.safetensors`` that others run without ever
-reading the archive; their hashes name it. Whatever a graph asks for that programs don't have is refused, by
-the name of the first operator or argument concerned.
+Others run it (`workloads.exported`) without ever reading the archive. Whatever a graph asks for that programs
+don't have is refused, by the name of the first operator or argument concerned.
 """
 
 from __future__ import annotations
@@ -13,38 +12,29 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from workloads.errors import ModelRefused, ProgramRefused
-from workloads.lm.manifest import WEIGHTS_FILE
 from workloads.program.archive import Archive, Fields, read_archive
 from workloads.program.aten import Arguments, Ref, apply
 from workloads.program.builder import Builder
 from workloads.program.interpreter import infer
-from workloads.program.limits import PROGRAM_BYTES_MAX
 from workloads.program.program import (
     JOB,
     PARAMETER,
     Program,
     Step,
     ValueSpec,
-    decode_program,
-    encode_program,
     spec_of,
 )
 
 __all__ = [
-    "PROGRAM_FILE",
     "Template",
     "check_template",
     "import_archive",
-    "load_template",
-    "save_template",
     "with_profile",
 ]
 
-PROGRAM_FILE = "program.msgpack"
 _TEMPLATE_PROFILE = "exact21"
 _END = "digest"
 
@@ -69,10 +59,12 @@ class Template:
     Args:
         program: ends in a step ``digest`` that takes the graph's outputs.
         parameters: the values of its inputs from the model, by name.
+        outputs: what the graph calls its outputs, where that is known.
     """
 
     program: Program
     parameters: dict[str, Tensor]
+    outputs: tuple[str, ...] = ()
 
 
 def import_archive(path: Path) -> Template:
@@ -83,34 +75,6 @@ def import_archive(path: Path) -> Template:
         ProgramRefused: it uses an operator, an argument or a size that programs don't have.
     """
     return _Importer(read_archive(path)).template()
-
-
-def save_template(template: Template, folder: Path) -> None:
-    """Write program and tensors into an existing folder."""
-    (folder / PROGRAM_FILE).write_bytes(encode_program(template.program))
-    save_file(template.parameters, folder / WEIGHTS_FILE)
-
-
-def load_template(folder: Path) -> Template:
-    """Read what `save_template` wrote; the folder may be a stranger's.
-
-    Raises:
-        ModelRefused: a file can't be read, or the tensors aren't those of the program.
-        ProgramRefused: the program breaks a rule.
-    """
-    try:
-        with (folder / PROGRAM_FILE).open("rb") as file:
-            program = decode_program(file.read(PROGRAM_BYTES_MAX + 1))
-    except OSError as error:
-        raise ModelRefused(f"{PROGRAM_FILE} cannot be read: {error.strerror or error}") from error
-    check_template(program)
-    tensors = load_file(folder / WEIGHTS_FILE)
-    for item in program.inputs:
-        if item.source == PARAMETER and (
-            item.name not in tensors or spec_of(tensors[item.name]) != item.spec
-        ):
-            raise ModelRefused(f"{WEIGHTS_FILE} must hold {item.name!r} as {item.spec}")
-    return Template(program, tensors)
 
 
 def check_template(program: Program) -> tuple[ValueSpec, ...]:
@@ -154,7 +118,7 @@ class _Importer:
             self._input(*_tagged(spec))
         for node in _items(self._archive.graph.get("nodes"), "nodes"):
             self._node(_fields(node, "node"))
-        outputs = []
+        outputs, names = [], []
         for spec in _items(self._archive.signature.get("output_specs"), "output_specs"):
             kind, value = _tagged(spec)
             if kind != "user_output":
@@ -163,10 +127,11 @@ class _Importer:
             if tag != "as_tensor":
                 raise ProgramRefused(f"output {tag!r} isn't supported, only tensors")
             outputs.append(self._ref(argument).value)
+            names.append(_text(argument.get("name"), "output name"))
         if not outputs:
             raise ProgramRefused("graph has no outputs")
         self._builder.apply(_END, *outputs, header=b"")
-        return Template(self._builder.build(), self._parameters)
+        return Template(self._builder.build(), self._parameters, tuple(names))
 
     def _input(self, kind: str, value: object) -> None:
         fields = _fields(value, kind)

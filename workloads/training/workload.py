@@ -92,7 +92,7 @@ class TrainingRun(Chunkwise[TrainingInput]):
             return None
         return program_of_cheat(self._variant, self.chunk_program(input, units, chunk)[0])
 
-    def context(self) -> bytes:
+    def context(self, input: bytes) -> bytes:
         """See `workloads.program.disputes.Disputable`: there is no model to know."""
         return b""
 

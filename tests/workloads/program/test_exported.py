@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import torch
 from hypothesis import given, settings
@@ -22,22 +23,22 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from protocols.blobs import blob_of
 from protocols.effects import Case
 from protocols.events import Finding
 from protocols.units import FALSE_UNITS
+from workloads.blobs import MemoryBlobs
 from workloads.errors import InputRefused, ModelRefused, ProgramRefused, WorkloadRefused
-from workloads.program import Program, run
+from workloads.exported.budget import budget_of
+from workloads.exported.content import identity_of, pack, parameters_of, unpack
+from workloads.exported.input import RunInput, encode_input
+from workloads.exported.kind import NAME, PROGRAM
+from workloads.exported.source import ports_of, run_input
+from workloads.exported.workload import ProgramRun
+from workloads.program import Builder, Program, run
 from workloads.program.disputes import judge_case, open_chunk, trace_chunk
-from workloads.program.exported import (
-    PROGRAM_FILE,
-    Template,
-    import_archive,
-    load_template,
-    save_template,
-    with_profile,
-)
-from workloads.program.exported_run import NAME, ExportedRun, encode_inputs
-from workloads.program.program import value_digest
+from workloads.program.exported import Template, import_archive, with_profile
+from workloads.program.program import ValueSpec, encode_program, value_digest
 
 TOLERANCES = {"exact14": 2e-3, "exact21": 1e-5}
 
@@ -205,38 +206,45 @@ def test_a_program_agrees_with_eager_torch(archives: Archives, name: str) -> Non
                 assert torch.equal(result, wanted)
 
 
-def test_a_saved_program_is_named_by_its_content(archives: Archives, tmp_path: Path) -> None:
+def test_a_packed_program_is_named_by_its_content(archives: Archives) -> None:
     template = import_archive(archives["block"][0])
-    save_template(template, tmp_path)
-    again = load_template(tmp_path)
+    again = unpack(pack(template))
     assert again.program == template.program
-    workload = ExportedRun(tmp_path, "exact14")
-    assert ExportedRun(tmp_path, "exact21", expected_digest=workload.model).model == workload.model
-    with pytest.raises(ModelRefused, match="model digest"):
-        ExportedRun(tmp_path, "exact14", expected_digest=bytes(32))
-    with pytest.raises(InputRefused, match="profile 'native'"):
-        ExportedRun(tmp_path, "native")
+    assert pack(again) == pack(template)
+    name = identity_of(encode_program(template.program), parameters_of(template))
     other = replace(again, parameters=again.parameters | {"scale": torch.tensor(0.5)})
-    save_template(other, tmp_path)
-    assert ExportedRun(tmp_path, "exact14").model != workload.model
-    del other.parameters["scale"]
-    save_template(other, tmp_path)
-    with pytest.raises(ModelRefused, match="must hold 'scale'"):
-        load_template(tmp_path)
+    assert identity_of(encode_program(other.program), parameters_of(other)) != name
+    for parameters, message in (
+        ({k: v for k, v in again.parameters.items() if k != "scale"}, "tensors must be"),
+        (again.parameters | {"more": torch.zeros(1)}, "tensors must be"),
+        (again.parameters | {"scale": torch.zeros(2)}, "'scale' is"),
+        (again.parameters | {"scale": torch.tensor(float("nan"))}, "'scale' holds NaN"),
+    ):
+        with pytest.raises(WorkloadRefused, match=message):
+            unpack(pack(replace(again, parameters=parameters)))
 
 
-# --- Disputes -----------------------------------------------------------------------------------
+# --- Jobs and disputes --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["block", "cnn", "mlp"])
-def test_every_operator_can_be_judged(archives: Archives, name: str, tmp_path: Path) -> None:
-    path, _, x = archives[name]
-    save_template(import_archive(path), tmp_path)
-    workload = ExportedRun(tmp_path, "exact14")
-    input = encode_inputs([x])
+def job_of(template: Template, x: Tensor, batches: int = 1) -> RunInput:
+    (port,), _ = ports_of(template)
+    return run_input(template, {port.name: [x.tolist()] * batches}, "npz")
+
+
+def done(workload: ProgramRun, input: bytes) -> tuple[list[int], dict[int, bytes]]:
     units: list[int] = []
     digests: dict[int, bytes] = {}
     workload.generate(input, (), lambda _, new: units.extend(new), digests.__setitem__, lambda: False)
+    return units, digests
+
+
+@pytest.mark.parametrize("name", ["block", "cnn", "mlp"])
+def test_every_operator_can_be_judged(archives: Archives, name: str) -> None:
+    path, _, x = archives[name]
+    workload = ProgramRun("exact14")
+    input = encode_input(job_of(import_archive(path), x))
+    units, digests = done(workload, input)
     assert workload.recompute(input, units, [0]) == digests
     program, traced = trace_chunk(workload, input, units, 0)
     assert traced[-1] == value_digest(torch.frombuffer(bytearray(digests[0]), dtype=torch.uint8))
@@ -253,20 +261,106 @@ def test_every_operator_can_be_judged(archives: Archives, name: str, tmp_path: P
     assert trace_chunk(workload, input, wrong, 0)[1][-1] == value_digest(torch.zeros(32, dtype=torch.uint8))
 
 
-def test_inputs_and_units_must_fit_the_program(archives: Archives, tmp_path: Path) -> None:
+def test_a_chunk_may_hold_many_batches_and_parts_of_others(archives: Archives) -> None:
+    path, module, x = archives["mlp"]
+    workload, job = ProgramRun("exact21"), job_of(import_archive(path), x, batches=90)
+    input = encode_input(job)
+    units, digests = done(workload, input)
+    assert (len(units), len(digests)) == (90 * 24, 3)
+    with torch.no_grad():
+        expected = module(x).flatten().tolist() * 90
+    assert struct.unpack(f"<{len(units)}f", struct.pack(f"<{len(units)}I", *units)) == pytest.approx(
+        expected, abs=1e-5
+    )
+    for chunk in digests:
+        program, values = workload.chunk_program(input, units, chunk)
+        assert bytes(list(run(program, values))[-1].tolist()) == digests[chunk]
+    # Each chunk has batches of its own, and one that it shares.
+    assert next(item.name for item in program.inputs if item.source == "job") == "x 85"
+    assert workload.recompute(input, units, digests) == digests
+
+
+@pytest.mark.parametrize("variant", PROGRAM.variants)
+@pytest.mark.parametrize("name", ["block", "cnn", "mlp"])
+def test_cheaters_state_what_they_did(archives: Archives, name: str, variant: str) -> None:
+    path, _, x = archives[name]
+    input = encode_input(job_of(import_archive(path), x))
+    cheat, honest = ProgramRun("exact14", variant), ProgramRun("exact14")
+    units, digests = done(cheat, input)
+    program, told = trace_chunk(cheat, input, units, 0)
+    assert told[-1] == value_digest(torch.frombuffer(bytearray(digests[0]), dtype=torch.uint8))
+    same, truth = trace_chunk(honest, input, units, 0)
+    assert same == program
+    assert digests != honest.recompute(input, units, [0])
+    first = next(index for index, pair in enumerate(zip(told, truth, strict=True)) if pair[0] != pair[1])
+    values, context = open_chunk(honest, input, units, 0, first)
+    case = Case(
+        NAME, honest.model, "exact14", input, tuple(units), 0, program, len(told), first, told[first], values,
+        context,
+    )  # fmt: skip
+    finding, detail = judge_case(case)
+    assert finding is Finding.GUILTY and detail.startswith("step "), detail
+
+
+def test_what_a_job_says_of_its_program_must_be_true(archives: Archives) -> None:
     path, _, x = archives["mlp"]
-    save_template(import_archive(path), tmp_path)
-    workload = ExportedRun(tmp_path, "exact14")
-    for input, message in (
-        (b"junk", "not a _Input"),
-        (encode_inputs([x, x]), "input of 2 values must have 1"),
-        (encode_inputs([x[:1]]), "must have 256"),
+    job, workload = job_of(import_archive(path), x), ProgramRun("exact14")
+    change = msgspec.structs.replace
+    (into,), (out,) = job.inputs, job.outputs
+    for lie, message in (
+        (change(job, identity=bytes(32)), "must be 0000"),
+        (change(job, content=job.content[:-1]), "not a _Content"),
+        (change(job, outputs=(change(out, shape=(2, 4, 4)),)), "program has outputs"),
+        (change(job, inputs=(change(into, shape=(2, 8, 4)),)), "program has inputs"),
+    ):
+        with pytest.raises(WorkloadRefused, match=message):
+            workload.recompute(encode_input(lie), [0] * lie.units_total, [0])
+    for lie, message in (
+        (change(job, content=b""), "exactly one of content and blob"),
+        (change(job, identity=b""), "identity of 0 bytes"),
+        (change(job, values=()), "0 values must have 1"),
+        (change(job, values=(b"1",)), "must have 256"),
+        (change(job, batches=0), r"batches=0 must be in \[1, 4096\]"),
+        (change(job, outputs=(change(out, shape=(2**20,)),)), "must be 1 to 65536 words"),
+        (change(job, outputs=(change(out, dtype="float8"),)), "dtype 'float8'"),
+        (change(job, outputs=(change(out, shape=(1,) * 9),)), "at most 8 dimensions"),
+        (change(job, file="pickle"), "must be one of npz, safetensors"),
     ):
         with pytest.raises(InputRefused, match=message):
-            workload.recompute(input, [0] * 24, [0])
+            encode_input(lie)
     for units, chunk in ((23, 0), (25, 0), (24, 1)):
         with pytest.raises(InputRefused):
-            workload.chunk_program(encode_inputs([x]), [0] * units, chunk)
+            workload.chunk_program(encode_input(job), [0] * units, chunk)
+
+
+def test_a_program_may_lie_in_a_blob(archives: Archives) -> None:
+    path, _, x = archives["mlp"]
+    job = job_of(import_archive(path), x)
+    there = msgspec.structs.replace(job, content=b"", blob=blob_of(job.content))
+    assert PROGRAM.input_blobs(encode_input(there)) == (blob_of(job.content),)
+    inline = done(ProgramRun("exact14"), encode_input(job))
+    assert done(ProgramRun("exact14", blobs=MemoryBlobs(job.content)), encode_input(there)) == inline
+    with pytest.raises(InputRefused, match="isn't here"):
+        done(ProgramRun("exact14"), encode_input(there))
+
+
+def test_too_dear_a_program_is_refused_before_it_is_run() -> None:
+    def program(side: int, steps: int, op: str = "matmul") -> Program:
+        builder = Builder()
+        x = builder.input("x", ValueSpec("float32", (side, side)), "job")
+        for _ in range(steps):
+            x = builder.apply("matmul", x, x, precision="exact21") if op == "matmul" else builder.apply(op, x)
+        builder.apply("digest", x, header=b"")
+        return builder.build()
+
+    assert budget_of(program(64, 3)).work == 3 * (64**3 + 2 * 64**2) + 64**2 + 32
+    assert budget_of(program(64, 3, "relu")).held_bytes == 3 * 8 * 64**2
+    with pytest.raises(ProgramRefused, match=r"step 0: matmul is \d+ multiply-adds, more than"):
+        budget_of(program(4_096, 1))
+    with pytest.raises(ProgramRefused, match=r"step 0: relu has a value of \d+ bytes as float64"):
+        budget_of(program(1 << 13, 1, "relu"))
+    with pytest.raises(ProgramRefused, match=r"step 17 \(matmul\): \d+ multiply-adds exceed"):
+        budget_of(program(2_500, 20))
 
 
 # --- Archives that lie --------------------------------------------------------------------------
@@ -441,10 +535,8 @@ def test_damaged_archives_are_refused_or_read(
         assert import_archive(path).program.steps
 
 
-def test_damaged_programs_are_refused_or_read(archives: Archives, tmp_path: Path) -> None:
-    save_template(import_archive(archives["mlp"][0]), tmp_path)
-    good = (tmp_path / PROGRAM_FILE).read_bytes()
-    for place in range(0, len(good), 7):
-        (tmp_path / PROGRAM_FILE).write_bytes(good[:place] + bytes([good[place] ^ 0x11]) + good[place + 1 :])
+def test_damaged_programs_are_refused_or_read(archives: Archives) -> None:
+    good = pack(import_archive(archives["mlp"][0]))
+    for place in range(0, len(good), 13):
         with contextlib.suppress(WorkloadRefused):
-            load_template(tmp_path)
+            unpack(good[:place] + bytes([good[place] ^ 0x11]) + good[place + 1 :])

@@ -62,7 +62,7 @@ class Generated:
             "index": 0,
             "claimed": b"",
             "values": (),
-            "context": self.workload.context(),
+            "context": self.workload.context(self.input),
         }
         return Case(**fields | changes)
 
@@ -193,10 +193,10 @@ def test_programs_differ_by_all_that_decides_them(tiny_model: Path) -> None:
 
 def test_a_context_of_another_model_is_refused(tiny_model: Path, other_model: Path) -> None:
     made = generated(tiny_model, "exact14", GREEDY)
-    opened = decode(made.workload.context(), context._Context)
-    stranger = LmWorkload(other_model, "exact14").context()
+    opened = decode(made.workload.context(b""), context._Context)
+    stranger = LmWorkload(other_model, "exact14").context(b"")
     swapped = msgspec.structs.replace(opened, content=opened.content.replace(b"320", b"321"))
-    for bad in (b"", stranger, made.workload.context()[:-1], encode(swapped)):
+    for bad in (b"", stranger, made.workload.context(b"")[:-1], encode(swapped)):
         with pytest.raises(ModelRefused, match="context"):
             rebuild(made.case(0, context=bad))
 

@@ -1,0 +1,312 @@
+"""Running ``program.run``: a client's program on its batches, the words of the outputs out.
+
+A chunk is a slice of all batches' outputs; its digest covers in full the outputs of the batches that it
+touches. The cheap check runs those batches again, so it costs a chunk's share of the job and at most two
+batches more.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from protocols.effects import Case
+from protocols.units import units_digest
+from workloads.blobs import NO_BLOBS, Blobs
+from workloads.chunkwise import Chunk, Chunkwise
+from workloads.errors import InputRefused, ModelRefused, NumericsRefused
+from workloads.exported.budget import budget_of
+from workloads.exported.content import (
+    identity_of,
+    open_context,
+    parameters_of,
+    unpack,
+    write_context,
+)
+from workloads.exported.hostile import program_of_cheat
+from workloads.exported.input import CHUNK_UNITS, Port, RunInput, decode_input
+from workloads.exported.kind import NAME, PROGRAM, model_digest
+from workloads.program.builder import Builder, Value
+from workloads.program.exported import Template, check_template, with_profile
+from workloads.program.prepared import Prepared
+from workloads.program.program import (
+    DTYPES,
+    JOB,
+    PARAMETER,
+    Program,
+    encode_program,
+    value_digest,
+)
+from workloads.program.referee import Rebuilt
+from workloads.workload import EXACT_PROFILES, chunk_range
+
+__all__ = ["ProgramRun", "rebuild"]
+
+_PROGRAMS_KEPT = 2
+
+
+@dataclass(slots=True)
+class _Job:
+    """A job with its program, read and in the profile.
+
+    Args:
+        given: the input.
+        template: the client's program, in the profile.
+        prepared: what this peer runs of it.
+        results: of the batches run so far: words, and the digests of the outputs in full.
+    """
+
+    given: RunInput
+    template: Template
+    prepared: Prepared
+    results: dict[int, tuple[list[int], bytes]] = field(default_factory=dict)
+
+
+class ProgramRun(Chunkwise[_Job]):
+    """Clients' programs in one exact profile.
+
+    Args:
+        profile: ``exact14`` or ``exact21``.
+        variant: how to cheat while generating, or None.
+        expected_digest: the digest that a job names, if any.
+        blobs: where programs lie that are too large for an input.
+
+    Raises:
+        InputRefused: the profile or the variant is unknown.
+        ModelRefused: the job names another way to run programs.
+    """
+
+    def __init__(
+        self,
+        profile: str,
+        variant: str | None = None,
+        *,
+        expected_digest: bytes | None = None,
+        blobs: Blobs = NO_BLOBS,
+    ) -> None:
+        super().__init__(NAME, model_digest(), profile, CHUNK_UNITS)
+        if expected_digest not in (None, self.model):
+            raise ModelRefused(f"model digest {self.model.hex()} must be {expected_digest!r}")
+        _check_profile(profile)
+        if variant not in (None, *PROGRAM.variants):
+            raise InputRefused(f"variant {variant!r} must be one of {PROGRAM.variants}")
+        self._variant = variant
+        self._blobs = blobs
+        self._templates: OrderedDict[bytes, Template] = OrderedDict()
+        self._known: tuple[tuple[RunInput, str | None], _Job] | None = None
+
+    def decode(self, input: bytes) -> _Job:
+        """See `Chunkwise`; the program is read, and held against the limits, before anything is run."""
+        return self._job(input, None)
+
+    def units_total(self, job: _Job) -> int:
+        """See `Chunkwise`."""
+        return job.given.units_total
+
+    def derive(self, job: _Job, before: Sequence[int], chunk: int) -> Chunk:
+        """See `Chunkwise`; a chunk needs no other chunk."""
+        given = job.given
+        place = chunk_range(chunk, given.units_total, CHUNK_UNITS)
+        batches = _batches_of(given, place)
+        words: list[int] = []
+        inner = b""
+        for batch in batches:
+            if batch not in job.results:
+                job.results[batch] = _run(job, batch)
+            words += job.results[batch][0]
+            inner += job.results[batch][1]
+        start = place.start - batches.start * given.batch_words
+        return Chunk(words[start : start + len(place)], inner)
+
+    def produce(self, job: _Job, before: Sequence[int], chunk: int) -> Chunk:
+        """See `Chunkwise`; cheaters run another operator in place of one."""
+        return self.derive(job if self._variant is None else self._cheated(job), before, chunk)
+
+    def chunk_program(self, input: bytes, units: Sequence[int], chunk: int) -> tuple[Program, list[Tensor]]:
+        """See `workloads.program.disputes.Disputable`."""
+        job = self.decode(input)
+        program = _chunk_program(job.template.program, job.given, self.profile, units, chunk)
+        batches = _batches_of(job.given, chunk_range(chunk, job.given.units_total, CHUNK_UNITS))
+        values = [
+            job.template.parameters[item.name]
+            for item in job.template.program.inputs
+            if item.source == PARAMETER
+        ]
+        values += [tensor for batch in batches for tensor in _batch_values(job.given, batch)]
+        return program, values
+
+    def ran_program(self, input: bytes, units: Sequence[int], chunk: int) -> Program | None:
+        """See `workloads.program.disputes.Cheating`."""
+        if self._variant is None:
+            return None
+        job = self.decode(input)
+        ran = program_of_cheat(self._variant, job.template.program)
+        return _chunk_program(ran, job.given, self.profile, units, chunk)
+
+    def context(self, input: bytes) -> bytes:
+        """See `workloads.program.disputes.Disputable`."""
+        return write_context(self._template(decode_input(input)))
+
+    def _cheated(self, job: _Job) -> _Job:
+        return self._job(job.given, self._variant)
+
+    def _job(self, input: bytes | RunInput, variant: str | None) -> _Job:
+        given = decode_input(input) if isinstance(input, bytes) else input
+        key = (given, variant)
+        if self._known is None or self._known[0] != key:
+            template = self._template(given)
+            program = with_profile(template.program, self.profile)
+            ran = program if variant is None else program_of_cheat(variant, program)
+            prepared = Prepared(ran, ran.steps[-1].inputs)
+            self._known = key, _Job(given, replace(template, program=program), prepared)
+        return self._known[1]
+
+    def _template(self, given: RunInput) -> Template:
+        """The client's program as it was packed."""
+        template = self._templates.get(given.identity)
+        if template is None:
+            template = unpack(given.content if given.blob is None else self._blobs.read(given.blob))
+            found = identity_of(encode_program(template.program), parameters_of(template))
+            if found != given.identity:
+                raise InputRefused(f"program {found.hex()} must be {given.identity.hex()}")
+            check_template(template.program)
+            budget_of(template.program)
+            while len(self._templates) >= _PROGRAMS_KEPT:
+                self._templates.popitem(last=False)
+            self._templates[given.identity] = template
+        _check_ports(template.program, given)
+        return template
+
+
+def rebuild(case: Case) -> Rebuilt:
+    """The program of a case's chunk and the digests of its inputs, from the program's identity.
+
+    Raises:
+        WorkloadRefused: the context isn't the program's, or the job has no such program.
+    """
+    _check_profile(case.profile)
+    if case.model != model_digest():
+        raise ModelRefused(f"model {case.model.hex()} must be {model_digest().hex()}")
+    given = decode_input(case.input)
+    template, parameters = open_context(case.context, given.identity)
+    _check_ports(template, given)
+    program = _chunk_program(
+        with_profile(template, case.profile), given, case.profile, case.units, case.chunk
+    )
+    batches = _batches_of(given, chunk_range(case.chunk, given.units_total, CHUNK_UNITS))
+    digests = []
+    for item in template.inputs:
+        if item.source == PARAMETER:
+            found = parameters.get(item.name)
+            if found is None or (found.dtype, found.shape) != (item.spec.dtype, item.spec.shape):
+                raise ModelRefused(f"the program must have {item.name!r} as {item.spec}")
+            digests.append(found.value)
+    digests += [value_digest(value) for batch in batches for value in _batch_values(given, batch)]
+    return Rebuilt(program, tuple(digests))
+
+
+def _check_profile(profile: str) -> None:
+    if profile not in EXACT_PROFILES:
+        raise InputRefused(f"profile {profile!r} must be one of {EXACT_PROFILES}")
+
+
+def _check_ports(program: Program, given: RunInput) -> None:
+    """See that the input told the truth about what goes in and comes out."""
+    specs = check_template(program)
+    inputs = [(item.spec.dtype, item.spec.shape) for item in program.inputs if item.source == JOB]
+    outputs = [(specs[number].dtype, specs[number].shape) for number in program.steps[-1].inputs]
+    for what, ports, truth in (("inputs", given.inputs, inputs), ("outputs", given.outputs, outputs)):
+        if [(port.dtype, port.shape) for port in ports] != truth:
+            raise InputRefused(f"program has {what} {truth}, the job says {_described(ports)}")
+
+
+def _described(ports: Sequence[Port]) -> list[tuple[str, tuple[int, ...]]]:
+    return [(port.dtype, port.shape) for port in ports]
+
+
+def _batches_of(given: RunInput, place: range) -> range:
+    """Batches that some of the output's words are of."""
+    return range(place.start // given.batch_words, -(-place.stop // given.batch_words))
+
+
+def _batch_values(given: RunInput, batch: int) -> list[Tensor]:
+    return [_tensor(port, given.value(number, batch)) for number, port in enumerate(given.inputs)]
+
+
+def _tensor(port: Port, data: bytes) -> Tensor:
+    if not data:
+        return torch.empty(port.shape, dtype=DTYPES[port.dtype])
+    return torch.frombuffer(bytearray(data), dtype=DTYPES[port.dtype]).reshape(port.shape)
+
+
+def _run(job: _Job, batch: int) -> tuple[list[int], bytes]:
+    """One batch's words, and the digests of its outputs in full."""
+    given = iter(_batch_values(job.given, batch))
+    values = [
+        job.template.parameters[item.name] if item.source == PARAMETER else next(given)
+        for item in job.template.program.inputs
+    ]
+    results = job.prepared.run(values)
+    flat = torch.cat([result.double().float().reshape(-1) for result in results])
+    if not torch.isfinite(flat).all():
+        raise NumericsRefused(f"an output of batch {batch} is beyond float32")
+    words: list[int] = flat.view(torch.int32).numpy().view(np.uint32).tolist()
+    return words, b"".join(map(value_digest, results))
+
+
+def _chunk_program(
+    template: Program, given: RunInput, profile: str, units: Sequence[int], chunk: int
+) -> Program:
+    """The template once for each batch that the chunk touches, and the digest of the chunk's words."""
+    total = given.units_total
+    place = chunk_range(chunk, total, CHUNK_UNITS)
+    if not place.stop <= len(units) <= total:
+        raise InputRefused(f"output of {len(units)} units must have {place.stop} to {total}")
+    builder = Builder()
+    parameters = {
+        number: builder.input(item.name, item.spec, PARAMETER)
+        for number, item in enumerate(template.inputs)
+        if item.source == PARAMETER
+    }
+    batches = _batches_of(given, place)
+    inputs = [
+        parameters
+        | {
+            number: builder.input(f"{item.name} {batch}", item.spec, JOB)
+            for number, item in enumerate(template.inputs)
+            if item.source == JOB
+        }
+        for batch in batches
+    ]
+    outputs = [value for known in inputs for value in _append(builder, template, known)]
+    start = place.start - batches.start * given.batch_words
+    words = _words(builder, outputs, range(start, start + len(place)))
+    digest = builder.apply(
+        "chunk_digest", words, *outputs, workload=NAME, model=model_digest(), profile=profile, number=chunk
+    )
+    builder.apply("claim", digest, words, claimed=units_digest(units[place.start : place.stop]))
+    return builder.build()
+
+
+def _append(builder: Builder, template: Program, known: Mapping[int, Value]) -> list[Value]:
+    """Write a template's steps but its end; returns its outputs."""
+    values = dict(known)
+    for number, step in enumerate(template.steps[:-1], start=len(template.inputs)):
+        values[number] = builder.append(replace(step, inputs=tuple(values[value] for value in step.inputs)))
+    return [values[number] for number in template.steps[-1].inputs]
+
+
+def _words(builder: Builder, outputs: Sequence[Value], place: range) -> Value:
+    flat = []
+    for value in outputs:
+        row = builder.apply("reshape", value, shape=(builder.specs[value].elements,))
+        if builder.specs[row].dtype != "float64":
+            row = builder.apply("cast", row, dtype="float64")
+        flat.append(builder.apply("cast", row, dtype="float32"))
+    whole = builder.apply("concat", *flat, dim=0)
+    return builder.apply("slice", whole, dim=0, start=place.start, stop=place.stop, stride=1)
