@@ -63,6 +63,9 @@ FINGERPRINT_BYTES_MAX = 2_048
 PARTS_MAX = 64
 """Jobs that one job may be split into. Its client alone knows that they belong together."""
 
+PART_JOBS_MAX = 256
+"""Jobs that may be offered for the parts of one: parts may fail, and late ones are offered twice."""
+
 WHOLE_UNITS_MAX = 2**20
 """Output units of all parts together: the client's node holds them at once."""
 
@@ -238,3 +241,7 @@ BLOB_BYTES_MAX = 64 * 1024**3
 
 BLOBS_PER_JOB_MAX = 64
 """Blobs that one job's input may name."""
+
+RUN_BLOBS_MAX = 4_096
+RUN_BLOB_BYTES_MAX = 16 * 1024**3
+"""Blobs that one run may leave, all together."""

@@ -345,6 +345,18 @@ class Output(Body, frozen=True):
     units: Annotated[tuple[Unit, ...], Meta(max_length=limits.OUTPUT_UNITS_PER_MESSAGE_MAX)]
 
 
+class Progress(Body, frozen=True):
+    """What the executor is at before output comes. Binds nobody; it shows that somebody is there."""
+
+    KIND: ClassVar[str] = "progress"
+
+    award_id: Digest
+    phase: Name
+    done: Uint
+    total: Uint
+    """In the phase's own measure, e.g. bytes; 0 is unknown."""
+
+
 class ExecutionFailed(Body, frozen=True):
     """The executor gives up, with a typed reason."""
 
@@ -753,6 +765,39 @@ class ReceiptBody(Body, frozen=True):
     finished_ms: Uint
 
 
+class PartRecord(Wire, frozen=True):
+    """One job that was offered for a part, and what came of it."""
+
+    part: Annotated[int, Meta(ge=0, lt=limits.PARTS_MAX)]
+    receipt: Annotated[bytes, Meta(max_length=limits.RECEIPT_BYTES_MAX)]
+    """Of that job, as it is."""
+
+
+class WholeReceiptBody(Body, frozen=True):
+    """The whole story of a job that its requester split into parts, signed by it.
+
+    Which part got which items follows from ``counts``; what the job of a part must have had as its input
+    follows from that and ``input``.
+    """
+
+    KIND: ClassVar[str] = "whole-receipt"
+
+    nonce: Annotated[bytes, Meta(min_length=16, max_length=16)]
+    workload: Name
+    model: Digest
+    profile: Name
+    input: Annotated[bytes, Meta(max_length=limits.INPUT_BYTES_MAX)]
+    counts: Annotated[
+        tuple[Annotated[int, Meta(ge=1, le=limits.WHOLE_UNITS_MAX)], ...],
+        Meta(min_length=1, max_length=limits.PARTS_MAX),
+    ]
+    """Items of each part, in order."""
+    jobs: Annotated[tuple[PartRecord, ...], Meta(max_length=limits.PART_JOBS_MAX)]
+    """By part; where several were verified, the first one's output counts."""
+    state: Name
+    finished_ms: Uint
+
+
 KINDS: dict[tuple[str, int], type[Body]] = {
     (kind.KIND, kind.VERSION): kind
     for kind in (
@@ -769,6 +814,7 @@ KINDS: dict[tuple[str, int], type[Body]] = {
         Cancel,
         Closed,
         Output,
+        Progress,
         ExecutionFailed,
         Commitment,
         CommitmentNotice,
@@ -794,5 +840,6 @@ KINDS: dict[tuple[str, int], type[Body]] = {
         SyncSummary,
         SyncWant,
         ReceiptBody,
+        WholeReceiptBody,
     )
 }

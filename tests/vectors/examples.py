@@ -121,6 +121,7 @@ def examples() -> dict[str, tuple[int, Signed[m.Body]]]:
     sign(REQUESTER, m.Cancel(award.id, "fraud"))
     sign(REQUESTER, m.Closed(offer.id, executor))
     sign(EXECUTOR, m.Output(award.id, 0, units))
+    sign(EXECUTOR, m.Progress(award.id, "fetching", 1 << 20, 3 << 20))
     sign(EXECUTOR, m.ExecutionFailed(award.id, "memory", "the worker needed more than it had"))
 
     leaf = chunk_leaf(executor=executor, job_id=award.id, segment=0, chunk=0, salt=salt, digest=digest)
@@ -204,7 +205,7 @@ def examples() -> dict[str, tuple[int, Signed[m.Body]]]:
         voucher.raw,
         receipt_of_voucher.raw,
     )
-    sign(
+    receipt = sign(
         REQUESTER,
         m.ReceiptBody(
             offers=(offer.raw,),
@@ -215,6 +216,20 @@ def examples() -> dict[str, tuple[int, Signed[m.Body]]]:
             units=units,
             state="verification_failed",
             finished_ms=_T + 10_000,
+        ),
+    )
+    sign(
+        REQUESTER,
+        m.WholeReceiptBody(
+            nonce=bytes(16),
+            workload=offer.body.workload,
+            model=offer.body.model,
+            profile=offer.body.profile,
+            input=prompt,
+            counts=(2, 1),
+            jobs=(m.PartRecord(1, receipt.raw),),
+            state="verification_failed",
+            finished_ms=_T + 11_000,
         ),
     )
     return made
