@@ -114,6 +114,10 @@ class NodeClient:
         """Cancel an open job."""
         return dict(self._call("DELETE", _job(prefix)).json())
 
+    def resume(self, prefix: str) -> dict[str, Any]:
+        """Go on with what is missing of a job in parts."""
+        return dict(self._call("POST", _job(prefix) + "/resume").json())
+
     def explain(self, prefix: str) -> dict[str, Any]:
         """Why peers didn't bid."""
         return dict(self._call("GET", _job(prefix) + "/explain").json())

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import secrets
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +20,7 @@ from p2p_node.core.request import FINAL_STATES, CheckPolicy, JobRequest, JobStat
 from p2p_node.errors import UserError
 from p2p_node.executor import ModelPlace
 from p2p_node.jobspec import JobSpec
+from p2p_node.partition.book import PlannedWhole, Wholes
 from p2p_node.quote import quote
 from p2p_node.runtime import Runtime
 from p2p_node.store import Store
@@ -56,6 +57,20 @@ class JobRecord:
     text: str = ""
     finished_ms: int = 0
     events: list[dict[str, Any]] = field(default_factory=list)
+    whole: PlannedWhole | None = None
+    """Where it stands, if it was split into parts."""
+
+    @property
+    def part_of(self) -> str:
+        """Id of the job that this is a part of, in hexadecimal; empty if it isn't one."""
+        return str(self.spec.get("part", {}).get("of", ""))
+
+    @property
+    def job_ids(self) -> tuple[bytes, ...]:
+        """The protocol's jobs that it consists of: itself, or those of its parts."""
+        if self.whole is None:
+            return (self.id,)
+        return tuple(job.job_id for part in self.whole.machine.parts for job in part.jobs)
 
     @property
     def is_final(self) -> bool:
@@ -64,7 +79,7 @@ class JobRecord:
 
     def summary(self) -> dict[str, Any]:
         """What a list shows."""
-        return {
+        summary = {
             "id": self.id.hex(),
             "name": self.name,
             "state": self.state,
@@ -76,7 +91,13 @@ class JobRecord:
             "is_text": is_text(self.spec["task"]["workload"]),
             "text": self.text,
             "spec": self.spec,
+            "part_of": self.part_of,
         }
+        if self.whole is not None:
+            machine = self.whole.machine
+            summary |= {"units": machine.units, "parts": self.whole.rows()}
+            summary |= {"parts_verified": machine.parts_verified, "paid_micros": machine.paid_micros}
+        return summary
 
 
 def build_request(
@@ -172,7 +193,11 @@ class JobBook:
         self._streams: dict[bytes, TextStream] = {}
         """Text of open jobs, decoded as it comes."""
         self._subscribers: dict[bytes, list[trio.MemorySendChannel[dict[str, Any]]]] = {}
+        self.wholes = Wholes(self, runtime, store)
         self._restore()
+        self.wholes.restore(clock())
+        for record in sorted(self._records.values(), key=lambda record: record.created_ms):
+            self._records.move_to_end(record.id)
 
     # --- Commands --------------------------------------------------------------------------------
 
@@ -187,10 +212,21 @@ class JobBook:
             UserError: the job can't be asked for from here.
         """
         request = build_request(spec, self._models, self._tokenizers)
-        now_ms = self._clock()
+        now_ms, ceiling = self._clock(), spec.auction.total_micros_max
+        if spec.parts is not None:
+            return self.wholes.submit(
+                request,
+                name=spec.name,
+                parts=_number(spec.parts),
+                total_micros_max=ceiling,
+                described=described,
+                now_ms=now_ms,
+            )
+        if ceiling:
+            _check_ceiling(quote(self._runtime.core, request, now_ms), ceiling)
 
         def book(job_id: bytes) -> None:
-            self._records[job_id] = JobRecord(job_id, spec.name, now_ms, described)
+            self.enter(job_id, spec.name, now_ms, described)
 
         try:
             job_id = self._runtime.submit(request, nonce=secrets.token_bytes(16), announce=book)
@@ -198,6 +234,15 @@ class JobBook:
             raise UserError(str(error)) from error
         record = self._records[job_id]
         self._keep(record)
+        return record
+
+    def enter(
+        self, job_id: bytes, name: str, now_ms: int, described: dict[str, Any], *, is_kept: bool = False
+    ) -> JobRecord:
+        """Begin a record, and write it down if it is to be."""
+        record = self._records[job_id] = JobRecord(job_id, name, now_ms, described)
+        if is_kept:
+            self._keep(record)
         self._forget_oldest()
         return record
 
@@ -208,6 +253,8 @@ class JobBook:
             UserError: the job can't be asked for from here.
         """
         request = build_request(spec, self._models, self._tokenizers)
+        if spec.parts is not None:
+            return self.wholes.quote(request, parts=_number(spec.parts), now_ms=self._clock())
         return quote(self._runtime.core, request, self._clock())
 
     def _forget_oldest(self) -> None:
@@ -219,8 +266,20 @@ class JobBook:
 
     def cancel(self, record: JobRecord) -> None:
         """Cancel an open job; a job that is over stays as it is."""
-        if record.id in self._runtime.core.jobs:
+        if record.whole is not None:
+            self.wholes.cancel(record, self._clock())
+        elif record.id in self._runtime.core.jobs:
             self._runtime.cancel(record.id)
+
+    def resume(self, record: JobRecord) -> None:
+        """Go on with a job in parts that ended before all were verified.
+
+        Raises:
+            UserError: nothing is missing, or it isn't in parts.
+        """
+        if record.whole is None:
+            raise UserError("a job that wasn't split can't be resumed: run it again")
+        self.wholes.resume(record, self._clock())
 
     # --- Views -----------------------------------------------------------------------------------
 
@@ -241,7 +300,7 @@ class JobBook:
 
     def frauds(self, record: JobRecord) -> list[bytes]:
         """The names of the fraud proofs that came of a job, in order."""
-        return self._store.keys_under("frauds", record.id)
+        return [name for job_id in record.job_ids for name in self._store.keys_under("frauds", job_id)]
 
     def fraud(self, name: bytes) -> bytes:
         """A fraud proof by its name, as its file has it."""
@@ -249,22 +308,38 @@ class JobBook:
 
     def receipt(self, record: JobRecord) -> bytes | None:
         """The signed receipt of a job that is over."""
+        if record.whole is not None:
+            return self.wholes.receipt(record.whole)
         return self._store.get("receipts", record.id)
+
+    def has_receipt(self, record: JobRecord) -> bool:
+        """Whether a job that is over has one."""
+        # A whole's is made of its parts' when it is asked for.
+        return record.whole is not None or self._store.get("receipts", record.id) is not None
 
     def result(self, record: JobRecord) -> Artifact | None:
         """The file that a verified job's output is; None where it is text, or isn't verified."""
         if record.state != JobState.VERIFIED.value:
             return None
-        return artifact(record.spec["task"], record.units, self._models)
+        units = record.units if record.whole is None else self.wholes.units(record.whole)
+        if (found := self.wholes.of_job(record.id)) is not None:
+            planned, job = found
+            present = KINDS[planned.request.workload].present
+            return None if present is None else present(planned.parts[job.number].input, units)
+        return artifact(record.spec["task"], units, self._models)
+
+    def text_of(self, record: JobRecord, units: Sequence[int]) -> str:
+        """Output units as text; empty where they aren't."""
+        tokenizer = self._tokenizer(record)
+        return tokenizer.decode(list(units)) if tokenizer is not None else ""
 
     def explain(self, record: JobRecord) -> list[dict[str, Any]]:
         """Why peers didn't take a job; see `p2p_node.explain`. Forgotten with the job's messages."""
         core = self._runtime.core
-        job = core.jobs.get(record.id)
-        if job is None:
-            return []
+        jobs = [core.jobs[job_id] for job_id in record.job_ids if job_id in core.jobs]
         adverts = [advert for advert in core.registry.current(self._clock()) if advert.signer != core.key]
-        return explain.add_up(explain.reasons(job, adverts))
+        # Of a job in parts, the newest offer's: peers decline each part for the same reasons.
+        return explain.add_up(explain.reasons(jobs[-1], adverts)) if jobs else []
 
     def subscribe(self, record: JobRecord) -> trio.MemoryReceiveChannel[dict[str, Any]]:
         """Every event of a job, from its first; the channel ends after the last one."""
@@ -303,7 +378,12 @@ class JobBook:
         if note.event == "awarded" and (tokenizer := self._tokenizer(record)) is not None:
             stream = self._streams[record.id] = tokenizer.stream()
             record.text = details["text"] = stream.feed(record.units)
-        event = {"at_ms": now_ms, "event": note.event, **_plain(details)}
+        self.tell(record, note.event, details, now_ms)
+        self.wholes.hear(note, now_ms)
+
+    def tell(self, record: JobRecord, name: str, details: dict[str, Any], now_ms: int) -> None:
+        """Add an event to a job's story, and pass it on to whoever follows it."""
+        event = {"at_ms": now_ms, "event": name, **_plain(details)}
         if len(record.events) < EVENTS_PER_JOB_MAX:
             record.events.append(event)
         for sender in self._subscribers.get(record.id, []):
@@ -311,7 +391,7 @@ class JobBook:
                 sender.send_nowait(event)
             except (trio.WouldBlock, trio.BrokenResourceError):
                 continue  # A reader that is gone or stuck; the history stays.
-        if note.event == "finished":
+        if name == "finished":
             for sender in self._subscribers.pop(record.id, []):
                 sender.close()
 
@@ -354,6 +434,22 @@ class JobBook:
                 record.reason = "the node stopped before the job ended"
                 record.finished_ms = self._clock()
                 self._keep(record)
+
+
+def _number(parts: int | str) -> int | None:
+    """How many parts are wanted; None leaves it to the node."""
+    return parts if isinstance(parts, int) else None
+
+
+def _check_ceiling(quoted: Mapping[str, Any], ceiling: int) -> None:
+    """Hold what a job may cost at most against what its client wants to pay.
+
+    Raises:
+        UserError: it may cost more.
+    """
+    cost = quoted.get("execution_micros_max", 0) + quoted.get("verification_micros", 0)
+    if cost > ceiling:
+        raise UserError(f"auction.max_total: the job may cost {cost} micro-units, more than {ceiling}")
 
 
 def _plain(value: Any, name: str = "") -> Any:

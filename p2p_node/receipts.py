@@ -24,6 +24,7 @@ from protocols.identity import peer_id
 from protocols.limits import RECEIPT_BYTES_MAX
 from protocols.units import units_digest
 from verification.receipt import ReceiptError, ReceiptReport, check_receipt
+from verification.receipt_parts import WholeReport
 from verification.receipt_report import AttemptReport, Claim, SegmentReport, VerifierReport
 
 __all__ = [
@@ -32,6 +33,10 @@ __all__ = [
     "ClaimResult",
     "ReceiptError",
     "check_file",
+    "compare",
+    "decode_evidence",
+    "described_attempt",
+    "parse",
     "recompute_claims",
     "render",
     "write",
@@ -94,17 +99,15 @@ def check_file(data: bytes, crypto: Crypto) -> ReceiptReport:
     Raises:
         ReceiptError: the first thing that is wrong, in the evidence or in what the file says of it.
     """
-    document = _parse(data)
-    network, raw = document["network"], _decode_evidence(document["evidence"])
+    document = parse(data, FORMAT)
+    network, raw = document["network"], decode_evidence(document["evidence"])
     report = check_receipt(raw, network=network, crypto=crypto)
-    expected = _render(report, raw)
-    if data != expected:
-        raise _first_difference(data, document, expected)
+    compare(data, document, _render(report, raw))
     return report
 
 
 def recompute_claims(
-    report: ReceiptReport, recompute: Callable[[Recompute], Mapping[int, bytes]]
+    report: ReceiptReport | WholeReport, recompute: Callable[[Recompute], Mapping[int, bytes]]
 ) -> list[ClaimResult]:
     """Settle by arithmetic what a receipt's signatures can't.
 
@@ -139,7 +142,12 @@ def _chunks_by_input(claims: tuple[Claim, ...]) -> dict[Recompute, set[int]]:
 # --- Reading -----------------------------------------------------------------------------------
 
 
-def _parse(data: bytes) -> dict[str, Any]:
+def parse(data: bytes, *formats: str) -> dict[str, Any]:
+    """A file of one of these formats, with its network and evidence as text and the rest unread.
+
+    Raises:
+        ReceiptError: it isn't one.
+    """
     if len(data) > FILE_BYTES_MAX:
         raise ReceiptError("file", f"{len(data)} bytes exceed {FILE_BYTES_MAX}")
     try:
@@ -148,19 +156,37 @@ def _parse(data: bytes) -> dict[str, Any]:
         raise ReceiptError("file", f"it isn't JSON: {error}") from error
     if not isinstance(document, dict):
         raise ReceiptError("file", "it isn't a JSON object")
-    if document.get("format") != FORMAT:
-        raise ReceiptError("file field 'format'", f"{str(document.get('format'))[:80]!r} isn't {FORMAT!r}")
+    if document.get("format") not in formats:
+        raise ReceiptError(
+            "file field 'format'",
+            f"{str(document.get('format'))[:80]!r} isn't {' or '.join(map(repr, formats))}",
+        )
     for name in ("network", "evidence"):
         if not isinstance(document.get(name), str):
             raise ReceiptError(f"file field {name!r}", "it is missing or isn't text")
     return document
 
 
-def _decode_evidence(text: str) -> bytes:
+def decode_evidence(text: str) -> bytes:
+    """The receipt's envelope from a file's field.
+
+    Raises:
+        ReceiptError: it isn't base64.
+    """
     try:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:
         raise ReceiptError("file field 'evidence'", f"it isn't base64: {error}") from error
+
+
+def compare(data: bytes, document: dict[str, Any], expected: bytes) -> None:
+    """Hold a file against what its evidence says.
+
+    Raises:
+        ReceiptError: they differ; it names where.
+    """
+    if data != expected:
+        raise _first_difference(data, document, expected)
 
 
 def _first_difference(data: bytes, document: dict[str, Any], expected: bytes) -> ReceiptError:
@@ -205,7 +231,7 @@ def _render(report: ReceiptReport, raw: bytes) -> bytes:
         "finished_ms": report.finished_ms,
         "units": len(report.units),
         "units_digest": units_digest(report.units).hex(),
-        "attempts": [_attempt(attempt) for attempt in report.attempts],
+        "attempts": [described_attempt(attempt) for attempt in report.attempts],
         "earnings_micros": {peer_id(key): micros for key, micros in report.earnings.items()},
         "notes": list(report.notes),
         "evidence": base64.b64encode(raw).decode(),
@@ -213,7 +239,8 @@ def _render(report: ReceiptReport, raw: bytes) -> bytes:
     return (json.dumps(document, sort_keys=True, indent=2) + "\n").encode()
 
 
-def _attempt(attempt: AttemptReport) -> dict[str, Any]:
+def described_attempt(attempt: AttemptReport) -> dict[str, Any]:
+    """An attempt as the readable part of a file has it."""
     return {
         "executor": peer_id(attempt.executor),
         "device": attempt.device,

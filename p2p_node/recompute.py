@@ -14,11 +14,12 @@ from p2p_node.workers import WorkerPool, WorkerSettings
 from protocols.effects import Recompute
 from protocols.events import RunEvent, RunFailed, RunRecomputed
 from verification.receipt import ReceiptReport
+from verification.receipt_parts import WholeReport
 
 __all__ = ["recompute_receipt"]
 
 
-def recompute_receipt(report: ReceiptReport) -> list[ClaimResult]:
+def recompute_receipt(report: ReceiptReport | WholeReport) -> list[ClaimResult]:
     """Recompute every claim of a receipt that holds.
 
     Raises:
@@ -30,7 +31,9 @@ def recompute_receipt(report: ReceiptReport) -> list[ClaimResult]:
     return trio.run(_recompute_all, report, models)
 
 
-async def _recompute_all(report: ReceiptReport, models: Mapping[bytes, ModelPlace]) -> list[ClaimResult]:
+async def _recompute_all(
+    report: ReceiptReport | WholeReport, models: Mapping[bytes, ModelPlace]
+) -> list[ClaimResult]:
     pool = WorkerPool(1, WorkerSettings(kernels=await find_kernels()))
     executor = WorkerExecutor(pool, pool, models)
 

@@ -180,6 +180,7 @@ async def _serve(
                 )
                 _restore(node)
                 await nursery.start(runtime.run, network)
+                nursery.start_soon(book.wholes.run)
                 await _serve_http(node, nursery)
                 log.info(
                     "node is up",

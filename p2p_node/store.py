@@ -35,6 +35,7 @@ TABLES = frozenset(
         "addresses",
         "standings",
         "frauds",
+        "wholes",
     }
 )
 
@@ -53,9 +54,10 @@ _DONT_WAIT = "PRAGMA synchronous = NORMAL"
 # Step i takes a file from user_version i to i + 1. Steps are only ever appended.
 _COLUMNS = "(key BLOB PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID"
 _MIGRATIONS: tuple[tuple[str, ...], ...] = (
-    tuple(f"CREATE TABLE {table} {_COLUMNS}" for table in sorted(TABLES - {"standings", "frauds"})),
+    tuple(f"CREATE TABLE {table} {_COLUMNS}" for table in sorted(TABLES - {"standings", "frauds", "wholes"})),
     (f"CREATE TABLE standings {_COLUMNS}",),
     (f"CREATE TABLE frauds {_COLUMNS}",),
+    (f"CREATE TABLE wholes {_COLUMNS}",),
 )
 
 

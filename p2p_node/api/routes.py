@@ -29,6 +29,7 @@ from p2p_node.api import views
 from p2p_node.errors import UserError
 from p2p_node.jobs import JobRecord
 from p2p_node.jobspec import JobSpecError, parse_job_spec
+from p2p_node.partition.receipts import render as render_whole
 from p2p_node.yamltree import DOCUMENT_BYTES_MAX
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ def make_app(node: Node, token: str) -> Starlette:
             Route(f"{job}/result", routes.job_result, methods=["GET"]),
             Route(f"{job}/frauds/{{number}}", routes.job_fraud, methods=["GET"]),
             Route(f"{job}/explain", routes.explain_job, methods=["GET"]),
+            Route(f"{job}/resume", routes.resume_job, methods=["POST"]),
             Route("/v1/shutdown", routes.shut_down, methods=["POST"]),
         ],
         middleware=[Middleware(_TokenRequired, token=token)],
@@ -133,6 +135,19 @@ class _Routes:
         self._node.book.cancel(record)
         return _json(self._summary(record))
 
+    async def resume_job(self, request: Request) -> Response:
+        record = self._find(request)
+        try:
+            self._node.book.resume(record)
+        except UserError as error:
+            raise _Refusal(
+                409,
+                "a job in parts of which some are missing can be resumed",
+                record.state,
+                message=str(error),
+            ) from error
+        return _json(self._summary(record))
+
     async def explain_job(self, request: Request) -> Response:
         record = self._find(request)
         return _json(
@@ -147,11 +162,15 @@ class _Routes:
 
     async def job_receipt(self, request: Request) -> Response:
         record = self._find(request)
-        raw = self._node.book.receipt(record)
+        try:
+            raw = self._node.book.receipt(record)
+        except UserError as error:
+            raise _Refusal(409, str(error)) from error
         if raw is None:
             raise _Refusal(404, "a job has a receipt once it is over", record.state)
         core = self._node.core
-        render = partial(receipts.render, raw, network=core.network, crypto=core.crypto)
+        rendered = receipts.render if record.whole is None else render_whole
+        render = partial(rendered, raw, network=core.network, crypto=core.crypto)
         # Checking every signature takes a while; other requests and peers shouldn't wait.
         content = await trio.to_thread.run_sync(render)
         return Response(content, media_type="application/json", headers=HEADERS)
@@ -204,9 +223,9 @@ class _Routes:
             ) from error
 
     def _summary(self, record: JobRecord) -> dict[str, Any]:
-        has_receipt = record.is_final and self._node.book.receipt(record) is not None
+        has_receipt = record.is_final and self._node.book.has_receipt(record)
         proofs = len(self._node.book.frauds(record))
-        disputes = self._node.core.disputes.open_for(record.id)
+        disputes = sum(map(self._node.core.disputes.open_for, record.job_ids))
         return record.summary() | {
             "receipt_available": has_receipt,
             "fraud_proofs": proofs,

@@ -12,6 +12,7 @@ from p2p_node.errors import ExitCode, UserError
 
 if TYPE_CHECKING:
     from verification.receipt import ReceiptReport
+    from verification.receipt_parts import WholeReport
 
 __all__ = ["verify"]
 
@@ -29,7 +30,8 @@ class _ReceiptRefused(UserError):
 def verify(file: Path, recompute: bool, output: str) -> None:
     """Check the receipt or the fraud proof in FILE.
 
-    Of a receipt: every signature, commitment, draw, opening, verdict and payment. Of a fraud proof: every
+    Of a receipt: every signature, commitment, draw, opening, verdict and payment; of a job in parts, those
+    of each part, and that the parts make up the job. Of a fraud proof: every
     signature and every part, and then the one operator that convicts, which is run again and takes no
     model.
 
@@ -37,7 +39,9 @@ def verify(file: Path, recompute: bool, output: str) -> None:
     """
     from p2p_node.cli.output import print_record
     from p2p_node.core.keyring import RealCrypto
-    from p2p_node.receipts import ReceiptError, check_file
+    from p2p_node.partition.receipts import check_any_file
+    from p2p_node.receipts import ReceiptError
+    from verification.receipt_parts import WholeReport
 
     data = _read(file)
     # A receipt is JSON, a fraud proof is a MessagePack array.
@@ -45,10 +49,10 @@ def verify(file: Path, recompute: bool, output: str) -> None:
         print_record(_judged(data, file), output)
         return
     try:
-        report = check_file(data, RealCrypto())
+        report = check_any_file(data, RealCrypto())
     except ReceiptError as error:
         raise _ReceiptRefused(f"{file} doesn't hold: {error}") from error
-    record = _described(report)
+    record = _described_whole(report) if isinstance(report, WholeReport) else _described(report)
     if recompute:
         record["recomputed"] = _recompute(report, file)
     elif report.claims and output == "table":
@@ -105,7 +109,7 @@ def _read(file: Path) -> bytes:
         raise UserError(f"can't read {file}: {error.strerror}") from error
 
 
-def _recompute(report: ReceiptReport, file: Path) -> str:
+def _recompute(report: ReceiptReport | WholeReport, file: Path) -> str:
     # Imported late: it brings trio, and its worker brings torch.
     from p2p_node.recompute import recompute_receipt
     from protocols.identity import peer_id
@@ -127,11 +131,45 @@ def _recompute(report: ReceiptReport, file: Path) -> str:
     return f"{len(results)} signed results, each as the receipt says"
 
 
+def _checked(report: ReceiptReport) -> dict[str, int]:
+    segments = [segment for attempt in report.attempts for segment in attempt.segments]
+    verifiers = [verifier for segment in segments for verifier in segment.verifiers]
+    return {
+        "contracts": len(report.attempts),
+        "commitments": len(segments),
+        "draws": len(verifiers),
+        "verdicts": sum(verifier.finding != "silent" for verifier in verifiers),
+        "signed_results": len(report.claims),
+    }
+
+
+def _described_whole(report: WholeReport) -> dict[str, Any]:
+    from protocols.identity import peer_id
+
+    checked = [_checked(job) for job in report.jobs]
+    return {
+        "holds": True,
+        "state": report.state,
+        "job_id": report.whole_id.hex(),
+        "network": report.network,
+        "requester": peer_id(report.requester),
+        "executors": list(dict.fromkeys(peer_id(key) for key in report.executors)),
+        "workload": report.workload,
+        "model": report.model.hex(),
+        "profile": report.profile,
+        "units": len(report.units),
+        "parts": len(report.parts),
+        "parts_verified": sum(part.verified is not None for part in report.parts),
+        "jobs": len(report.jobs),
+        "checked": {name: sum(each[name] for each in checked) for name in (checked[0] if checked else ())},
+        "earnings_micros": {peer_id(key): micros for key, micros in report.earnings.items()},
+        "notes": list(report.notes),
+    }
+
+
 def _described(report: ReceiptReport) -> dict[str, Any]:
     from protocols.identity import peer_id
 
-    segments = [segment for attempt in report.attempts for segment in attempt.segments]
-    verifiers = [verifier for segment in segments for verifier in segment.verifiers]
     return {
         "holds": True,
         "state": report.state,
@@ -143,13 +181,7 @@ def _described(report: ReceiptReport) -> dict[str, Any]:
         "model": report.model.hex(),
         "profile": report.profile,
         "units": len(report.units),
-        "checked": {
-            "contracts": len(report.attempts),
-            "commitments": len(segments),
-            "draws": len(verifiers),
-            "verdicts": sum(verifier.finding != "silent" for verifier in verifiers),
-            "signed_results": len(report.claims),
-        },
+        "checked": _checked(report),
         "outcomes": [attempt.outcome for attempt in report.attempts],
         "earnings_micros": {peer_id(key): micros for key, micros in report.earnings.items()},
         "notes": list(report.notes),

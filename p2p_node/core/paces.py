@@ -32,6 +32,10 @@ class Paces:
         while len(self._paces) > PACES_MAX:
             self._paces.popitem(last=False)
 
+    def observed(self, work: Work) -> list[int]:
+        """Every peer's pace at this work, in microseconds per output unit."""
+        return [pace for (_, known), pace in self._paces.items() if known == work]
+
     def believable_ms(self, peer: bytes, work: Work, *, units: int, promised_ms: int) -> int:
         """The time to reckon with where ``peer`` promises ``promised_ms`` for ``units``."""
         own = self._paces.get((peer, work))

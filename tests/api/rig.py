@@ -244,6 +244,7 @@ async def _open_node(
     bootstrap += network.addresses
     notes.book = JobBook(runtime, store, models, clock=clock)
     await nursery.start(runtime.run, network)
+    nursery.start_soon(notes.book.wholes.run)
     return Node(
         config=NodeConfig(network=NETWORK),
         place=place,
