@@ -2,7 +2,7 @@
 
 `open_worker` owns one process for as long as its block lasts. `WorkerPool` keeps some of them running, gives
 each one run at a time, and restarts what dies; whoever started a run hears about it by a callback, and any
-event but `Output` and `ChunkDone` is its last.
+event but those of `workloads.frames.GOING_ON` is its last.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ import workloads
 from p2p_node.zygote import Process, WorkerDied, WorkerSettings, Zygote
 from protocols.limits import OFFER_LIFETIME_MS_MAX, UNITS_MAX
 from workloads.frames import (
+    GOING_ON,
     Cancel,
-    ChunkDone,
     Command,
     Event,
     Failed,
@@ -311,8 +311,8 @@ class WorkerPool:
 
         Args:
             work: its ``run`` is replaced by the number returned.
-            on_event: called in the pool's task with each event, the last of which is neither `Output` nor
-                `ChunkDone`. Must not raise.
+            on_event: called in the pool's task with each event, the last of which is none of `GOING_ON`. Must
+                not raise.
 
         Returns:
             The run's number.
@@ -379,7 +379,10 @@ class WorkerPool:
             delay_s = min(2 * delay_s, _RESTART_DELAY_S_MAX)
 
     async def _do_next(self, worker: Worker) -> bool:
-        """Do one run; False if it needs another worker, because this one may not read its model."""
+        """Do one run; False if the next needs another worker.
+
+        This one may not read its model, or the sandbox had to stop what it ran: it isn't what it was.
+        """
         while not self._waiting:
             await self._idle.park()
         needed = _directories(self._waiting[0].work)
@@ -389,25 +392,26 @@ class WorkerPool:
         run = self._waiting.popleft()
         run.worker = worker
         worker.submit(run.work)
+        ending: Event | None = None
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._watch, worker)
             with run.patience:
-                await self._follow(run, worker)
+                ending = await self._follow(run, worker)
             if run.work.run in self._runs:
                 worker.condemn(f"did not stop within {_CANCEL_GRACE_S:g} s of being told")
                 await trio.lowlevel.checkpoint()
             nursery.cancel_scope.cancel()
-        return True
+        return not (isinstance(ending, Failed) and ending.reason == "not-permitted")
 
-    async def _follow(self, run: _Run, worker: Worker) -> None:
-        """Pass on what a worker says of a run, to its end."""
+    async def _follow(self, run: _Run, worker: Worker) -> Event:
+        """Pass on what a worker says of a run, to its end, and return that."""
         units = 0
         while True:
             event = await worker.receive()
             if isinstance(event, Ready) or event.run != run.work.run:
                 worker.condemn(f"sent {type(event).__name__} of no run it was given")
                 await trio.lowlevel.checkpoint()
-            elif isinstance(event, Output | ChunkDone):
+            elif isinstance(event, GOING_ON):
                 # A chunk has a unit at least; what is said twice counts twice.
                 units += len(event.units) if isinstance(event, Output) else 1
                 if units > 2 * self._limits.units_max:
@@ -416,7 +420,7 @@ class WorkerPool:
                 run.on_event(event)
             else:
                 self._end(run, event)
-                return
+                return event
 
     async def _watch(self, worker: Worker) -> None:
         """Kill the worker when its run has had its time."""
@@ -447,7 +451,9 @@ def _first_leaf(group: BaseException) -> BaseException:
 def _directories(work: Work) -> list[Path]:
     """What a worker must be able to read for this."""
     model = getattr(work, "model", None)
-    return _model_places(Path(model.path)) if model is not None else []
+    if model is None:
+        return []
+    return [*_model_places(Path(model.path)), *([Path(model.blobs)] if model.blobs else [])]
 
 
 def _model_places(directory: Path) -> list[Path]:

@@ -71,6 +71,7 @@ class ModelRef(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
         profile: ``exact14``, ``exact21`` or ``native``.
         variant: how to cheat while generating, for hostile test peers; empty for honest.
         workload: what it is run as (`workloads.registry`).
+        blobs: the folder of the node's blobs; empty where it has none.
     """
 
     path: str
@@ -78,6 +79,7 @@ class ModelRef(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
     profile: str
     variant: str = ""
     workload: str = "lm.generate"
+    blobs: str = ""
 
 
 class Load(_Frame, frozen=True):

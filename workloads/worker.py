@@ -64,6 +64,8 @@ _READ_BYTES = 1 << 16
 # Each frame costs both nodes milliseconds of a core; text that grows 20 times a second still looks steady.
 _COALESCE_S = 0.05
 _DETAIL_CHARACTERS_MAX = 240
+# What torch and Python say in words only: no room for a tensor, or for a thread's stack.
+_OUT_OF_MEMORY = ("can't allocate memory", "CUDA out of memory", "can't start new thread")
 _REASONS: dict[type[WorkloadRefused], str] = {
     ModelRefused: "model-refused",
     InputRefused: "input-refused",
@@ -323,8 +325,7 @@ def run(
 def _fault_of(error: Exception) -> tuple[str, str]:
     """Why a run failed that nothing refused: a reason of `Failed`, and what happened."""
     detail = f"{type(error).__name__}: {error}"
-    # torch says so in words only, and a process that may start no thread or program in yet others.
-    is_memory = isinstance(error, MemoryError) or "can't allocate memory" in detail
+    is_memory = isinstance(error, MemoryError) or any(text in detail for text in _OUT_OF_MEMORY)
     if is_memory or getattr(error, "errno", None) == errno.ENOMEM:
         return "out-of-memory", detail
     if isinstance(error, PermissionError) or getattr(error, "errno", None) == errno.EFBIG:
