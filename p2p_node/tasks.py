@@ -14,13 +14,13 @@ import msgspec
 
 from p2p_node.errors import UserError
 from p2p_node.executor import ModelPlace
+from p2p_node.lmtask import text_input
 from p2p_node.taskspec import DiffusionTask, LmTask, MatmulTask, RenderTask, Task, TrainingTask
 from workloads.diffusion.input import SampleInput
 from workloads.diffusion.input import encode_input as encode_sample
 from workloads.errors import WorkloadRefused
 from workloads.linalg.input import MatmulInput, Matrix
 from workloads.linalg.input import encode_input as encode_matmul
-from workloads.lm.input import LmInput
 from workloads.lm.input import encode_input as encode_prompt
 from workloads.lm.tokenizer import TextTokenizer
 from workloads.registry import KINDS
@@ -49,12 +49,14 @@ class Prepared:
         input: in the workload's own encoding.
         input_units: units that the input has already.
         units_max: output units at most.
+        stop_unit: ends an output with fewer; -1 where there is none.
     """
 
     model: bytes
     input: bytes
     input_units: int
     units_max: int
+    stop_unit: int = -1
 
 
 def prepare(
@@ -79,14 +81,11 @@ def prepare(
         match task:
             case LmTask():
                 digest = _digest_of(task.model, task.workload, models)
-                prompt = LmInput(
-                    prompt=tokenizers[task.model].encode(task.prompt),
-                    max_tokens=task.max_tokens,
-                    seed=task.seed,
-                    temperature_milli=task.temperature_milli,
-                    top_k=task.top_k,
-                )
-                return Prepared(digest, encode_prompt(prompt), len(prompt.prompt), task.max_tokens)
+                text = text_input(task, models[task.model].path, tokenizers[task.model], is_whole=is_whole)
+                # Each prompt has a context of its own, and was held against the model's.
+                beyond = max(0, text.positions - text.units_max)
+                encoded = encode_prompt(text, is_whole=is_whole)
+                return Prepared(digest, encoded, beyond, text.units_max, text.stop_unit)
             case DiffusionTask():
                 digest = _digest_of(task.model, task.workload, models)
                 sample = SampleInput(task.labels, task.steps, task.seed, task.guidance_milli)
@@ -175,7 +174,7 @@ def _scene(task: RenderTask) -> scene.RenderInput:
         samples=task.samples,
         depth=task.depth,
         seed=task.seed,
-        camera=scene.Camera(task.camera.position, task.camera.target, task.camera.focal),
+        cameras=(scene.Camera(task.camera.position, task.camera.target, task.camera.focal),),
         background=task.background,
         materials=tuple(scene.Material(m.albedo, m.emission, m.mirror) for m in task.materials),
         spheres=tuple(

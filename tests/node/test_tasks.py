@@ -104,8 +104,8 @@ def test_units_have_names() -> None:
 
 def test_a_scene_arrives_in_thousandths_and_its_materials_by_number() -> None:
     scene = decode_scene(prepared(RENDER).input)
-    assert scene.camera.position == (0, 1_500, 4_000)
-    assert scene.camera.focal == 1_000
+    assert scene.cameras[0].position == (0, 1_500, 4_000)
+    assert scene.cameras[0].focal == 1_000
     assert [material.emission for material in scene.materials] == [(0, 0, 0), (4_000, 4_000, 4_500)]
     assert [material.mirror for material in scene.materials] == [False, True]
     assert (scene.spheres[0].centre, scene.spheres[0].material) == ((0, 0, -250), 1)

@@ -24,7 +24,7 @@ def scene(width: int, height: int) -> bytes:
             samples=1,
             depth=2,
             seed=5,
-            camera=Camera((0, 500, 3_000), (0, 0, 0), 1_000),
+            cameras=(Camera((0, 500, 3_000), (0, 0, 0), 1_000),),
             background=(300, 600, 900),
             materials=(Material((800, 700, 600)),),
             spheres=(Sphere((-500, 0, 0), 700, 0), Sphere((900, 200, 300), 500, 0)),

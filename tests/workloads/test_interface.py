@@ -29,7 +29,7 @@ SCENE = RenderInput(
     samples=2,
     depth=2,
     seed=5,
-    camera=Camera((0, 500, 3_000), (0, 0, 0), 1_000),
+    cameras=(Camera((0, 500, 3_000), (0, 0, 0), 1_000),),
     background=(300, 600, 900),
     materials=(Material((800, 700, 600)),),
     spheres=(Sphere((-500, 0, 0), 700, 0), Sphere((900, 200, 300), 500, 0)),
@@ -48,7 +48,7 @@ TRAINING = TrainingInput(
     data=bytes([0, 50, 100, 150, 0, 250, 200, 150, 100, 1]),
 )
 JOBS = {
-    "lm.generate": encode_prompt(LmInput((1, 2, 3), 96, 4, 1_000)),
+    "lm.generate": encode_prompt(LmInput(((1, 2, 3),), 96, 4, 1_000)),
     "diffusion.sample": encode_sample(SampleInput((3,), 4, 9, 1_500)),
     "render.trace": encode_scene(SCENE),
     "linalg.matmul": encode_product(MatmulInput(192, 32, 256, 6, Matrix(seed=1), Matrix(seed=2))),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from protocols.blobs import Blob, check_blob
 from protocols.codec import Wire, decode, encode
 from protocols.errors import PeerFault
 from protocols.limits import INPUT_BYTES_MAX, UNITS_MAX, WHOLE_UNITS_MAX
@@ -31,6 +32,7 @@ TILE = 16
 """Pixels of a tile's side; a tile is a chunk."""
 TILE_UNITS = TILE * TILE
 SIDE_MAX = 1_024
+FRAMES_MAX = 1_024
 SAMPLES_MAX = 64
 DEPTH_MAX = 8
 MATERIALS_MAX = 32
@@ -107,13 +109,16 @@ class RenderInput(Wire, frozen=True, array_like=True, forbid_unknown_fields=True
         samples: paths through each pixel.
         depth: surfaces that a path may touch.
         seed: fixes every random choice.
-        camera: the point of view.
+        cameras: the point of view of each frame; frames are as large as each other.
         background: light that comes from beyond all surfaces.
         materials: by number.
         spheres: of the scene.
         planes: of the scene.
         triangles: of the scene.
-        first_tile: of those wanted; tiles are numbered row by row from the top left.
+        mesh: more triangles, as `workloads.render.mesh` writes them; empty if there are none or it is a blob.
+        mesh_blob: the same as a blob, or None.
+        is_light: the words give light, with a common exponent, instead of colours for a screen.
+        first_tile: of those wanted; tiles are numbered row by row from the top left, frame after frame.
         tiles: how many are wanted; 0 is all that follow.
     """
 
@@ -122,19 +127,27 @@ class RenderInput(Wire, frozen=True, array_like=True, forbid_unknown_fields=True
     samples: int
     depth: int
     seed: int
-    camera: Camera
+    cameras: tuple[Camera, ...]
     background: Vector
     materials: tuple[Material, ...]
     spheres: tuple[Sphere, ...] = ()
     planes: tuple[Plane, ...] = ()
     triangles: tuple[Triangle, ...] = ()
+    mesh: bytes = b""
+    mesh_blob: Blob | None = None
+    is_light: bool = False
     first_tile: int = 0
     tiles: int = 0
 
     @property
+    def frame_tiles(self) -> int:
+        """Tiles of one frame."""
+        return self.width * self.height // TILE_UNITS
+
+    @property
     def tiles_wanted(self) -> int:
         """Tiles that are rendered."""
-        return self.tiles or self.width * self.height // TILE_UNITS - self.first_tile
+        return self.tiles or self.frame_tiles * len(self.cameras) - self.first_tile
 
     @property
     def units_total(self) -> int:
@@ -154,17 +167,22 @@ class RenderInput(Wire, frozen=True, array_like=True, forbid_unknown_fields=True
             _within(name, side, TILE, SIDE_MAX)
             if side % TILE:
                 raise InputRefused(f"{name}={side} must be a multiple of {TILE}")
-        in_all = self.width * self.height // TILE_UNITS
+        if not 1 <= len(self.cameras) <= FRAMES_MAX:
+            raise InputRefused(f"{len(self.cameras)} cameras must be 1 to {FRAMES_MAX}")
+        in_all = self.frame_tiles * len(self.cameras)
         _within("first_tile", self.first_tile, 0, in_all - 1)
         _within("tiles", self.tiles, 0, in_all - self.first_tile)
         if self.units_total > units_max:
-            raise InputRefused(f"width x height = {self.units_total} pixels must be at most {units_max}")
+            raise InputRefused(
+                f"width x height x frames = {self.units_total} pixels must be at most {units_max}"
+            )
         _within("samples", self.samples, 1, SAMPLES_MAX)
         _within("depth", self.depth, 1, DEPTH_MAX)
         if (rays := TILE_UNITS * self.samples * self.depth) > RAYS_MAX:
             raise InputRefused(f"samples x depth needs {rays} rays in a tile, more than {RAYS_MAX}")
         _within("seed", self.seed, 0, _SEED_MAX)
-        self._check_camera()
+        for index, camera in enumerate(self.cameras):
+            _check_camera(f"cameras[{index}]", camera)
         _light("background", self.background)
         if not 1 <= len(self.materials) <= MATERIALS_MAX:
             raise InputRefused(f"{len(self.materials)} materials must be 1 to {MATERIALS_MAX}")
@@ -174,17 +192,18 @@ class RenderInput(Wire, frozen=True, array_like=True, forbid_unknown_fields=True
                 _within(f"materials[{index}].albedo", share, 0, 1_000)
         self._check_shapes()
 
-    def _check_camera(self) -> None:
-        _point("camera.position", self.camera.position)
-        _point("camera.target", self.camera.target)
-        _within("camera.focal", self.camera.focal, 1, COORDINATE_MILLI_MAX)
-        if self.camera.position[::2] == self.camera.target[::2]:
-            raise InputRefused("camera.target must not lie straight above or below camera.position")
-
     def _check_shapes(self) -> None:
         count = len(self.spheres) + len(self.planes) + len(self.triangles)
-        if not 1 <= count <= SHAPES_MAX:
-            raise InputRefused(f"{count} spheres, planes and triangles must be 1 to {SHAPES_MAX}")
+        if self.mesh and self.mesh_blob is not None:
+            raise InputRefused("mesh and mesh_blob must not both be given")
+        if self.mesh_blob is not None:
+            try:
+                check_blob(self.mesh_blob)
+            except PeerFault as error:
+                raise InputRefused(f"mesh_blob: {error}") from error
+        fewest = 0 if self.mesh or self.mesh_blob else 1
+        if not fewest <= count <= SHAPES_MAX:
+            raise InputRefused(f"{count} spheres, planes and triangles must be {fewest} to {SHAPES_MAX}")
         for index, sphere in enumerate(self.spheres):
             _point(f"spheres[{index}].centre", sphere.centre)
             _within(f"spheres[{index}].radius", sphere.radius, 1, COORDINATE_MILLI_MAX)
@@ -217,7 +236,10 @@ def encode_input(value: RenderInput, *, is_whole: bool = False) -> bytes:
         InputRefused: the input breaks a rule.
     """
     value.check(units_max=WHOLE_UNITS_MAX if is_whole else UNITS_MAX)
-    return encode(value)
+    data = encode(value)
+    if len(data) > INPUT_BYTES_MAX:
+        raise InputRefused(f"scene of {len(data)} bytes exceeds {INPUT_BYTES_MAX}")
+    return data
 
 
 def decode_input(data: bytes, *, is_whole: bool = False) -> RenderInput:
@@ -237,6 +259,14 @@ def decode_input(data: bytes, *, is_whole: bool = False) -> RenderInput:
 def _within(name: str, value: int, low: int, high: int) -> None:
     if not low <= value <= high:
         raise InputRefused(f"{name}={value} must be in [{low}, {high}]")
+
+
+def _check_camera(name: str, camera: Camera) -> None:
+    _point(f"{name}.position", camera.position)
+    _point(f"{name}.target", camera.target)
+    _within(f"{name}.focal", camera.focal, 1, COORDINATE_MILLI_MAX)
+    if camera.position[::2] == camera.target[::2]:
+        raise InputRefused(f"{name}.target must not lie straight above or below {name}.position")
 
 
 def _point(name: str, value: Vector) -> None:

@@ -18,14 +18,16 @@ from torch import Tensor
 
 from workloads import exact
 from workloads.philox import philox, uniforms
-from workloads.render.scene import TILE, TILE_UNITS, Plane, RenderInput, Sphere, Triangle, Vector
+from workloads.render.bvh import Tree, first_met
+from workloads.render.scene import TILE, TILE_UNITS, Camera, Plane, RenderInput, Sphere, Triangle, Vector
 
-__all__ = ["packed", "radiance"]
+__all__ = ["packed", "radiance", "shared_exponent"]
 
 _FAR = 1e12
 _NEAR = 1e-6
 _OFF_SURFACE = 1e-5
 _TINY = 1e-20
+_SHARED_MAX = 65_408.0
 
 
 class _Vectors(NamedTuple):
@@ -71,17 +73,19 @@ class _Hits(NamedTuple):
     material: Tensor
 
 
-def radiance(job: RenderInput, tile: int) -> Tensor:
+def radiance(job: RenderInput, tile: int, mesh: Tree | None = None) -> Tensor:
     """Light that arrives at each pixel of a tile.
 
     Args:
-        job: the picture; already checked.
-        tile: number of the tile, row by row from the top left.
+        job: the pictures; already checked.
+        tile: number of the tile, row by row from the top left, frame after frame.
+        mesh: the job's, if it has one.
 
     Returns:
         (`TILE` x `TILE`, 3) float64, row by row: the mean over the pixel's samples.
     """
     across = job.width // TILE
+    frame, tile = divmod(tile, job.frame_tiles)
     rows, columns = np.divmod(np.arange(TILE_UNITS), TILE)
     x, y = columns + tile % across * TILE, rows + tile // across * TILE
     # Samples in the outer order, so that those of a pixel are added one after another.
@@ -89,12 +93,15 @@ def radiance(job: RenderInput, tile: int) -> Tensor:
     sample = np.repeat(np.arange(job.samples), TILE_UNITS)
 
     def chances(depth: int) -> list[Tensor]:
-        counters = np.stack((y * job.width + x, sample, np.full_like(x, depth), np.zeros_like(x)), axis=1)
+        counters = np.stack(
+            (y * job.width + x, sample, np.full_like(x, depth), np.full_like(x, frame)), axis=1
+        )
         drawn = uniforms(philox(job.seed, counters.astype(np.uint64)))
         return [torch.from_numpy(np.ascontiguousarray(column)) for column in drawn.T]
 
-    origin, direction = _camera_rays(job, torch.from_numpy(x), torch.from_numpy(y), chances(0))
-    light = _follow(job, origin, direction, chances)
+    places = torch.from_numpy(x), torch.from_numpy(y)
+    origin, direction = _camera_rays(job, job.cameras[frame], *places, chances(0))
+    light = _follow(job, mesh, origin, direction, chances)
     total = [torch.zeros(TILE_UNITS, dtype=torch.float64) for _ in light]
     for first in range(0, TILE_UNITS * job.samples, TILE_UNITS):
         total = [sum_ + part[first : first + TILE_UNITS] for sum_, part in zip(total, light, strict=True)]
@@ -112,8 +119,34 @@ def packed(light: Tensor) -> list[int]:
     return words
 
 
+def shared_exponent(light: Tensor) -> list[int]:
+    """Radiance (pixels, 3) as three mantissas of 9 bits over an exponent of 5, red in the lowest bits.
+
+    Source: the OpenGL extension EXT_texture_shared_exponent.
+    """
+    clamped = light.clamp(max=_SHARED_MAX)
+    largest = clamped.amax(1, keepdim=True)
+    exponent = torch.zeros_like(largest)
+    for power in range(-15, 16):
+        exponent += (largest >= 2.0**power).to(torch.float64)
+    scale = torch.full_like(exponent, 2.0**24)
+    for step in range(1, 32):
+        scale = torch.where(exponent >= step, scale * 0.5, scale)
+    # What rounds up to a mantissa of ten bits takes the next exponent.
+    is_over = torch.floor(largest * scale + 0.5) >= 512.0
+    scale, exponent = torch.where(is_over, scale * 0.5, scale), exponent + is_over
+    mantissas = torch.floor(clamped * scale + 0.5).to(torch.int64)
+    shifted = mantissas[:, 0] + (mantissas[:, 1] << 9) + (mantissas[:, 2] << 18)
+    words: list[int] = (shifted + (exponent[:, 0].to(torch.int64) << 27)).tolist()
+    return words
+
+
 def _follow(
-    job: RenderInput, origin: _Vectors, direction: _Vectors, chances: Callable[[int], list[Tensor]]
+    job: RenderInput,
+    mesh: Tree | None,
+    origin: _Vectors,
+    direction: _Vectors,
+    chances: Callable[[int], list[Tensor]],
 ) -> _Vectors:
     """Light along each path."""
     albedo = (
@@ -128,7 +161,7 @@ def _follow(
     light = _Vectors(zero, zero, zero)
     share = _Vectors(zero + 1, zero + 1, zero + 1)
     for depth in range(1, job.depth + 1):
-        hits = _nearest(job, origin, direction)
+        hits = _nearest(job, mesh, origin, direction)
         is_hit = hits.material >= 0
         material = hits.material.clamp(min=0)
         seen = _Vectors(
@@ -161,8 +194,10 @@ def _scattered(normal: _Vectors, chances: list[Tensor]) -> _Vectors:
     return normal.plus(point).unit()
 
 
-def _camera_rays(job: RenderInput, x: Tensor, y: Tensor, chances: list[Tensor]) -> tuple[_Vectors, _Vectors]:
-    eye, target = _constant(job.camera.position), _constant(job.camera.target)
+def _camera_rays(
+    job: RenderInput, camera: Camera, x: Tensor, y: Tensor, chances: list[Tensor]
+) -> tuple[_Vectors, _Vectors]:
+    eye, target = _constant(camera.position), _constant(camera.target)
     forward = target.minus(eye).unit()
     up = _constant((0, 1_000, 0))
     right = forward.cross(up).unit()
@@ -170,12 +205,12 @@ def _camera_rays(job: RenderInput, x: Tensor, y: Tensor, chances: list[Tensor]) 
     height = torch.tensor(float(job.height), dtype=torch.float64)
     across = (x + chances[0] - job.width / 2.0) / height
     down = (y + chances[1] - job.height / 2.0) / height
-    ahead = torch.full_like(across, job.camera.focal) / _thousand()
+    ahead = torch.full_like(across, camera.focal) / _thousand()
     direction = _spread(forward, ahead).plus(_spread(right, across)).minus(_spread(upward, down))
     return _spread(eye, torch.ones_like(across)), direction.unit()
 
 
-def _nearest(job: RenderInput, origin: _Vectors, direction: _Vectors) -> _Hits:
+def _nearest(job: RenderInput, mesh: Tree | None, origin: _Vectors, direction: _Vectors) -> _Hits:
     nothing = torch.zeros_like(origin.x)
     best = _Hits(
         nothing + _FAR, _Vectors(nothing, nothing, nothing), torch.full_like(nothing, -1).to(torch.int64)
@@ -195,7 +230,20 @@ def _nearest(job: RenderInput, origin: _Vectors, direction: _Vectors) -> _Hits:
             _Vectors(*(torch.where(is_nearer, n, b) for n, b in zip(normal, best.normal, strict=True))),
             torch.where(is_nearer, shape.material, best.material),
         )
-    return best
+    return best if mesh is None else _nearer_of_mesh(mesh, best, origin, direction)
+
+
+def _nearer_of_mesh(mesh: Tree, best: _Hits, origin: _Vectors, direction: _Vectors) -> _Hits:
+    met = first_met(mesh, torch.stack(origin, dim=1), torch.stack(direction, dim=1), _NEAR)
+    is_nearer = (met.face >= 0) & (met.distance < best.distance)
+    face = met.face.clamp(min=0)
+    sides = (_Vectors(*side[face].unbind(1)) for side in (mesh.second, mesh.third))
+    normal = next(sides).cross(next(sides))
+    return _Hits(
+        torch.where(is_nearer, met.distance, best.distance),
+        _Vectors(*(torch.where(is_nearer, n, b) for n, b in zip(normal, best.normal, strict=True))),
+        torch.where(is_nearer, mesh.materials[face], best.material),
+    )
 
 
 def _meet_sphere(

@@ -8,11 +8,14 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 
+from workloads.blobs import NO_BLOBS, Blobs
 from workloads.chunkwise import Chunk, Chunkwise
 from workloads.errors import InputRefused, ModelRefused
+from workloads.render.bvh import Tree, build_tree
 from workloads.render.kind import FABRICATED_TILES, NAME, model_digest
+from workloads.render.mesh import decode_mesh
 from workloads.render.scene import TILE_UNITS, RenderInput, decode_input
-from workloads.render.trace import packed, radiance
+from workloads.render.trace import packed, radiance, shared_exponent
 from workloads.workload import EXACT_PROFILES
 
 __all__ = ["Renderer"]
@@ -25,6 +28,7 @@ class Renderer(Chunkwise[RenderInput]):
         profile: names the digests; the arithmetic is the same in both exact profiles.
         variant: how to cheat while generating, or None.
         expected_digest: the digest that a job names, if any.
+        blobs: where meshes lie.
 
     Raises:
         InputRefused: the profile or the variant is unknown.
@@ -32,7 +36,12 @@ class Renderer(Chunkwise[RenderInput]):
     """
 
     def __init__(
-        self, profile: str, variant: str | None = None, *, expected_digest: bytes | None = None
+        self,
+        profile: str,
+        variant: str | None = None,
+        *,
+        expected_digest: bytes | None = None,
+        blobs: Blobs = NO_BLOBS,
     ) -> None:
         super().__init__(NAME, model_digest(), profile, TILE_UNITS)
         if expected_digest not in (None, self.model):
@@ -42,6 +51,8 @@ class Renderer(Chunkwise[RenderInput]):
         if variant not in (None, FABRICATED_TILES):
             raise InputRefused(f"variant {variant!r} must be {FABRICATED_TILES!r}")
         self._variant = variant
+        self._blobs = blobs
+        self._mesh: tuple[bytes, Tree] | None = None
 
     def decode(self, input: bytes) -> RenderInput:
         """See `Chunkwise`."""
@@ -53,11 +64,26 @@ class Renderer(Chunkwise[RenderInput]):
 
     def derive(self, job: RenderInput, before: Sequence[int], chunk: int) -> Chunk:
         """See `Chunkwise`; a tile needs no other tile."""
-        light = radiance(job, job.first_tile + chunk)
+        light = radiance(job, job.first_tile + chunk, self._tree(job))
         values = light.flatten().tolist()
-        return Chunk(packed(light), struct.pack(f"<{len(values)}d", *values))
+        words = shared_exponent(light) if job.is_light else packed(light)
+        return Chunk(words, struct.pack(f"<{len(values)}d", *values))
 
     def produce(self, job: RenderInput, before: Sequence[int], chunk: int) -> Chunk:
         """See `Chunkwise`; the cheater passes the tile on its left off as every second one."""
         copied = self._variant == FABRICATED_TILES and chunk % 2
         return self.derive(job, before, chunk - 1 if copied else chunk)
+
+    def _tree(self, job: RenderInput) -> Tree | None:
+        """The job's mesh; it is built once for all of its tiles."""
+        name = job.mesh if job.mesh_blob is None else job.mesh_blob.digest
+        if not name:
+            return None
+        if self._mesh is None or self._mesh[0] != name:
+            data = job.mesh if job.mesh_blob is None else self._blobs.read(job.mesh_blob)
+            self._mesh = name, build_tree(decode_mesh(data))
+        tree = self._mesh[1]
+        # Another job may look at the same mesh with fewer materials.
+        if (last := int(tree.materials.max())) >= len(job.materials):
+            raise InputRefused(f"a face has material {last}, there are {len(job.materials)}")
+        return tree
