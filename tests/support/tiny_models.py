@@ -19,8 +19,9 @@ from tokenizers.processors import TemplateProcessing
 from torch import Tensor
 
 from workloads.embedding import config as bert
+from workloads.vision import config as vision
 
-__all__ = ["BERT", "WORDS", "tiny_bert", "write_model"]
+__all__ = ["BERT", "VISION", "WORDS", "tiny_bert", "tiny_vision", "write_model"]
 
 WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", *"abcdefghijklmnopqrstuvwxyz", *(f"##{c}" for c in "etaoins"))
 BERT = {
@@ -34,6 +35,17 @@ BERT = {
     "max_position_embeddings": 20,
     "type_vocab_size": 2,
     "layer_norm_eps": 1e-12,
+}
+VISION = {
+    "model_type": "efficientnet-lite",
+    "image_size": 32,
+    "crop_permille": 875,
+    "sample_mean": 127,
+    "sample_scale": 128,
+    "stem_channels": 6,
+    "head_channels": 24,
+    "blocks": [[4, 3, 1, 1], [8, 5, 2, 3], [8, 3, 1, 2]],
+    "labels": [f"class {number}" for number in range(12)],
 }
 
 
@@ -76,6 +88,16 @@ def tiny_bert() -> Path:
     write_model(folder, dict(BERT), randoms(bert.expected_shapes(bert.parse_config(BERT)), seed=3))
     word_pieces().save(str(folder / "tokenizer.json"))
     return folder
+
+
+@cache
+def tiny_vision() -> Path:
+    """A classifier of 32 x 32 pixels into 12 classes, called ``tiny-vision``."""
+    shapes = vision.expected_shapes(vision.parse_config(dict(VISION)))
+    # With half of each signal cut off, images would look alike in the end but for this.
+    tensors = {name: x * (2.0 if x.dim() > 1 else 0.3) for name, x in randoms(shapes, seed=5).items()}
+    tensors["classifier.weight"] -= tensors["classifier.weight"].mean(1, keepdim=True)
+    return write_model(_folder() / "tiny-vision", dict(VISION), tensors)
 
 
 @cache

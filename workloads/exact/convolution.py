@@ -71,9 +71,8 @@ def conv2d(
     checked = intake("x", x)
     seen = windows(checked, kernel, stride=_pair(stride), padding=_pair(padding), dilation=_pair(dilation))
     if groups == outputs > 1 and weight.shape[1] == 1 and weight[0].numel() <= precision.inner_max:
-        margin = _pair(padding)
         result = depthwise(
-            pad(checked, (margin[1], margin[1], margin[0], margin[0])),
+            _padded(checked, _pair(padding)),
             intake("weight", weight)[:, 0],
             stride=_pair(stride),
             dilation=_pair(dilation),
@@ -277,12 +276,18 @@ def windows(
     """
     if min(*kernel, *stride, *dilation) < 1 or min(padding) < 0:
         raise ValueError(f"kernel {kernel}, stride {stride} and dilation {dilation} must be >= 1")
-    padded = pad(x, (padding[1], padding[1], padding[0], padding[0]), value=fill)
+    padded = _padded(x, padding, fill)
     extents = [dilation[axis] * (kernel[axis] - 1) + 1 for axis in (0, 1)]
     if padded.shape[2] < extents[0] or padded.shape[3] < extents[1]:
         raise ValueError(f"no window of {extents} fits into {tuple(padded.shape)}")
     seen = padded.unfold(2, extents[0], stride[0]).unfold(3, extents[1], stride[1])
     return seen[..., :: dilation[0], :: dilation[1]]
+
+
+def _padded(x: Tensor, padding: tuple[int, int], fill: float = 0.0) -> Tensor:
+    if padding == (0, 0):
+        return x
+    return pad(x, (padding[1], padding[1], padding[0], padding[0]), value=fill)
 
 
 def _rows_of(seen: Tensor, groups: int) -> Tensor:

@@ -1,0 +1,1 @@
+"""Classification of images by networks of the EfficientNet-lite family."""
