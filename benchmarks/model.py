@@ -42,7 +42,7 @@ def main() -> None:
     print(machine_line(), flush=True)
     torch.set_num_threads(1)
     folder = builtin_models()["kjv-2m"]
-    job = LmInput(TextTokenizer(folder).encode(PROMPT), arguments.tokens, 1, 800)
+    job = LmInput((TextTokenizer(folder).encode(PROMPT),), arguments.tokens, 1, 800)
     executors = {profile: LmExecutor(folder, profile) for profile in PROFILES}
     chunks = range(-(-arguments.tokens // 32))
     best: dict[tuple[str, str], float] = defaultdict(lambda: float("inf"))
@@ -56,7 +56,7 @@ def main() -> None:
 
             def first(executor: LmExecutor = executor) -> None:
                 executor.generate(
-                    LmInput(job.prompt, 1, 1, 800), (), lambda *_: None, lambda *_: None, lambda: False
+                    LmInput(job.prompts, 1, 1, 800), (), lambda *_: None, lambda *_: None, lambda: False
                 )
 
             best[profile, "decode"] = min(best[profile, "decode"], cpu_seconds(generate))
@@ -79,7 +79,7 @@ def main() -> None:
             ]
         )
     print_table(
-        f"kjv-2m, {len(job.prompt)} prompt and {arguments.tokens} output tokens, one thread, CPU time",
+        f"kjv-2m, {len(job.prompts[0])} prompt and {arguments.tokens} output tokens, one thread, CPU time",
         ["profile", "decode", "to native", "first token", "verify", "to native", "verify/decode"],
         rows,
     )

@@ -90,7 +90,7 @@ class Direct:
         """Generate without anybody in between."""
         from workloads.lm.input import LmInput
 
-        job = LmInput(self._prompt, tokens, seed, TEMPERATURE_MILLI)
+        job = LmInput((self._prompt,), tokens, seed, TEMPERATURE_MILLI)
         times: list[float] = []
         started = time.perf_counter()
         self._executors[profile].generate(

@@ -126,6 +126,7 @@ def build_request(
         input=task.input,
         input_units=task.input_units,
         units_max=task.units_max,
+        stop_unit=task.stop_unit,
         chunk_units=kind.chunk_units,
         segment_chunks=kind.segment_chunks,
         mode=spec.auction.mode,

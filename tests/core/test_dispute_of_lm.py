@@ -72,7 +72,7 @@ def convicted(variant: str) -> OperatorFraud | None:
     """The proof that a dispute between a cheating executor and an honest verifier ends in."""
     path = builtin_models()["kjv-2m"]
     cheat, honest = LmWorkload(path, "exact14", variant), LmWorkload(path, "exact14")
-    given = encode_input(LmInput((1, 2, 3), UNITS, seed=7, temperature_milli=0))
+    given = encode_input(LmInput(((1, 2, 3),), UNITS, seed=7, temperature_milli=0))
     units: list[int] = []
     stated: dict[int, bytes] = {}
     cheat.generate(given, (), lambda first, new: units.extend(new), stated.__setitem__, lambda: False)

@@ -191,7 +191,7 @@ def test_pieces_of_several_sequences_in_one_pass_give_the_bits_of_each_alone(
                 assert len(rows) == cache.lengths[sequence] > 0
                 assert rows.tobytes() == alone[sequence][: len(rows)].tobytes()
             with pytest.raises(ValueError, match="once, in a pass"):
-                decoder.extend([Span(0, tokens[0, :1])] * 2, cache)
+                decoder.extend([Span(1, tokens[1, :1])] * 2, cache)
 
 
 def test_a_cache_is_taken_back_and_written_over(in_use: Kernels) -> None:

@@ -19,11 +19,11 @@ from protocols.units import FALSE_UNITS
 from workloads.errors import InputRefused, ModelRefused, NumericsRefused
 from workloads.lm.generate import LmExecutor, Outcome
 from workloads.lm.hostile import VARIANTS
-from workloads.lm.input import LmInput, chunk_range, decode_input, encode_input, finish_reason
+from workloads.lm.input import END_UNIT, LmInput, chunk_range, decode_input, encode_input
 from workloads.lm.sampling import noise, sample
 from workloads.lm.tokenizer import TextTokenizer
 
-JOB = LmInput(prompt=(3, 1, 4, 1, 5), max_tokens=75, seed=2**63 + 11, temperature_milli=1000)
+JOB = LmInput(prompts=((3, 1, 4, 1, 5),), max_tokens=75, seed=2**63 + 11, temperature_milli=1000)
 
 
 def replaced(job: LmInput, **changes: Any) -> LmInput:
@@ -34,32 +34,49 @@ def replaced(job: LmInput, **changes: Any) -> LmInput:
 
 
 @given(
-    st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=30),
-    st.integers(1, 65_000),
+    st.lists(st.lists(st.integers(0, 2**32 - 2), min_size=1, max_size=9).map(tuple), min_size=1, max_size=4),
+    st.integers(1, 16_000),
     st.integers(0, 2**64 - 1),
     st.integers(0, 100_000),
     st.integers(0, 2**32 - 1),
-    st.integers(-1, 2**32 - 1),
+    st.lists(st.integers(0, 2**32 - 2), max_size=3),
+    st.lists(st.binary(min_size=1, max_size=20), max_size=3),
 )
 def test_input_survives_the_wire(
-    prompt: list[int], tokens: int, seed: int, heat: int, k: int, stop: int
+    prompts: list[tuple[int, ...]],
+    tokens: int,
+    seed: int,
+    heat: int,
+    k: int,
+    eos: list[int],
+    stop: list[bytes],
 ) -> None:
-    job = LmInput(tuple(prompt), tokens, seed, heat, k, stop)
+    job = LmInput(tuple(prompts), tokens, seed, heat, k, tuple(eos), 900, 1_200, tuple(stop), -1, 3)
     assert decode_input(encode_input(job)) == job
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"prompt": ()}, "prompt must hold at least one token"),
-        ({"prompt": (1, -1)}, "prompt[1]=-1 must be in [0, 4294967296)"),
+        ({"prompts": ()}, "0 prompts must be 1 to 1024"),
+        ({"prompts": ((1,), ())}, "prompt 1 must hold at least one token"),
+        ({"prompts": ((1, -1),)}, "token -1 of prompt 0 must be in [0, 4294967295)"),
         ({"max_tokens": 0}, "max_tokens=0 must be in [1, 65536]"),
         ({"max_tokens": 65_535}, "need 65540 positions, more than 65536"),
         ({"seed": 2**64}, "seed=18446744073709551616 must be in"),
         ({"seed": -1}, "seed=-1 must be in"),
         ({"temperature_milli": -1}, "temperature_milli=-1 must be in"),
         ({"top_k": -1}, "top_k=-1 must be in"),
-        ({"stop_token": -2}, "stop_token=-2 must be in"),
+        ({"eos": (-2,)}, "eos token=-2 must be in"),
+        ({"eos": tuple(range(9))}, "eos tokens=9 must be in [0, 8]"),
+        ({"top_p_milli": 0}, "top_p_milli=0 must be in [1, 1000]"),
+        ({"repetition_milli": 99}, "repetition_milli=99 must be in [100, 10000]"),
+        ({"stop": (b"",)}, "bytes of a stop text=0 must be in [1, 256]"),
+        ({"stop": (b"x",) * 17}, "stop texts=17 must be in [0, 16]"),
+        ({"logprobs": 21}, "logprobs=21 must be in [-1, 20]"),
+        ({"first_prompt": -1}, "first_prompt=-1 must be in"),
+        ({"prompts": ((1,),) * 1024, "max_tokens": 65}, "make up to 66560 units, more than 65536"),
+        ({"prompts": ((1,),) * 1024, "logprobs": 0, "max_tokens": 64}, "make up to 95326 units"),
     ],
 )
 def test_input_beyond_the_limits_is_refused(changes: dict[str, Any], message: str) -> None:
@@ -73,11 +90,7 @@ def test_malformed_input_is_refused(data: bytes) -> None:
         decode_input(data)
 
 
-def test_an_output_is_whole_only_at_its_end() -> None:
-    job = replaced(JOB, max_tokens=3, stop_token=9)
-    cases = {(): None, (1, 2): None, (1, 2, 3): "length", (1, 9): "stop", (1, 2, 9): "stop"}
-    cases |= {(9, 1): None, (1, 2, 3, 4): None}  # type: ignore[dict-item]
-    assert {units: finish_reason(job, units) for units in cases} == cases
+def test_chunks_are_runs_of_units() -> None:
     assert chunk_range(2, 75) == range(64, 75)
     for chunk in (-1, 3):
         with pytest.raises(InputRefused, match=f"chunk {chunk} does not exist"):
@@ -194,26 +207,25 @@ def test_a_run_that_is_stopped_leaves_its_chunk_open(tiny_model: Path) -> None:
     assert list(record.chunks) == [0]
 
 
-def test_the_stop_token_is_the_last(tiny_model: Path) -> None:
+def test_a_token_that_ends_the_output_is_its_last(tiny_model: Path) -> None:
     executor = LmExecutor(tiny_model, "exact14")
     units = Record(executor, JOB).units
-    stop = units[37]
-    job = replaced(JOB, stop_token=stop)
-    first = units.index(stop)
+    job = replaced(JOB, eos=(units[37],))
+    first = units.index(units[37])
     record = Record(executor, job)
-    assert record.units == units[: first + 1]
-    assert record.outcome == Outcome(first + 1, "stop")
+    assert record.units == [*units[: first + 1], END_UNIT]
+    assert record.outcome == Outcome(first + 2, "stop")
     assert executor.recompute(job, record.units, record.chunks) == record.chunks
 
 
 def test_what_does_not_fit_the_model_is_refused(tiny_model: Path) -> None:
     executor = LmExecutor(tiny_model, "exact14")
     for job, units, message in (
-        (replaced(JOB, prompt=(256,)), [], "prompt[0]=256 must be in [0, 256)"),
+        (replaced(JOB, prompts=((256,),)), [], "token 256 of prompt 0 must be in [0, 256)"),
         (replaced(JOB, max_tokens=316), [], "need 321 positions, more than 320"),
-        (JOB, [0] * 31, "prefix of 31 tokens must be whole chunks of 32"),
-        (JOB, [300] * 32, "output[0]=300 must be in [0, 256)"),
-        (JOB, [0] * 96, "output of 96 tokens exceeds max_tokens=75"),
+        (JOB, [0] * 31, "prefix of 31 units must be whole chunks of 32"),
+        (JOB, [300] * 32, "prefix: token 300 must be in [0, 256)"),
+        (JOB, [0] * 96, "output of 96 units exceeds the 75 there can be"),
     ):
         with pytest.raises(InputRefused, match=re.escape(message)):
             Record(executor, job, prefix=tuple(units))
@@ -273,7 +285,7 @@ def test_spoofed_tokens_have_honest_hidden_states(tiny_model: Path) -> None:
 
 def _honest_states(executor: LmExecutor, units: list[int]) -> list[np.ndarray]:
     decoder = executor._honest
-    tokens = np.array([(*JOB.prompt, *units[:31])])
+    tokens = np.array([(*JOB.prompts[0], *units[:31])])
     return [decoder.forward(tokens, decoder.new_cache(1, 36))[0, 4:]]
 
 

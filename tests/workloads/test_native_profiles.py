@@ -29,7 +29,7 @@ from workloads.lm.tolerance import TOLERANCE_FILE, load_tolerance
 from workloads.numeric_class import numeric_class
 
 MODEL = builtin_models()["kjv-2m"]
-JOB = LmInput(prompt=(5, 6, 7, 8, 9), max_tokens=80, seed=3, temperature_milli=900, top_k=50)
+JOB = LmInput(prompts=((5, 6, 7, 8, 9),), max_tokens=80, seed=3, temperature_milli=900, top_k=50)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -173,7 +173,7 @@ def test_a_model_without_bounds_has_no_native_profile(tmp_path: Path) -> None:
 def test_drawn_tokens_miss_by_nothing_and_others_by_something(temperature: int, top_k: int) -> None:
     rng = np.random.default_rng(4)
     logits = rng.normal(size=(40, 64)) * 3
-    job = LmInput((1,), 40, 9, temperature, top_k)
+    job = LmInput(((1,),), 40, 9, temperature, top_k)
     drawn = sample(logits, range(40), job)
     assert misses_ppb(logits, drawn, range(40), job) == [0] * 40
     others = [(token + 1) % 64 for token in drawn]
@@ -184,7 +184,7 @@ def test_drawn_tokens_miss_by_nothing_and_others_by_something(temperature: int, 
 def test_a_near_draw_misses_by_little() -> None:
     rng = np.random.default_rng(5)
     logits = rng.normal(size=(300, 64))
-    job = LmInput((1,), 300, 2, 1_000)
+    job = LmInput(((1,),), 300, 2, 1_000)
     other = sample(logits + rng.normal(size=logits.shape) * 1e-3, range(300), job)
     misses = misses_ppb(logits, other, range(300), job)
     assert any(misses) and max(misses) < 3_000_000
@@ -194,11 +194,11 @@ def test_the_last_place_of_top_k_may_go_either_way() -> None:
     logits = np.array([[2.0, 1.0, 1.0 - 1e-6, -5.0]])
     swapped = np.array([[2.0, 1.0 - 1e-6, 1.0, -5.0]])
     for seed in range(40):
-        job = LmInput((1,), 1, seed, 1_000, 2)
+        job = LmInput(((1,),), 1, seed, 1_000, 2)
         assert misses_ppb(logits, sample(swapped, [0], job), [0], job) < [1_000_000]
     far = np.array([[2.0, 1.0, 0.5, -5.0]])
-    assert misses_ppb(far, [2], [0], LmInput((1,), 1, 1, 1_000, 2)) == [10**9]
-    assert (draw_weights(far, LmInput((1,), 1, 1, 1_000, 2)) > 0).sum() == 2
+    assert misses_ppb(far, [2], [0], LmInput(((1,),), 1, 1, 1_000, 2)) == [10**9]
+    assert (draw_weights(far, LmInput(((1,),), 1, 1, 1_000, 2)) > 0).sum() == 2
 
 
 def test_a_fingerprint_feels_every_element() -> None:

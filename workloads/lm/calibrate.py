@@ -86,7 +86,7 @@ def trial_jobs(vocabulary: int, positions: int) -> list[LmInput]:
     ):
         fitting = max(1, min(length, positions - _JOB_TOKENS))
         prompt = tuple(int(token) for token in rng.integers(0, vocabulary, fitting))
-        jobs.append(LmInput(prompt, min(_JOB_TOKENS, positions - len(prompt)), index, temperature, top_k))
+        jobs.append(LmInput((prompt,), min(_JOB_TOKENS, positions - len(prompt)), index, temperature, top_k))
     return jobs
 
 
@@ -106,13 +106,13 @@ def observe(
     signs = projection_signs(model, decoder.config.hidden_size)
     prints, misses = [], []
     for job, units in trials:
-        tokens = np.array((*job.prompt, *units[:-1]), dtype=np.int64)
+        tokens = np.array((*job.prompts[0], *units[:-1]), dtype=np.int64)
         cache = decoder.new_cache(1, len(tokens))
         passes = [
             decoder.forward(tokens[None, start : start + split], cache)[0]
             for start in range(0, len(tokens), split)
         ]
-        states = np.concatenate(passes)[len(job.prompt) - 1 :]
+        states = np.concatenate(passes)[len(job.prompts[0]) - 1 :]
         values = np.frombuffer(fingerprint(states, signs), dtype="<i4")
         prints.append(values.reshape(len(units), -1).astype(np.int64))
         misses += misses_ppb(decoder.logits(states), units, range(len(units)), job)
@@ -225,8 +225,8 @@ def _share_ppm(misses: Sequence[int], margin: int) -> int:
 def _generate(decoder: Any, job: LmInput) -> list[int]:
     from workloads.lm.sampling import sample
 
-    cache = decoder.new_cache(1, len(job.prompt) + job.max_tokens)
-    hidden = decoder.forward(np.array([job.prompt], dtype=np.int64), cache)[0][-1:]
+    cache = decoder.new_cache(1, job.positions)
+    hidden = decoder.forward(np.array([job.prompts[0]], dtype=np.int64), cache)[0][-1:]
     units: list[int] = []
     while len(units) < job.max_tokens:
         units += sample(decoder.logits(hidden), [len(units)], job)
@@ -289,7 +289,7 @@ def _observed_in_a_process(
     model_dir: Path, setting: Setting, trials: Sequence[tuple[LmInput, Sequence[int]]]
 ) -> dict[str, Observation]:
     request = [
-        [list(job.prompt), job.max_tokens, job.seed, job.temperature_milli, job.top_k, units]
+        [list(job.prompts[0]), job.max_tokens, job.seed, job.temperature_milli, job.top_k, units]
         for job, units in trials
     ]
     command = [
@@ -326,7 +326,9 @@ def _observe_here(model_dir: Path, threads: int) -> None:
     from workloads.lm.manifest import load_manifest
 
     torch.set_num_threads(threads)
-    trials = [(LmInput(tuple(p), n, seed, t, k), units) for p, n, seed, t, k, units in json.load(sys.stdin)]
+    trials = [
+        (LmInput((tuple(p),), n, seed, t, k), units) for p, n, seed, t, k, units in json.load(sys.stdin)
+    ]
     config, weights = load_model(model_dir)
     decoder, model = build_decoder(config, weights, "native"), load_manifest(model_dir).digest
     observed = {

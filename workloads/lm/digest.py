@@ -1,4 +1,4 @@
-"""The digest of a chunk of ``lm.generate``: its tokens, and the hidden states they were drawn from."""
+"""The digest of a chunk of ``lm.generate``: its units, and the hidden states its tokens were drawn from."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["chunk_digest"]
 
 
 def chunk_digest(
-    *, model: bytes, profile: str, chunk: int, tokens: Sequence[int], states: NDArray[np.float32]
+    *, model: bytes, profile: str, chunk: int, units: Sequence[int], states: NDArray[np.float32]
 ) -> bytes:
     """32 bytes.
 
@@ -23,15 +23,16 @@ def chunk_digest(
         model: digest of the model.
         profile: of the numerics.
         chunk: its number.
-        tokens: of the chunk.
-        states: (tokens, hidden), the final hidden state that each token was drawn from.
+        units: of the chunk.
+        states: (rows, hidden), the final hidden state that each token was drawn from, and once more the last
+            token's where `END_UNIT` follows.
     """
-    header = struct.pack("<QQI", chunk, chunk * LM_CHUNK_UNITS, len(tokens))
+    header = struct.pack("<QQI", chunk, chunk * LM_CHUNK_UNITS, len(units))
     return tagged(
         "p2p-node/lm-chunk/1",
         model,
         profile.encode(),
         header,
-        struct.pack(f"<{len(tokens)}I", *tokens),
+        struct.pack(f"<{len(units)}I", *units),
         states.astype("<f4", copy=False).tobytes(),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,7 +15,8 @@ from workloads.errors import InputRefused
 from workloads.exact.quantise import EXACT14, EXACT21
 from workloads.llama.config import LlamaConfig, load_config
 from workloads.llama.exact_model import ExactDecoder
-from workloads.llama.model import KeyValueCache, NativeDecoder
+from workloads.llama.model import NativeDecoder
+from workloads.llama.spans import Lengths, Span
 from workloads.llama.weights import load_weights
 
 __all__ = [
@@ -48,8 +50,19 @@ class Decoder(Protocol):
     def forward(self, tokens: NDArray[np.int64], cache: Any) -> NDArray[np.float32]:
         """Final hidden states (batch, count, hidden) of the tokens (batch, count) that follow the cache."""
 
+    def extend(self, spans: Sequence[Span], cache: Any) -> NDArray[np.float32]:
+        """Final hidden states (positions of all spans, hidden) of pieces of several sequences."""
+
     def logits(self, hidden: NDArray[np.float32]) -> NDArray[np.float64]:
         """Logits (rows, vocabulary) of final hidden states (rows, hidden)."""
+
+
+class _NativeCache(Lengths):
+    """A cache for each sequence: in native kernels a batch would change the bits of what is in it."""
+
+    def __init__(self, decoder: NativeDecoder, batch: int, capacity: int) -> None:
+        super().__init__(batch, capacity)
+        self.caches = [decoder.new_cache(1, capacity) for _ in range(batch)]
 
 
 class _Native:
@@ -59,13 +72,23 @@ class _Native:
         self.config = config
         self._decoder = NativeDecoder(config, weights)
 
-    def new_cache(self, batch: int, capacity: int) -> KeyValueCache:
-        return self._decoder.new_cache(batch, capacity)
+    def new_cache(self, batch: int, capacity: int) -> _NativeCache:
+        return _NativeCache(self._decoder, batch, capacity)
 
-    def forward(self, tokens: NDArray[np.int64], cache: KeyValueCache) -> NDArray[np.float32]:
+    def forward(self, tokens: NDArray[np.int64], cache: _NativeCache) -> NDArray[np.float32]:
+        spans = [Span(sequence, row) for sequence, row in enumerate(tokens)]
+        return self.extend(spans, cache).reshape(*tokens.shape, -1)
+
+    def extend(self, spans: Sequence[Span], cache: _NativeCache) -> NDArray[np.float32]:
+        cache.check(spans)
+        states = []
         with torch.inference_mode():
-            hidden: NDArray[np.float32] = self._decoder.forward(torch.from_numpy(tokens), cache).numpy()
-        return hidden
+            for sequence, tokens in spans:
+                held = cache.caches[sequence]
+                held.length = cache.lengths[sequence]
+                states.append(self._decoder.forward(torch.from_numpy(tokens[None]), held)[0].numpy())
+        cache.extend(spans)
+        return np.concatenate(states)
 
     def logits(self, hidden: NDArray[np.float32]) -> NDArray[np.float64]:
         with torch.inference_mode():

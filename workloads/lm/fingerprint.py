@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import msgspec
 import numpy as np
 from blake3 import blake3
 from numpy.typing import NDArray
 
 from protocols.digest import tagged
-from workloads.lm.input import LmInput
+from workloads.lm.input import TOP_P_MILLI_MAX, LmInput
 from workloads.lm.sampling import draw_weights, noise
 
 __all__ = ["PROJECTIONS", "fingerprint", "misses_ppb", "projection_signs"]
@@ -59,8 +60,8 @@ def misses_ppb(
     Args:
         logits: (positions, vocabulary).
         tokens: claimed, one for each position; any integers.
-        positions: of the rows, in the output.
-        job: seed, temperature and top-k.
+        positions: of the rows, as `noise_position` gives them.
+        job: seed, temperature, top-k and top-p.
 
     Raises:
         NumericsRefused: a logit is NaN or Inf.
@@ -73,8 +74,17 @@ def misses_ppb(
         elif job.temperature_milli == 0:
             misses.append(round(_PPB * -float(np.expm1(row[token] - row.max()))))
         else:
-            misses.append(min(_miss_ppb(weights, token, position, job) for weights in _possible(row, job)))
+            possible = [weights for close in _close_jobs(job) for weights in _possible(row, close)]
+            misses.append(min(_miss_ppb(weights, token, position, job) for weights in possible))
     return misses
+
+
+def _close_jobs(job: LmInput) -> list[LmInput]:
+    """Whether a token is inside top-p is won by a hair at times, too."""
+    if job.top_p_milli == TOP_P_MILLI_MAX:
+        return [job]
+    shares = (job.top_p_milli, max(1, job.top_p_milli - 1), job.top_p_milli + 1)
+    return [msgspec.structs.replace(job, top_p_milli=share) for share in shares]
 
 
 def _possible(row: NDArray[np.float64], job: LmInput) -> list[NDArray[np.int64]]:

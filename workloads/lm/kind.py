@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from protocols.limits import CHUNKS_PER_SEGMENT, LM_CHUNK_UNITS
+from protocols.limits import CHUNKS_PER_SEGMENT, LM_CHUNK_UNITS, UNITS_MAX
 from workloads.blobs import Blobs
 from workloads.llama.config import is_llama, load_config
 from workloads.lm.input import LmInput, encode_input
@@ -21,8 +21,10 @@ def _models() -> tuple[Model, ...]:
 
 
 def _model(model_dir: Path) -> Model:
-    context = load_config(model_dir).max_position_embeddings
-    return Model(model_dir.name, model_dir, load_manifest(model_dir).digest, context)
+    load_config(model_dir)
+    # Each prompt has a context of its own: clients hold it against the model's, since they need the model's
+    # tokenizer anyway, and executors do once more.
+    return Model(model_dir.name, model_dir, load_manifest(model_dir).digest, UNITS_MAX)
 
 
 def _read_model(model_dir: Path) -> Model | None:
@@ -31,7 +33,7 @@ def _read_model(model_dir: Path) -> Model | None:
 
 def _probe() -> bytes:
     return encode_input(
-        LmInput(prompt=(1, 2, 3, 4), max_tokens=_PROBE_TOKENS, seed=0, temperature_milli=1_000)
+        LmInput(prompts=((1, 2, 3, 4),), max_tokens=_PROBE_TOKENS, seed=0, temperature_milli=1_000)
     )
 
 
@@ -40,7 +42,7 @@ def _open(
 ) -> Workload:
     from workloads.lm.workload import LmWorkload
 
-    return LmWorkload(model_dir, profile, variant, expected_digest=expected_digest)
+    return LmWorkload(model_dir, profile, variant, expected_digest=expected_digest, blobs=blobs)
 
 
 LM = Kind(

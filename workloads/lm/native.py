@@ -10,24 +10,27 @@ runs only the passes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from copy import copy
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from protocols.limits import LM_CHUNK_UNITS
 from protocols.messages import EQUAL_BITS
+from workloads.blobs import NO_BLOBS, Blobs
 from workloads.errors import InputRefused, ModelRefused, NumericsRefused
+from workloads.lm.batch import Drawn
 from workloads.lm.engine import HOMOGENEOUS, NATIVE, REFERENCE, Decoder, prefill
 from workloads.lm.fingerprint import fingerprint, misses_ppb, projection_signs
 from workloads.lm.generate import LmExecutor
-from workloads.lm.input import LmInput, finish_reason
-from workloads.lm.sampling import sample
+from workloads.lm.input import LmInput
+from workloads.lm.layout import Ending, Output, Slice
+from workloads.lm.sampling import noise_position, penalised, sample
 from workloads.lm.tolerance import load_tolerance
 from workloads.numeric_class import numeric_class
-from workloads.workload import Outcome
 
 __all__ = ["HomogeneousExecutor", "NativeExecutor", "open_executor"]
 
@@ -35,7 +38,12 @@ _MENDS_MAX = 64
 
 
 def open_executor(
-    model_dir: Path, profile: str, variant: str | None = None, *, expected_digest: bytes | None = None
+    model_dir: Path,
+    profile: str,
+    variant: str | None = None,
+    *,
+    expected_digest: bytes | None = None,
+    blobs: Blobs = NO_BLOBS,
 ) -> LmExecutor:
     """The executor of a profile; arguments and errors as `LmExecutor`.
 
@@ -45,7 +53,7 @@ def open_executor(
     """
     kinds = {HOMOGENEOUS: HomogeneousExecutor, NATIVE: NativeExecutor, REFERENCE: NativeExecutor}
     kind = kinds.get(profile.partition("/")[0], LmExecutor)
-    return kind(model_dir, profile, variant, expected_digest=expected_digest)
+    return kind(model_dir, profile, variant, expected_digest=expected_digest, blobs=blobs)
 
 
 class NativeExecutor(LmExecutor):
@@ -58,8 +66,9 @@ class NativeExecutor(LmExecutor):
         variant: str | None = None,
         *,
         expected_digest: bytes | None = None,
+        blobs: Blobs = NO_BLOBS,
     ) -> None:
-        super().__init__(model_dir, profile, variant, expected_digest=expected_digest)
+        super().__init__(model_dir, profile, variant, expected_digest=expected_digest, blobs=blobs)
         tolerance = load_tolerance(model_dir)
         if tolerance == EQUAL_BITS:
             raise ModelRefused("the model isn't calibrated for native runs; see: p2p-node model calibrate")
@@ -67,13 +76,11 @@ class NativeExecutor(LmExecutor):
         self._margin_ppb = tolerance.convict_margin_ppb if is_reference else tolerance.agree_margin_ppb
         self._signs = projection_signs(self.model, self._honest.config.hidden_size)
 
-    def _are_drawn(
-        self, claimed: Sequence[int], positions: range, states: NDArray[np.float32], job: LmInput
-    ) -> bool:
-        misses = misses_ppb(self._honest.logits(states), claimed, positions, job)
-        return max(misses) <= self._margin_ppb
+    def _are_drawn(self, job: LmInput, output: Output, part: Slice, logits: NDArray[np.float64]) -> bool:
+        claimed, positions, values = self._to_draw(job, output, part, logits)
+        return max(misses_ppb(values, claimed, positions, job)) <= self._margin_ppb
 
-    def _digest(self, chunk: int, tokens: Sequence[int], states: NDArray[np.float32]) -> bytes:
+    def _digest(self, chunk: int, units: Sequence[int], states: NDArray[np.float32]) -> bytes:
         return fingerprint(states, self._signs)
 
 
@@ -87,110 +94,173 @@ class HomogeneousExecutor(LmExecutor):
         variant: str | None = None,
         *,
         expected_digest: bytes | None = None,
+        blobs: Blobs = NO_BLOBS,
     ) -> None:
         name = profile.partition("/")[2]
         if name != numeric_class():
             raise InputRefused(f"class {name!r} isn't this machine's, {numeric_class()!r}")
-        super().__init__(model_dir, profile, variant, expected_digest=expected_digest)
+        super().__init__(model_dir, profile, variant, expected_digest=expected_digest, blobs=blobs)
         self._passes: _Passes | None = None
 
-    def generate(
+    def _draw(
+        self, job: LmInput, outputs: Sequence[Output], should_stop: Callable[[], bool]
+    ) -> Iterator[Drawn]:
+        """Tokens a chunk's slice at a time, since a pass may still mend them; prompt after prompt."""
+        count = sum(len(output.tokens) for output in outputs)
+        begun = {output.prompt: output.tokens for output in outputs if output.reason is None}
+        for prompt in range(min(begun, default=len(outputs)), len(job.prompts)):
+            output = Output(prompt, [*begun.get(prompt, ())])
+            ending = Ending(job, self.pieces_for(job))
+            for token in output.tokens:
+                ending.feed(token)
+            passes = _Passes(self._generating, job, prompt)
+            # Prompts that share a chunk each have a pass of their own for it.
+            passes.go_over(output.tokens, _slices(job, count - len(output.tokens), len(output.tokens)))
+            while output.reason is None:
+                room = job.chunk_tokens - count % job.chunk_tokens
+                drawn = self._slice(job, passes, output, copy(ending), room, should_stop)
+                if drawn is None:
+                    return
+                for found in drawn:
+                    output.tokens.append(found.token)
+                    output.reason = ending.feed(found.token)
+                count += len(drawn)
+                yield from drawn
+
+    def _slice(  # noqa: PLR0917
         self,
         job: LmInput,
-        prefix: Sequence[int],
-        on_units: Callable[[int, list[int]], None],
-        on_chunk: Callable[[int, bytes], None],
+        passes: _Passes,
+        output: Output,
+        ending: Ending,
+        room: int,
         should_stop: Callable[[], bool],
-    ) -> Outcome:
-        """See `LmExecutor.generate`; tokens come a chunk at a time, since a pass may still mend them."""
-        self._check(job, prefix)
-        if len(prefix) % LM_CHUNK_UNITS:
-            raise InputRefused(f"prefix of {len(prefix)} tokens must be whole chunks of {LM_CHUNK_UNITS}")
-        reason = finish_reason(job, prefix)
-        passes = _Passes(self._generating, job)
-        passes.go_over(prefix, len(prefix))
-        position, last = len(prefix), (*job.prompt, *prefix)[-1]
-        while reason is None:
-            chunk = self._chunk(job, passes, last, position, should_stop)
-            if chunk is None:
-                return Outcome(position, "cancelled")
-            tokens, states = chunk
-            on_units(position, tokens)
-            on_chunk(position // LM_CHUNK_UNITS, self._digest(position // LM_CHUNK_UNITS, tokens, states))
-            position, last = position + len(tokens), tokens[-1]
-            if last == job.stop_token:
-                reason = "stop"
-            elif position == job.max_tokens:
-                reason = "length"
-        return Outcome(position, reason)
-
-    def _chunk(
-        self, job: LmInput, passes: _Passes, last: int, position: int, should_stop: Callable[[], bool]
-    ) -> tuple[list[int], NDArray[np.float32]] | None:
-        """The next chunk's tokens and states, or None if it was told to stop."""
-        room = min(LM_CHUNK_UNITS, job.max_tokens - position)
+    ) -> list[Drawn] | None:
+        """The next tokens that share a chunk, or None if it was told to stop."""
+        start = len(output.tokens)
+        sequence = [*job.prompts[output.prompt], *output.tokens]
         tokens: list[int] = []
+        reasons: list[str | None] = []
         for _ in range(_MENDS_MAX):
-            while len(tokens) < room and (not tokens or tokens[-1] != job.stop_token):
+            while len(tokens) < room and (not reasons or reasons[-1] is None):
                 if should_stop():
                     return None
-                hidden = passes.decode((last, *tokens)[-1], position + len(tokens))
-                tokens += sample(self._generating.logits(hidden), [position + len(tokens)], job)
-            states = passes.go_over_one((last, *tokens[:-1]), position)
-            positions = range(position, position + len(tokens))
-            drawn = sample(self._generating.logits(states), positions, job)
+                hidden = passes.decode((sequence[-1], *tokens)[-1], start + len(tokens))
+                tokens += self._sampled(job, output, tokens, hidden)
+                reasons = _reasons(copy(ending), tokens)
+            states = passes.go_over_one((sequence[-1], *tokens[:-1]), start)
+            logits = self._generating.logits(states)
+            drawn = self._sampled(job, output, tokens, states, logits)
             if drawn == tokens:
-                return tokens, states
+                return [
+                    Drawn(output.prompt, *values)
+                    for values in zip(tokens, states, logits, reasons, strict=True)
+                ]
             same = next(i for i, pair in enumerate(zip(tokens, drawn, strict=True)) if pair[0] != pair[1])
             tokens = drawn[: same + 1]
+            reasons = _reasons(copy(ending), tokens)
         raise NumericsRefused(f"passes and drafts didn't agree after {_MENDS_MAX} mends")
 
-    def _states(self, tokens: NDArray[np.int64], start: int, job: LmInput) -> NDArray[np.float32]:
-        output = tokens[len(job.prompt) :].tolist()
-        # Segments are verified one after another, and each needs all passes before it.
-        if self._passes is None or not self._passes.can_go_on(job, output, start):
-            self._passes = _Passes(self._honest, job)
-        return self._passes.go_over(output, len(output) + 1)[-(len(output) + 1 - start) :]
+    def _sampled(
+        self,
+        job: LmInput,
+        output: Output,
+        tokens: Sequence[int],
+        states: NDArray[np.float32],
+        logits: NDArray[np.float64] | None = None,
+    ) -> list[int]:
+        """Tokens drawn from the states after an output and ``tokens``, or before the last of these."""
+        values = self._generating.logits(states) if logits is None else logits
+        is_draft = logits is None
+        before = (*job.prompts[output.prompt], *output.tokens, *(tokens if is_draft else tokens[:-1]))
+        first = len(output.tokens) + (len(tokens) if is_draft else 0)
+        positions = [noise_position(job, output.prompt, first + i) for i in range(len(values))]
+        return sample(penalised(values, before, job), positions, job)
+
+    def _states(
+        self, job: LmInput, outputs: Sequence[Output], wanted: Sequence[Slice]
+    ) -> list[NDArray[np.float32]]:
+        found = []
+        for part in wanted:
+            tokens = outputs[part.prompt].tokens[: part.stop]
+            first = sum(len(output.tokens) for output in outputs[: part.prompt])
+            # Segments are verified one after another, and each needs all passes before it.
+            if self._passes is None or not self._passes.can_go_on(job, part, tokens):
+                self._passes = _Passes(self._honest, job, part.prompt)
+            done = self._passes.count
+            clipped = self._existing(tokens).tolist()
+            states = self._passes.go_over(clipped, _slices(job, first, len(tokens)))
+            found.append(states[part.start - done :])
+        return found
+
+
+def _reasons(ending: Ending, tokens: Sequence[int]) -> list[str | None]:
+    return [ending.feed(token) for token in tokens]
+
+
+def _slices(job: LmInput, first: int, count: int) -> list[range]:
+    """The parts of one prompt's output that lie in different chunks.
+
+    Args:
+        job: what is asked for.
+        first: tokens of all outputs before it.
+        count: tokens of the output.
+    """
+    cuts = [0]
+    while cuts[-1] < count:
+        room = job.chunk_tokens - (first + cuts[-1]) % job.chunk_tokens
+        cuts.append(min(count, cuts[-1] + room))
+    return [range(*pair) for pair in pairwise(cuts)]
 
 
 class _Passes:
-    """The fixed sequence of passes over one job: the prompt but for its last token, then chunk by chunk."""
+    """The fixed sequence of passes over one prompt and its output.
 
-    def __init__(self, decoder: Decoder, job: LmInput) -> None:
+    The prompt but for its last token; then what chunk by chunk is the output's.
+    """
+
+    def __init__(self, decoder: Decoder, job: LmInput, prompt: int) -> None:
         self.job = job
+        self.prompt = prompt
         self._decoder = decoder
-        self._cache: Any = decoder.new_cache(1, len(job.prompt) + job.max_tokens)
-        self._first = len(job.prompt) - 1
+        self._tokens = job.prompts[prompt]
+        self._cache: Any = decoder.new_cache(1, len(self._tokens) + job.max_tokens)
+        self._first = len(self._tokens) - 1
         self._done: list[int] = []
-        """Output tokens whose chunks' passes are done."""
+        """Output tokens whose passes are done."""
         if self._first:
-            prefill(decoder, np.array(job.prompt[:-1], dtype=np.int64), self._cache)
+            prefill(decoder, np.array(self._tokens[:-1], dtype=np.int64), self._cache)
 
-    def can_go_on(self, job: LmInput, output: list[int], start: int) -> bool:
-        """Whether the passes of a claimed output up to a chunk's start are done already."""
-        return job == self.job and len(self._done) <= start and self._done == output[: len(self._done)]
+    @property
+    def count(self) -> int:
+        """Output tokens whose passes are done."""
+        return len(self._done)
 
-    def go_over(self, output: Sequence[int], count: int) -> NDArray[np.float32]:
-        """Do the passes of the first ``count`` output tokens that aren't done.
+    def can_go_on(self, job: LmInput, part: Slice, tokens: Sequence[int]) -> bool:
+        """Whether passes of a claimed output up to a slice's start, and none beyond, are done already."""
+        is_same = (job, part.prompt) == (self.job, self.prompt)
+        return is_same and self.count <= part.start and self._done == list(tokens[: self.count])
+
+    def go_over(self, output: Sequence[int], slices: Sequence[range]) -> NDArray[np.float32]:
+        """Do the passes of an output's slices that aren't done.
 
         Args:
-            output: at least all of these tokens but the last.
-            count: how many; whole chunks of them are remembered as done.
+            output: its tokens, those of the last slice included.
+            slices: as `_slices`; all but the last one are remembered, since it may be a part only.
 
         Returns:
             (tokens not done before, hidden).
         """
         states = [np.empty((0, self._decoder.config.hidden_size), dtype=np.float32)]
-        for position in range(len(self._done), count, LM_CHUNK_UNITS):
-            stop = min(position + LM_CHUNK_UNITS, count)
-            sequence = (self.job.prompt[-1], *output)
-            states.append(self.go_over_one(sequence[position:stop], position))
-            if stop - position == LM_CHUNK_UNITS and stop <= len(output):
-                self._done = list(output[:stop])
+        sequence = (self._tokens[-1], *output)
+        for part in slices:
+            if part.start >= self.count:
+                states.append(self.go_over_one(sequence[part.start : part.stop], part.start))
+                self._done = list(output[: part.start])
         return np.concatenate(states)
 
     def go_over_one(self, inputs: Sequence[int], position: int) -> NDArray[np.float32]:
-        """One chunk's pass: states (count, hidden) of the tokens that its own are drawn after."""
+        """One slice's pass: states (count, hidden) of the tokens that its own are drawn after."""
         self._cache.length = self._first + position
         states: NDArray[np.float32] = self._decoder.forward(np.array([inputs], dtype=np.int64), self._cache)[
             0

@@ -15,26 +15,63 @@ from numpy.typing import NDArray
 from protocols.digest import tagged
 from workloads.errors import NumericsRefused
 from workloads.exact.functions import EXP2_LIMIT, LOG2_E, exp2_inplace
-from workloads.lm.input import LmInput
+from workloads.lm.input import TOP_P_MILLI_MAX, LmInput
 
-__all__ = ["draw_weights", "noise", "sample"]
+__all__ = ["draw_weights", "likeliest", "noise", "noise_position", "penalised", "sample"]
 
 _WEIGHT_ONE = 2.0**30
+_PROMPT_BITS = 32
 
 
 def noise(seed: int, position: int) -> int:
-    """Uniform integer in [0, 2**64) for the output token at ``position``, counted from 0."""
+    """Uniform integer in [0, 2**64) for what `noise_position` says."""
     parts = seed.to_bytes(8, "little"), position.to_bytes(8, "little")
     return int.from_bytes(tagged("p2p-node/lm-noise/1", *parts)[:8], "little")
+
+
+def noise_position(job: LmInput, prompt: int, position: int) -> int:
+    """Where in the job's noise the output token at ``position`` of a prompt is drawn from.
+
+    Args:
+        job: which may be a part of a larger one; its prompts are drawn as in the whole.
+        prompt: its number in the job.
+        position: in the prompt's output, counted from 0.
+    """
+    return (job.first_prompt + prompt) << _PROMPT_BITS | position
+
+
+def penalised(
+    logits: NDArray[np.float64], before: Sequence[int] | NDArray[np.int64], job: LmInput
+) -> NDArray[np.float64]:
+    """Logits with the repetition penalty, as a new array, if there is one.
+
+    Args:
+        logits: (positions, vocabulary) of successive positions.
+        before: tokens before the last of these positions: all of the first one's, then one more for each.
+        job: the penalty.
+
+    Source: Keskar et al., CTRL (2019), section 4.1; tokens of the prompt count, as in Hugging Face's.
+    """
+    if not job.has_penalty:
+        return logits
+    penalty = job.repetition_milli / 1000.0
+    result = logits.copy()
+    tokens = np.asarray(before, dtype=np.int64)
+    first = len(tokens) - len(result) + 1
+    for index, row in enumerate(result):
+        seen = np.unique(tokens[: first + index])
+        old = row[seen]
+        row[seen] = np.where(old < 0, old * penalty, old / penalty)
+    return result
 
 
 def sample(logits: NDArray[np.float64], positions: Sequence[int], job: LmInput) -> list[int]:
     """The token of each output position.
 
     Args:
-        logits: (positions, vocabulary).
-        positions: of the rows, in the output.
-        job: seed, temperature and top-k.
+        logits: (positions, vocabulary), penalised.
+        positions: of the rows, as `noise_position` gives them.
+        job: seed, temperature, top-k and top-p.
 
     Raises:
         NumericsRefused: a logit is NaN or Inf.
@@ -57,15 +94,47 @@ def draw_weights(logits: NDArray[np.float64], job: LmInput) -> NDArray[np.int64]
 
     Args:
         logits: (positions, vocabulary).
-        job: temperature, above 0, and top-k.
+        job: temperature, above 0, top-k and top-p.
 
     Raises:
         NumericsRefused: a logit is NaN or Inf.
     """
     weights = _integer_weights(logits - _best(logits), job.temperature_milli)
-    if 0 < job.top_k < logits.shape[-1]:
-        _keep_likeliest(weights, logits, job.top_k)
+    if 0 < job.top_k < logits.shape[-1] or job.top_p_milli < TOP_P_MILLI_MAX:
+        for row, values in zip(weights, logits, strict=True):
+            kept = likeliest(values, row, job.top_k, job.top_p_milli)
+            heavy = row[kept]
+            row[:] = 0
+            row[kept] = heavy
     return weights
+
+
+def likeliest(
+    logits: NDArray[np.float64], weights: NDArray[np.int64], count: int, share_milli: int
+) -> NDArray[np.int64]:
+    """The tokens among which one is drawn, likeliest first, of equal logits the lowest first.
+
+    Args:
+        logits: (vocabulary,).
+        weights: (vocabulary,).
+        count: of tokens that are kept; 0 for all.
+        share_milli: then the fewest are kept that weigh this share together.
+    """
+    # What weighs nothing can't be drawn anyway, and is most of the vocabulary.
+    candidates = np.flatnonzero(weights)
+    if 0 < count < len(candidates):
+        values = logits[candidates]
+        last = np.partition(values, len(values) - count)[len(values) - count]
+        candidates = candidates[values >= last]
+    # A stable sort, so that of equal logits the lowest token ids are kept.
+    order = candidates[np.argsort(-logits[candidates], kind="stable")]
+    if count:
+        order = order[:count]
+    if share_milli < TOP_P_MILLI_MAX:
+        heavy = weights[order]
+        before = np.cumsum(heavy) - heavy
+        order = order[before * TOP_P_MILLI_MAX < int(heavy.sum()) * share_milli]
+    return order
 
 
 def _best(logits: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -82,9 +151,3 @@ def _integer_weights(below_best: NDArray[np.float64], temperature_milli: int) ->
     exp2_inplace(below_best)
     below_best *= _WEIGHT_ONE
     return np.rint(below_best).astype(np.int64)
-
-
-def _keep_likeliest(weights: NDArray[np.int64], logits: NDArray[np.float64], count: int) -> None:
-    # A stable sort, so that of equal logits the lowest token ids are kept.
-    order = np.argsort(-logits, axis=-1, kind="stable")
-    np.put_along_axis(weights, order[:, count:], 0, axis=-1)

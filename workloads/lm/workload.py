@@ -8,13 +8,14 @@ from pathlib import Path
 from safetensors.torch import load_file
 from torch import Tensor
 
+from workloads.blobs import NO_BLOBS, Blobs
 from workloads.llama.config import load_config
 from workloads.lm.hostile import QUANTIZED_WEIGHTS, cheaper_model
 from workloads.lm.input import decode_input
-from workloads.lm.manifest import WEIGHTS_FILE, load_manifest
+from workloads.lm.manifest import SMALL_FILES, WEIGHTS_FILE, load_manifest
 from workloads.lm.native import open_executor
 from workloads.program.context import write_context
-from workloads.program.lm import TOKENS, build_program, chunk_tokens
+from workloads.program.lm import ChunkJob, build_program
 from workloads.program.program import Program
 from workloads.workload import Outcome
 
@@ -31,8 +32,11 @@ class LmWorkload:
         variant: str | None = None,
         *,
         expected_digest: bytes | None = None,
+        blobs: Blobs = NO_BLOBS,
     ) -> None:
-        self.executor = open_executor(model_dir, profile, variant, expected_digest=expected_digest)
+        self.executor = open_executor(
+            model_dir, profile, variant, expected_digest=expected_digest, blobs=blobs
+        )
         self.model = self.executor.model
         self.profile = profile
         self._variant = variant
@@ -56,22 +60,23 @@ class LmWorkload:
     def chunk_program(self, input: bytes, units: Sequence[int], chunk: int) -> tuple[Program, list[Tensor]]:
         """See `workloads.program.disputes.Disputable`."""
         job, manifest = decode_input(input), load_manifest(self._model_dir)
+        given = ChunkJob(job, units, chunk, self.executor.pieces_for(job))
         program = build_program(
             load_config(self._model_dir),
             {parameter.name: parameter.dtype for parameter in manifest.parameters},
             model=self.model,
             profile=self.profile,
-            job=job,
-            units=len(units),
-            chunk=chunk,
+            given=given,
         )
         tensors = load_file(self._model_dir / WEIGHTS_FILE)
         if self._variant == QUANTIZED_WEIGHTS:
             # A cheat that stands by what it stated: its trace shows the weights that it ran.
             tensors = cheaper_model(load_config(self._model_dir), tensors, QUANTIZED_WEIGHTS)[1]
-        tensors[TOKENS] = chunk_tokens(job, units, chunk)
-        return program, [tensors[item.name] for item in program.inputs]
+        values = tensors | given.values()
+        return program, [values[item.name] for item in program.inputs]
 
     def context(self, input: bytes) -> bytes:
         """See `workloads.program.disputes.Disputable`."""
-        return write_context(load_manifest(self._model_dir), self._model_dir / "config.json")
+        # Only stop texts need the tokenizer, which isn't small.
+        names = SMALL_FILES if decode_input(input).stop else SMALL_FILES[:1]
+        return write_context(load_manifest(self._model_dir), *(self._model_dir / name for name in names))

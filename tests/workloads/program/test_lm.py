@@ -25,8 +25,8 @@ from workloads.program.interpreter import infer, run
 from workloads.program.program import Program, value_digest
 
 PROMPT = (1, 2, 3, 4, 250, 17)
-SAMPLED = LmInput(PROMPT, 70, seed=2**64 - 1, temperature_milli=900, top_k=40)
-GREEDY = LmInput(PROMPT, 70, seed=0, temperature_milli=0)
+SAMPLED = LmInput((PROMPT,), 70, seed=2**64 - 1, temperature_milli=900, top_k=40)
+GREEDY = LmInput((PROMPT,), 70, seed=0, temperature_milli=0)
 UNTIED = TINY | {"tie_word_embeddings": False, "num_hidden_layers": 2, "num_key_value_heads": 3}
 
 
@@ -125,7 +125,7 @@ def test_false_tokens_end_in_false_units(tiny_model: Path) -> None:
 
 def test_what_an_operator_takes_stays_small() -> None:
     workload = LmWorkload(builtin_models()["kjv-2m"], "exact14")
-    job = LmInput(tuple(range(450)), 64, seed=1, temperature_milli=0)
+    job = LmInput((tuple(range(450)),), 64, seed=1, temperature_milli=0)
     program, _ = workload.chunk_program(encode_input(job), [0] * 64, 1)
     specs = infer(program)
     largest = max(sum(specs[value].size_bytes for value in set(step.inputs)) for step in program.steps)
@@ -143,12 +143,12 @@ def test_the_program_of_the_builtin_model_is_pinned() -> None:
         {parameter.name: parameter.dtype for parameter in manifest.parameters},
         model=bytes(32),
         profile="exact14",
-        job=LmInput((1,) * 150, 64, seed=5, temperature_milli=800, top_k=40),
-        units=64,
-        chunk=1,
+        given=lm.ChunkJob(
+            LmInput(((1,) * 150,), 64, seed=5, temperature_milli=800, top_k=40), [0] * 64, 1, None
+        ),
     )
-    assert program.value_count == 147
-    assert program.digest.hex() == "08465a9d70a5500591bf671bb6b1ee4d76e68243468b307cd36600249d7412b0"
+    assert program.value_count == 148
+    assert program.digest.hex() == "0bb79c86db06a5892e9dfb5bddf2981cda14040af49971585c93306e27a9b9f3"
 
 
 def test_programs_are_refused(tiny_model: Path) -> None:
@@ -156,7 +156,7 @@ def test_programs_are_refused(tiny_model: Path) -> None:
     for units, chunk, message in (
         (made.units, 3, "chunk 3 does not exist"),
         (made.units, -1, "chunk -1 does not exist"),
-        ([*made.units, 0], 0, "exceeds max_tokens=70"),
+        ([*made.units, 0], 0, "exceeds the 70 there can be"),
     ):
         with pytest.raises(InputRefused, match=message):
             made.workload.chunk_program(made.input, units, chunk)
@@ -185,7 +185,7 @@ def test_programs_differ_by_all_that_decides_them(tiny_model: Path) -> None:
         {"profile": "exact21"},
         {"input": encode_input(msgspec.structs.replace(SAMPLED, seed=3))},
         {"input": encode_input(msgspec.structs.replace(SAMPLED, top_k=41))},
-        {"input": encode_input(msgspec.structs.replace(SAMPLED, prompt=PROMPT * 2))},
+        {"input": encode_input(msgspec.structs.replace(SAMPLED, prompts=(PROMPT * 2,)))},
     ):
         digests.add(programs(made, 0, **changes).digest)
     assert len(digests) == 6
@@ -193,10 +193,10 @@ def test_programs_differ_by_all_that_decides_them(tiny_model: Path) -> None:
 
 def test_a_context_of_another_model_is_refused(tiny_model: Path, other_model: Path) -> None:
     made = generated(tiny_model, "exact14", GREEDY)
-    opened = decode(made.workload.context(b""), context._Context)
-    stranger = LmWorkload(other_model, "exact14").context(b"")
-    swapped = msgspec.structs.replace(opened, content=opened.content.replace(b"320", b"321"))
-    for bad in (b"", stranger, made.workload.context(b"")[:-1], encode(swapped)):
+    opened = decode(made.workload.context(made.input), context._Context)
+    stranger = LmWorkload(other_model, "exact14").context(made.input)
+    swapped = msgspec.structs.replace(opened, contents=(opened.contents[0].replace(b"320", b"321"),))
+    for bad in (b"", stranger, made.workload.context(made.input)[:-1], encode(swapped)):
         with pytest.raises(ModelRefused, match="context"):
             rebuild(made.case(0, context=bad))
 
