@@ -5,6 +5,7 @@ Text comes piece by piece, as far as it has been streamed; any other output is a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -174,8 +175,9 @@ def _scene(task: RenderTask) -> scene.RenderInput:
         samples=task.samples,
         depth=task.depth,
         seed=task.seed,
-        cameras=(scene.Camera(task.camera.position, task.camera.target, task.camera.focal),),
+        cameras=tuple(_camera(task, frame) for frame in range(task.frames)),
         background=task.background,
+        is_light=task.format == "exr",
         materials=tuple(scene.Material(m.albedo, m.emission, m.mirror) for m in task.materials),
         spheres=tuple(
             scene.Sphere(sphere.centre, sphere.radius, number(f"spheres[{index}]", sphere.material))
@@ -190,6 +192,19 @@ def _scene(task: RenderTask) -> scene.RenderInput:
             for index, shape in enumerate(task.triangles)
         ),
     )
+
+
+def _camera(task: RenderTask, frame: int) -> scene.Camera:
+    """The first frame's camera, gone round its target."""
+    angle = math.radians(task.orbit_milli / 1_000 * frame / task.frames)
+    (x, y, z), (target_x, _, target_z) = task.camera.position, task.camera.target
+    right, back = x - target_x, z - target_z
+    position = (
+        round(target_x + right * math.cos(angle) + back * math.sin(angle)),
+        y,
+        round(target_z + back * math.cos(angle) - right * math.sin(angle)),
+    )
+    return scene.Camera(position, task.camera.target, task.camera.focal)
 
 
 def _product(task: MatmulTask) -> MatmulInput:

@@ -136,6 +136,11 @@ class RenderTask(Struct, frozen=True, kw_only=True):
     depth: int = 4
     seed: int = 0
     background: Vector = (0, 0, 0)
+    frames: int = 1
+    orbit_milli: int = 360_000
+    """By how much the camera goes round its target from the first frame to the one after the last, in
+    thousandths of a degree."""
+    format: str = "png"
 
 
 class MatmulTask(Struct, frozen=True, kw_only=True):
@@ -287,6 +292,9 @@ _RENDER = mapping(
         "depth": Field("depth", integer(1, scene.DEPTH_MAX)),
         "seed": Field("seed", _SEED),
         "background": Field("background", _LIGHT),
+        "frames": Field("frames", integer(1, scene.FRAMES_MAX)),
+        "orbit": Field("orbit_milli", milli(-360, 360)),
+        "format": Field("format", choice("png", "exr")),
     },
 )
 _ENTRY_MAX = 2**linalg.BITS_MAX - 1

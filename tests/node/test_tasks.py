@@ -112,6 +112,17 @@ def test_a_scene_arrives_in_thousandths_and_its_materials_by_number() -> None:
     assert scene.planes[0].material == 0
 
 
+def test_frames_go_round_the_target() -> None:
+    scene = decode_scene(prepared(RENDER + "frames: 4\norbit: 180\nformat: exr\n").input)
+    assert [camera.position for camera in scene.cameras] == [
+        (0, 1_500, 4_000),
+        (2_828, 1_500, 2_828),
+        (4_000, 1_500, 0),
+        (2_828, 1_500, -2_828),
+    ]
+    assert scene.is_light
+
+
 def test_matrices_arrive_row_by_row() -> None:
     product = decode_product(prepared(MATMUL).input)
     assert (product.left.entries, product.right.entries) == ((1, -2, 3, 4), (5, 6))
