@@ -168,6 +168,10 @@ class Runtime:
         """
         self.perform(self.core.cancel(job_id, self.clock()))
 
+    def pause(self, devices: frozenset[str], why: str) -> None:
+        """Leave these devices to their owner from now on, and no others; see `NodeCore.pause`."""
+        self.perform(self.core.pause(devices, why, self.clock()))
+
     async def run(
         self, network: Network, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:

@@ -37,6 +37,8 @@ class Capacity:
     slots_total: int
     busy_for_ms: int
     is_paused: bool = False
+    devices_paused: frozenset[str] = frozenset()
+    """Devices that take on nothing new, where the others do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +128,8 @@ def consider(
         return DeclineReason("window", have=RESERVATION_MS_MAX, need=window_ms)
     if capacity.is_paused:
         return DeclineReason("paused", detail="the owner paused this peer")
+    if ability.device in capacity.devices_paused:
+        return DeclineReason("paused", detail=f"the owner paused {ability.device}")
     if capacity.slots_free < 1:
         return DeclineReason("busy", have=0, need=1, detail=f"{capacity.slots_total} slots, none free")
     work_ms = 1_000_000 * offer.units_max // max(1, offering.rate_milli)

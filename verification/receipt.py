@@ -57,7 +57,7 @@ __all__ = [
 VERIFIED = Verdict.VERIFIED.value
 REFUSED = "refused"
 _ENDED_BY_VERDICT = frozenset(verdict.value for verdict in Verdict if verdict is not Verdict.VERIFIED)
-_WITHOUT_CONTRACT = frozenset({REFUSED, "unresponsive", "execution failed", "cancelled"})
+_WITHOUT_CONTRACT = frozenset({REFUSED, "unresponsive", "execution failed", "handed back", "cancelled"})
 
 ATTEMPT_OUTCOMES = (
     frozenset({VERIFIED, "output and commitment differ"}) | _WITHOUT_CONTRACT | _ENDED_BY_VERDICT

@@ -11,6 +11,7 @@ import enum
 from collections.abc import Callable
 from typing import Any
 
+from p2p_node.core.engagement import PAUSED
 from p2p_node.core.payouts import Payouts
 from p2p_node.core.request import JobRequest
 from p2p_node.core.sampling import PPB, SamplingPlan
@@ -68,6 +69,7 @@ class Outcome(enum.Enum):
     WITHHELD = "opening withheld"
     UNVERIFIED = "no verifier answered"
     UNSETTLED = "a dispute couldn't be recomputed"
+    PAUSED = "handed back"
     CANCELLED = "cancelled"
 
 
@@ -110,6 +112,8 @@ class Attempt:
         self.job_id = job_id
         self.outcome: Outcome | None = None
         self.detail = ""
+        self._handed_back: str | None = None
+        """Why the executor gave the contract back, while what it committed to is being verified."""
         self.contract: Contract | None = None
         self.verified = prefix
         self.started_ms = now_ms
@@ -229,6 +233,9 @@ class Attempt:
             if self.contract is None:
                 return self._end(Outcome.REFUSED, f"{body.reason}: {body.detail}")
             return []
+        if isinstance(body, ExecutionFailed) and body.reason == PAUSED:
+            self._handed_back = body.detail
+            return self._end_if_handed_back()
         if isinstance(body, ExecutionFailed):
             return self._end(Outcome.FAILED, f"{body.reason}: {body.detail}")
         if isinstance(body, Output):
@@ -413,7 +420,15 @@ class Attempt:
             effects += self.payouts.pay(self.candidate.peer, amount, commitment.id, now_ms)
             if body.final:
                 effects += self._end(Outcome.VERIFIED, "")
-        return effects
+        return effects + self._end_if_handed_back()
+
+    def _end_if_handed_back(self) -> list[Effect]:
+        """Once all that was committed to is verified, so that none of it is done again."""
+        if self._handed_back is None or self.outcome is not None:
+            return []
+        if self._commitments and self._commitments[-1].body.units_total > len(self.verified):
+            return []
+        return self._end(Outcome.PAUSED, self._handed_back)
 
     # --- Endings ---------------------------------------------------------------------------------
 
@@ -454,6 +469,9 @@ class Attempt:
         return self._end(Outcome.INCONSISTENT, "two commitments for one segment")
 
     def _end(self, outcome: Outcome, detail: str) -> list[Effect]:
+        if outcome is Outcome.UNRESPONSIVE and self._handed_back is not None:
+            # It said that it would be.
+            outcome = Outcome.PAUSED
         self.outcome, self.detail = outcome, detail
         if outcome in (Outcome.VERIFIED, Outcome.REFUSED):
             return []

@@ -41,7 +41,10 @@ from verification.evidence import Contract
 from verification.findings import numerics
 from verification.prover import Prover
 
-__all__ = ["Engagement", "EngagementState"]
+__all__ = ["PAUSED", "Engagement", "EngagementState"]
+
+PAUSED = "paused"
+"""Reason of an executor that hands a contract back because its owner wants the machine."""
 
 SETTLE_MS = 120_000
 """After the last commitment, or while the requester's credit is used up, how long the executor waits."""
@@ -137,6 +140,10 @@ class Engagement:
             case TimerFired((_, _, "settle")):
                 return self._stop("no verdict came" if self.lane.best is None else "over", now_ms)
         return []
+
+    def hand_back(self, why: str, now_ms: int) -> list[Effect]:
+        """Stop at the last committed segment; what was committed to is still opened and paid for."""
+        return self._fail(PAUSED, why, now_ms) if self.state is EngagementState.RUNNING else []
 
     def ground(self, commitment_id: bytes) -> Ground | None:
         """What it takes to trace a chunk of one of our commitments."""

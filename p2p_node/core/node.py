@@ -239,6 +239,15 @@ class NodeCore:
         """Cancel a job on the client's word."""
         return self._act(self.jobs[job_id].cancel(now_ms), now_ms)
 
+    def pause(self, devices: frozenset[str], why: str, now_ms: int) -> list[Act]:
+        """Leave these devices to their owner, and others to work; see `Provider.pause`.
+
+        A peer that is paused altogether claims no draw as a verifier either. What it has promised it does.
+        """
+        effects = self.provider.pause(devices, why, now_ms)
+        self.verifier.is_paused = self.provider.is_paused
+        return self._act([*effects, *self._advertise(now_ms)], now_ms)
+
     # --- Network events --------------------------------------------------------------------------
 
     def peer_connected(self, peer: bytes, now_ms: int) -> list[Act]:
@@ -459,6 +468,8 @@ class NodeCore:
 
     def _free_slots(self) -> int:
         # Reservations don't count: they last seconds, and most are lost to another bidder.
+        if self.provider.is_paused:
+            return 0
         return max(0, self.capability.slots_total - len(self.provider.running()))
 
     def _sync(self, now_ms: int) -> list[Effect]:

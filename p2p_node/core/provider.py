@@ -39,7 +39,10 @@ from protocols.messages import (
 from protocols.units import input_digest, units_digest
 from verification.electorate import Electorate
 
-__all__ = ["Provider"]
+__all__ = ["ALL_DEVICES", "Provider"]
+
+ALL_DEVICES = "all"
+"""Names every device, where devices are paused."""
 
 MISSING_SHARE_MAX_PPM = 500_000
 """An electorate that leaves out more of the weight we see than this is refused."""
@@ -69,6 +72,7 @@ class Provider:
         self.abilities = abilities
         self.slots_total = slots_total
         self.is_paused = False
+        self.devices_paused: frozenset[str] = frozenset()
         self.engagements: dict[bytes, Engagement] = {}
         self._reservations: dict[bytes, _Reservation] = {}
         self._taken: OrderedDict[bytes, None] = OrderedDict()
@@ -89,7 +93,30 @@ class Provider:
         for award_id in [a for a, e in self.engagements.items() if e.state is EngagementState.DONE]:
             del self.engagements[award_id]
         taken = len(self.running()) + len(self._reservations)
-        return Capacity(max(0, self.slots_total - taken), self.slots_total, 0, self.is_paused)
+        return Capacity(
+            max(0, self.slots_total - taken), self.slots_total, 0, self.is_paused, self.devices_paused
+        )
+
+    def pause(self, devices: frozenset[str], why: str, now_ms: int) -> list[Effect]:
+        """Take on nothing more on these devices, and hand back what runs on them.
+
+        Args:
+            devices: all those that are paused from now on; `ALL_DEVICES` among them for every one.
+            why: for the requesters.
+            now_ms: the time.
+        """
+        self.is_paused, self.devices_paused = ALL_DEVICES in devices, devices - {ALL_DEVICES}
+        effects: list[Effect] = []
+        for job_id, reservation in list(self._reservations.items()):
+            if self._is_paused_on(reservation.plan.device):
+                del self._reservations[job_id]
+        for engagement in self.running():
+            if self._is_paused_on(engagement.acceptance.body.device):
+                effects += engagement.hand_back(why, now_ms)
+        return effects
+
+    def _is_paused_on(self, device: str) -> bool:
+        return self.is_paused or device in self.devices_paused
 
     # --- Offers ----------------------------------------------------------------------------------
 

@@ -38,6 +38,8 @@ class Verifier:
 
     def __init__(self, node: Surroundings, *, keys: KeyPair, abilities: tuple[Ability, ...]) -> None:
         self.abilities = abilities
+        self.is_paused = False
+        """Whether it claims no draw: nobody has to."""
         self.duties: OrderedDict[bytes, Duty] = OrderedDict()
         self._node = node
         self._keys = keys
@@ -55,6 +57,8 @@ class Verifier:
     ) -> list[Effect]:
         """Draw: did our VRF make us a verifier of this commitment?"""
         own = self._keys.public
+        if self.is_paused:
+            return []
         if own in (contract.requester, contract.executor) or commitment.id in self.duties:
             return []
         if not self._is_able(contract) or not self._node.standings.is_welcome(contract.requester, now_ms):
