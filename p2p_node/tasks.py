@@ -16,10 +16,11 @@ import msgspec
 from p2p_node.errors import UserError
 from p2p_node.executor import ModelPlace
 from p2p_node.lmtask import text_input
-from p2p_node.taskspec import DiffusionTask, LmTask, MatmulTask, RenderTask, Task, TrainingTask
+from p2p_node.taskspec import DiffusionTask, LmTask, MatmulTask, ProgramTask, RenderTask, Task, TrainingTask
 from workloads.diffusion.input import SampleInput
 from workloads.diffusion.input import encode_input as encode_sample
 from workloads.errors import WorkloadRefused
+from workloads.exported.input import decode_input as decode_program
 from workloads.linalg.input import MatmulInput, Matrix
 from workloads.linalg.input import encode_input as encode_matmul
 from workloads.lm.input import encode_input as encode_prompt
@@ -37,6 +38,7 @@ _TASKS: dict[str, type[Task]] = {
     "diffusion.sample": DiffusionTask,
     "render.trace": RenderTask,
     "linalg.matmul": MatmulTask,
+    "program.run": ProgramTask,
     "training.run": TrainingTask,
 }
 
@@ -101,6 +103,8 @@ def prepare(
                 return Prepared(
                     _weightless(task), encode_matmul(product, is_whole=is_whole), 0, product.units_total
                 )
+            case ProgramTask():
+                return _program(task)
             case TrainingTask():
                 training = _training(task)
                 return Prepared(_weightless(task), encode_training(training), 0, training.units_total)
@@ -152,9 +156,16 @@ def _digest_of(name: str, workload: str, models: Mapping[str, ModelPlace]) -> by
     return place.digest
 
 
-def _weightless(task: RenderTask | MatmulTask | TrainingTask) -> bytes:
+def _weightless(task: RenderTask | MatmulTask | ProgramTask | TrainingTask) -> bytes:
     (model,) = KINDS[task.workload].models()
     return model.digest
+
+
+def _program(task: ProgramTask) -> Prepared:
+    if not task.program.packed:
+        raise UserError("task.program.file: a node reads no files; `p2p-node job run` packs them")
+    job = decode_program(task.program.packed, is_whole=True)
+    return Prepared(_weightless(task), task.program.packed, 0, job.units_total)
 
 
 def _scene(task: RenderTask) -> scene.RenderInput:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from p2p_node.programspec import PROGRAM_FIELDS, ProgramTask
 from p2p_node.yamltree import (
     Field,
     Reader,
@@ -38,6 +39,7 @@ __all__ = [
     "MaterialSpec",
     "MatmulTask",
     "PlaneSpec",
+    "ProgramTask",
     "RenderTask",
     "SphereSpec",
     "Task",
@@ -197,7 +199,7 @@ class TrainingTask(Struct, frozen=True, kw_only=True):
     """Data of either, as bytes."""
 
 
-Task = LmTask | DiffusionTask | RenderTask | MatmulTask | TrainingTask
+Task = LmTask | DiffusionTask | RenderTask | MatmulTask | ProgramTask | TrainingTask
 
 _NAME = identifier(bytes_max=limits.NAME_BYTES_MAX)
 _SEED = integer(0, limits.INTEGER_MAX)
@@ -366,6 +368,7 @@ TASK: Reader[Task] = one_of(
         "diffusion.sample": _DIFFUSION,
         "render.trace": _RENDER,
         "linalg.matmul": _MATMUL,
+        "program.run": PROGRAM_FIELDS,
         "training.run": _TRAINING,
     },
 )

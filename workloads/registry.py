@@ -7,6 +7,7 @@ from pathlib import Path
 from workloads.blobs import NO_BLOBS, Blobs
 from workloads.diffusion.kind import DIFFUSION
 from workloads.errors import InputRefused
+from workloads.exported.kind import PROGRAM
 from workloads.linalg.kind import MATMUL
 from workloads.lm.kind import LM
 from workloads.render.kind import RENDER
@@ -15,7 +16,7 @@ from workloads.workload import Kind, Workload
 
 __all__ = ["KINDS", "kind_of", "open_workload"]
 
-KINDS: dict[str, Kind] = {kind.name: kind for kind in (LM, DIFFUSION, RENDER, MATMUL, TRAINING)}
+KINDS: dict[str, Kind] = {kind.name: kind for kind in (LM, DIFFUSION, RENDER, MATMUL, PROGRAM, TRAINING)}
 """Kinds of work by the name that jobs carry."""
 
 

@@ -118,12 +118,12 @@ def run(
 
 
 def read_job(file: Path) -> bytes:
-    """The content of a job file that breaks no rule.
+    """The content of a job file that breaks no rule, and in it that of the files that it names.
 
     Raises:
         UserError: it can't be read, or breaks one.
     """
-    from p2p_node.jobspec import parse_job_spec
+    from p2p_node.packing import pack_files
     from p2p_node.yamltree import DOCUMENT_BYTES_MAX
 
     try:
@@ -131,8 +131,7 @@ def read_job(file: Path) -> bytes:
             document = opened.read(DOCUMENT_BYTES_MAX + 1)
     except OSError as error:
         raise UserError(f"can't read the job file {file}: {error.strerror}") from error
-    parse_job_spec(document, source=str(file))
-    return document
+    return pack_files(document, file)
 
 
 @contextlib.contextmanager

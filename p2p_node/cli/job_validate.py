@@ -24,16 +24,19 @@ def validate(*, file: Path, datadir: Path | None, models: tuple[Path, ...], outp
     """
     import msgspec
 
+    from p2p_node.cli.job_run import read_job
     from p2p_node.cli.output import print_record
     from p2p_node.jobs import build_request
-    from p2p_node.jobspec import load_job_spec
+    from p2p_node.jobspec import load_job_spec, parse_job_spec
     from p2p_node.models import models_here, places_of
     from p2p_node.tasks import tokenizers_of
     from protocols.identity import peer_id
 
+    # Files that it names are read too, but not shown.
+    document = read_job(file)
     spec = load_job_spec(file)
     known = places_of(models_here(datadir, models))
-    build_request(spec, known, tokenizers_of(known))
+    build_request(parse_job_spec(document, source=str(file)), known, tokenizers_of(known))
     fields = msgspec.to_builtins(spec)
     fields["placement"]["exclude"] = [peer_id(key) for key in spec.placement.exclude]
     print_record(fields, output)

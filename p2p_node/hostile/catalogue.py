@@ -37,6 +37,7 @@ def _in_worker(kind: str, does: str, caught_by: str) -> Attack:
 
 _RECOMPUTED = "recomputing a chunk's tokens and hidden states"
 _REPLAYED = "replaying a segment from its first state"
+_RERUN = "running a chunk's batches again"
 _RESAMPLED = "re-sampling a chunk's tokens"
 
 _ALL = (
@@ -48,6 +49,8 @@ _ALL = (
     _in_worker("fabricated-tiles", "copies the tile beside every second one", "rendering a tile again"),
     _in_worker("altered-training-step", "raises the learning rate by a hundredth", _REPLAYED),
     _in_worker("skipped-training-step", "leaves out the last step of each segment", _REPLAYED),
+    _in_worker("altered-operator", "runs one operator of a program in another precision", _RERUN),
+    _in_worker("skipped-operator", "hands on what an operator takes as what it gives", _RERUN),
     _in_worker("fewer-terms", "leaves a quarter of every sum out", "Freivalds' check of rows of the product"),
     Attack(
         "equivocation",

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import base64
 import re
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from p2p_node.api.views import described_spec
+from p2p_node.cli.job_run import read_job
 from p2p_node.errors import UserError
 from p2p_node.executor import builtin_places
 from p2p_node.jobs import build_request
-from p2p_node.jobspec import JobSpecError, load_job_spec, parse_job_spec
+from p2p_node.jobspec import JobSpec, JobSpecError, parse_job_spec
 from p2p_node.tasks import artifact, is_text, prepare, tokenizers_of, unit_name
 from workloads.linalg.input import decode_input as decode_product
 from workloads.registry import KINDS
@@ -26,6 +28,7 @@ EXAMPLES = {
     "digits": "diffusion.sample",
     "render": "render.trace",
     "matmul": "linalg.matmul",
+    "program": "program.run",
     "train": "training.run",
 }
 MODELS = builtin_places()
@@ -64,9 +67,15 @@ def prepared(task: str) -> Any:
     return prepare(parse_job_spec(document(task)).task, MODELS, TOKENIZERS)
 
 
+@cache
+def example(name: str) -> JobSpec:
+    """An example as a node gets it: with the content of the files that it names."""
+    return parse_job_spec(read_job(ROOT / "examples" / f"{name}.yaml"))
+
+
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_every_example_becomes_a_request_of_its_kind(name: str) -> None:
-    spec = load_job_spec(ROOT / "examples" / f"{name}.yaml")
+    spec = example(name)
     request = build_request(spec, MODELS, TOKENIZERS)
     kind = KINDS[EXAMPLES[name]]
     (model,) = kind.models()
@@ -85,19 +94,20 @@ def test_there_is_an_example_of_every_kind() -> None:
 def test_a_finished_job_is_a_file_even_after_a_restart(name: str) -> None:
     import json
 
-    spec = load_job_spec(ROOT / "examples" / f"{name}.yaml")
+    spec = example(name)
     units = [0] * build_request(spec, MODELS, TOKENIZERS).units_max
     # As it is kept: plain JSON.
     task = json.loads(json.dumps(described_spec(spec)))["task"]
     file = artifact(task, units, MODELS)
     assert file is not None
-    start = {"image/png": b"\x89PNG", "application/octet-stream": b"\x93NUMPY"}[file.media_type]
-    assert file.content.startswith(start)
-    assert file.description.startswith(("PNG image of", "NumPy file of"))
+    starts = {"image/png": (b"\x89PNG",), "application/octet-stream": (b"\x93NUMPY", b"PK")}
+    assert file.content.startswith(starts[file.media_type])
+    assert file.description.startswith(("PNG image of", "NumPy file of", "npz file of"))
 
 
 def test_units_have_names() -> None:
-    assert [unit_name(name) for name in EXAMPLES.values()] == ["token", "word", "pixel", "entry", "word"]
+    named = [unit_name(name) for name in EXAMPLES.values()]
+    assert named == ["token", "word", "pixel", "entry", "word", "word"]
     assert unit_name("lm.dream") == "unit"
     assert not is_text("lm.dream")
 

@@ -6,12 +6,15 @@ from collections.abc import Sequence
 from functools import cache
 
 import pytest
+from msgspec.structs import replace
 
 from protocols.limits import UNITS_MAX
 from protocols.units import FALSE_UNITS, chunk_count
 from workloads.diffusion.input import SampleInput
 from workloads.diffusion.input import encode_input as encode_sample
 from workloads.errors import InputRefused, ModelRefused
+from workloads.exported.input import decode_input as decode_program
+from workloads.exported.input import encode_input as encode_program
 from workloads.linalg.input import MatmulInput, Matrix
 from workloads.linalg.input import encode_input as encode_product
 from workloads.lm.input import LmInput
@@ -47,11 +50,16 @@ TRAINING = TrainingInput(
     seed=0,
     data=bytes([0, 50, 100, 150, 0, 250, 200, 150, 100, 1]),
 )
+PROBED = decode_program(KINDS["program.run"].probe())
+"""A graph that ships with the package, and two batches for it."""
 JOBS = {
     "lm.generate": encode_prompt(LmInput(((1, 2, 3),), 96, 4, 1_000)),
     "diffusion.sample": encode_sample(SampleInput((3,), 4, 9, 1_500)),
     "render.trace": encode_scene(SCENE),
     "linalg.matmul": encode_product(MatmulInput(192, 32, 256, 6, Matrix(seed=1), Matrix(seed=2))),
+    "program.run": encode_program(
+        replace(PROBED, batches=5, values=(PROBED.value(0, 0) * 3 + PROBED.value(0, 1) * 2,))
+    ),
     "training.run": encode_training(TRAINING),
 }
 """A job of each kind, of three chunks or more."""

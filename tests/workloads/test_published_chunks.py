@@ -16,6 +16,8 @@ PUBLISHED = {
     ("render.trace", "exact21"): "462eb4aadccdea8c",
     ("linalg.matmul", "exact14"): "7e1f12b4d71107f8",
     ("linalg.matmul", "exact21"): "c002bcec9ffb1001",
+    ("program.run", "exact14"): "d23a2c5228f74d19",
+    ("program.run", "exact21"): "015aba359cccd3ab",
     ("training.run", "exact14"): "f1b93f8b4be4f1d9",
     ("training.run", "exact21"): "7c4b5740782ba48a",
 }

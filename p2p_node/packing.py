@@ -1,0 +1,94 @@
+"""Files that a job file names, put in their place before the job is handed to a node.
+
+A node reads no files for whoever asks it: what a job file names is read where that file lies. Graphs are read
+in a process of their own (`workloads.exported.read`), since that takes torch.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from p2p_node.errors import UserError
+from p2p_node.jobspec import parse_job_spec
+from p2p_node.programspec import ProgramSpec, ProgramTask
+from p2p_node.yamltree import parse
+
+__all__ = ["pack_files", "read_program"]
+
+READING_S_MAX = 300
+_REFUSED = 2
+
+
+def pack_files(document: bytes, file: Path) -> bytes:
+    """A job file with the content of what it names in place of the names.
+
+    Args:
+        document: a job file's content.
+        file: where it lies; names are relative to its folder.
+
+    Raises:
+        UserError: it breaks a rule, or a file that it names does.
+    """
+    task = parse_job_spec(document, source=str(file)).task
+    if not isinstance(task, ProgramTask) or task.program.packed:
+        return document
+    return _with_program(document, _packed(task.program, file.parent))
+
+
+def read_program(request: dict[str, Any]) -> bytes:
+    """What `workloads.exported.read` answers.
+
+    Raises:
+        UserError: it refused the files, or took too long.
+    """
+    command = [sys.executable, "-I", "-m", "workloads.exported.read"]
+    try:
+        done = subprocess.run(  # noqa: S603
+            command,
+            input=json.dumps(request).encode(),
+            capture_output=True,
+            timeout=READING_S_MAX,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise UserError(f"{request['file']} wasn't read within {READING_S_MAX} s") from None
+    if done.returncode == _REFUSED:
+        raise UserError(f"{request['file']}: {done.stdout.decode(errors='replace')}")
+    if done.returncode != 0:
+        last = done.stderr.decode(errors="replace").strip().splitlines()[-1:]
+        raise UserError(f"reading {request['file']} failed: {' '.join(last) or done.returncode}")
+    return done.stdout
+
+
+def _packed(program: ProgramSpec, folder: Path) -> bytes:
+    inputs = {
+        values.name: {"file": str(folder / values.file)}
+        if values.file
+        else {"values": json.loads(values.numbers)}
+        for values in program.inputs
+    }
+    return read_program(
+        {"do": "pack", "file": str(folder / program.file), "inputs": inputs, "format": program.output}
+    )
+
+
+def _with_program(document: bytes, packed: bytes) -> bytes:
+    content = document.decode("utf-8")
+    node = _member(_member(parse(document), "task"), "program")
+    start, end = node.start_mark.index, node.end_mark.index
+    # A block's end is where the next one begins, behind its last line's end.
+    tail = content[start:end].rstrip()
+    written = f'{{packed: "{base64.b64encode(packed).decode()}"}}'
+    return (content[:start] + written + content[start + len(tail) :]).encode()
+
+
+def _member(node: yaml.Node, name: str) -> yaml.Node:
+    found: yaml.Node = next(value for key, value in node.value if key.value == name)
+    return found
