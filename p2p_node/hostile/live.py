@@ -6,6 +6,7 @@ reported is what a user could see: events, receipts, other peers' opinions, and 
 
 from __future__ import annotations
 
+import base64
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from p2p_node.core.keyring import RealCrypto
 from p2p_node.hostile.catalogue import ATTACKS, Attack, Role
 from p2p_node.receipts import check_file
 from p2p_node.swarm import CHEAT_PRICE_MICROS, PRICE_MICROS, Swarm, SwarmPeer
+from workloads.registry import KINDS
 
 __all__ = ["VERSE", "LiveReport", "attack_live"]
 
@@ -64,6 +66,8 @@ _TRAINING = """workload: training.run
   text: |
     In the beginning God created the heaven and the earth.
     And the earth was without form, and void."""
+_PROGRAM = f"""workload: program.run
+  program: {{packed: {base64.b64encode(KINDS["program.run"].probe()).decode()}}}"""
 _TASKS = {
     "fewer-steps": """workload: diffusion.sample
   model: digits-8x8
@@ -90,6 +94,8 @@ _TASKS = {
   bits: 10
   left_seed: 1
   right_seed: 2""",
+    "altered-operator": _PROGRAM,
+    "skipped-operator": _PROGRAM,
     "altered-training-step": _TRAINING,
     "skipped-training-step": _TRAINING,
 }
