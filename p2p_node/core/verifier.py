@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
+from p2p_node.core.credit import CreditBook
 from p2p_node.core.disputes import Ground
 from p2p_node.core.surroundings import Surroundings
 from protocols.bidding import Ability, find_ability, fits
@@ -44,6 +45,9 @@ class Verifier:
         self._node = node
         self._keys = keys
         self._accusations: dict[bytes, tuple[Signed[FraudProof], Accusation]] = {}
+        self._fees = CreditBook()
+        """What requesters owe us for verifying. What they owe us for other work is another account: whoever
+        executes for a requester would otherwise never verify for it until it is paid."""
         self._lanes: OrderedDict[bytes, PayeeLane] = OrderedDict()
         self._grounds: OrderedDict[bytes, Ground] = OrderedDict()
 
@@ -63,7 +67,7 @@ class Verifier:
             return []
         if not self._is_able(contract) or not self._node.standings.is_welcome(contract.requester, now_ms):
             return []
-        if not self._node.credit.is_good(contract.requester, contract.terms.verifier_fee_micros):
+        if not self._fees.is_good(contract.requester, contract.terms.verifier_fee_micros):
             return []  # It let us verify before and didn't pay.
         if contract.terms.sent_ms > now_ms + contract.terms.answer_within_ms:
             return []
@@ -158,7 +162,7 @@ class Verifier:
             while len(self._lanes) > 4 * DUTIES_MAX:
                 self._lanes.popitem(last=False)
         lane.deliver(duty.fee_micros)
-        self._node.credit.deliver(award.signer, duty.fee_micros)
+        self._fees.deliver(award.signer, duty.fee_micros)
 
     def hear_voucher(self, message: Signed[Voucher], now_ms: int) -> list[Effect]:
         """A requester pays for a verdict.
@@ -171,7 +175,7 @@ class Verifier:
             return []  # Of a contract that is long over, or of which a restart left us nothing.
         before = lane.settled_micros
         is_news = lane.accept(message, now_ms)
-        self._node.credit.settle(message.signer, lane.settled_micros - before)
+        self._fees.settle(message.signer, lane.settled_micros - before)
         receipt = self._node.sign(VoucherReceipt(message.id, message.body.settled_micros))
         effects: list[Effect] = [Send(message.signer, receipt, now_ms + 60_000)]
         if is_news:

@@ -81,6 +81,12 @@ def test_no_duty_for_a_requester_that_failed_us() -> None:
     assert hear(node) == []
 
 
+def test_whoever_executes_for_a_requester_verifies_for_it_before_it_is_paid() -> None:
+    node = core(SELF)
+    node.credit.deliver(key(REQUESTER), 10**9)
+    assert the(sent(hear(node), DrawClaim)).body.commitment_id == COMMITMENT.id
+
+
 def announced(node: NodeCore, attempt: int) -> bytes:
     """A commitment of a contract that strangers made with each other."""
     agreed = contract(attempt=attempt, answer_within_ms=3_600_000)
