@@ -327,8 +327,10 @@ class Job:
                 JobState.TIMED_OUT, f"no verified result within {self.request.total_ms} ms", now_ms
             )
         if name == "rebid" and self.state is JobState.BIDDING:
-            # Who refused the last offer left nothing to show, and makes room for this one's attempts.
-            self.attempts = [a for a in self.attempts if a.outcome is not Outcome.REFUSED]
+            # Who refused the last offer left nothing to show, and makes room for this one's attempts. Those
+            # before an attempt that ran stay: its award has its number among them.
+            while self.attempts and self.attempts[-1].outcome is Outcome.REFUSED:
+                self.attempts.pop()
             self._make_offer(now_ms)
             return self._announce(now_ms)
         if name == "acknowledge" and self.state is JobState.SETTLING:
