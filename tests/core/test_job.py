@@ -211,6 +211,18 @@ def test_refusals_use_up_no_attempt_and_blame_nobody() -> None:
     assert awarded(case.auctioned(100)) == key(1)
 
 
+def test_refusals_before_a_failure_keep_their_numbers() -> None:
+    case = Case(attempts_max=3)
+    case.auctioned(100, 120, 150)
+    case.refuse(1)
+    case.fail(2)
+    case.refuse(3)
+    case.timer("rebid", after_ms=1_000)
+    case.auctioned(100)
+    # The second attempt's award says that it is the second: a receipt must show what the first was.
+    assert [attempt.award.body.attempt for attempt in case.job.attempts] == [0, 1, 2]
+
+
 def test_more_refusals_than_attempts_may_be_numbered_do_not_end_a_job() -> None:
     everybody = tuple(range(1, ATTEMPTS_MAX + 4))
     case = Case(mode="posted", knows=everybody)
