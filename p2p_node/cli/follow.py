@@ -70,6 +70,7 @@ class _PlainDisplay:
 
     def __init__(self) -> None:
         self._units = 0
+        self._progress = ""
 
     def show(self, story: Story, line: Line | None) -> None:
         if line is not None:
@@ -77,6 +78,9 @@ class _PlainDisplay:
         elif story.text and story.units > self._units:
             tail = harmless(story.text[-60:]).replace("\n", " ")
             click.echo(f"{'':9}  {plural(story.unit):<11} {story.units}: …{tail}", err=True)
+        elif story.parts.progress != self._progress:
+            self._progress = story.parts.progress
+            click.echo(f"{'':9}  {'progress':<11} {self._progress}", err=True)
         self._units = story.units
 
 
@@ -99,7 +103,7 @@ class _LiveDisplay:
         from rich.text import Text
 
         # What isn't text can't be shown here, but that it grows can.
-        shown = story.text or f"{story.units} {plural(story.unit)}"
+        shown = story.text or story.parts.progress or f"{story.units} {plural(story.unit)}"
         text = Text(harmless(shown), style="italic")
         lines = text.wrap(self._console, self._console.width)[-(self._console.height // 2) :]
         return Text("\n").join(lines)

@@ -41,9 +41,10 @@ def _read_cheats(ctx: click.Context, param: click.Parameter, values: tuple[str, 
 
 
 @click.command(short_help="Have a job done and verified.")
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=click.Path(path_type=Path), required=False)
 @datadir_option
 @output_option
+@click.option("--resume", metavar="ID", help="Go on with a job in parts, of which some are done.")
 @click.option(
     "--follow/--no-follow", default=None, help="Show progress until the job is over.  [default: follow]"
 )
@@ -65,9 +66,10 @@ def _read_cheats(ctx: click.Context, param: click.Parameter, values: tuple[str, 
 def run(
     ctx: click.Context,
     *,
-    file: Path,
+    file: Path | None,
     datadir: Path | None,
     output: str,
+    resume: str | None,
     follow: bool | None,
     id_only: bool,
     timeout_ms: int | None,
@@ -82,6 +84,9 @@ def run(
     Asks the running node, or with --swarm a swarm that exists for this job alone. Verified text goes to
     stdout, progress to stderr; what isn't text goes to the file that --output-file names.
 
+    With --resume instead of FILE, go on with what is missing of a job in parts: after it failed, ran out of
+    time or was cancelled. One that goes on by itself, as after a restart of the node, is followed.
+
     Exit codes: 0 verified, 2 usage, 3 no bids, 4 task failed, 5 verification failed, 6 timed out.
     """
     follow = (not id_only) if follow is None else follow
@@ -91,13 +96,17 @@ def run(
         raise click.UsageError("--cheat and --models need --swarm; a node gets its models when it starts")
     if swarm is not None and ctx.get_parameter_source("datadir") is ParameterSource.COMMANDLINE:
         raise click.UsageError("--swarm and --datadir exclude each other")
+    if (file is None) == (resume is None):
+        raise click.UsageError("give either a job FILE or --resume ID")
+    if resume is not None and swarm is not None:
+        raise click.UsageError("--resume needs the node that the job ran on, so it excludes --swarm")
     # A bad file is told before a swarm is started for it.
-    document = read_job(file)
+    document = b"" if file is None else read_job(file)
     from p2p_node.client import connect
 
     code = ExitCode.OK
     with _node(datadir, swarm, cheat, models) as place, connect(place) as client:
-        job = client.submit(document)
+        job = client.submit(document) if resume is None else client.resume(resume)
         if id_only:
             click.echo(job["id"])
         if follow:
@@ -272,7 +281,9 @@ def _print_result(job: dict[str, Any], story: Story, output: str) -> None:
         }
         print_record(job | facts, output)
         return
-    if story.executor:
+    if "parts" in job:
+        _print_parts(job, story)
+    elif story.executor:
         cost = sum(story.paid_micros.values())
         took = duration_text(max(0, job["finished_ms"] - job["created_ms"]))
         say(
@@ -284,6 +295,26 @@ def _print_result(job: dict[str, Any], story: Story, output: str) -> None:
         text = job["text"]
         # What a model wrote must not act on a terminal; a pipe gets it as it is.
         click.echo(harmless(text) if sys.stdout.isatty() else text)
+
+
+def _print_parts(job: dict[str, Any], story: Story) -> None:
+    from p2p_node.cli.durations import duration_text
+    from p2p_node.cli.follow import say
+    from p2p_node.cli.story import plural, short_peer
+
+    parts, done = job["parts"], job["parts_verified"]
+    took = duration_text(max(0, job["finished_ms"] - job["created_ms"]))
+    peers = ", ".join(map(short_peer, story.parts.peers))
+    by = f" by {peers}" if peers else ""
+    say(
+        "result",
+        f"{job['units']} {plural(job['unit'])}, {done} of {len(parts)} parts{by}, for {job['paid_micros']} "
+        f"micro-units, in {took}",
+    )
+    if job["state"] != "verified":
+        missing = [str(part["part"]) for part in parts if part["verified_by"] is None]
+        say("kept", f"what is done stays; parts {', '.join(missing)} are missing")
+        say("", f"go on with: p2p-node job run --resume {job['id'][:12]}")
 
 
 def _explain(client: NodeClient, job_id: str) -> None:

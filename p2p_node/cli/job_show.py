@@ -15,6 +15,7 @@ from p2p_node.errors import UserError
 __all__ = ["cancel", "explain", "get", "list_jobs", "logs", "status"]
 
 _ID_SHOWN = 12
+_PART_COLUMNS = ("part", "items", "state", "units", "jobs")
 _id_argument = click.argument("job_id", metavar="ID")
 
 
@@ -24,24 +25,29 @@ _id_argument = click.argument("job_id", metavar="ID")
 @output_option
 def status(job_id: str, datadir: Path | None, output: str) -> None:
     """Show where the job stands whose id begins with ID."""
-    from p2p_node.cli.output import print_record
+    from p2p_node.cli.output import print_record, print_rows
     from p2p_node.client import connect
 
     with connect(datadir) as client:
         job = client.job(job_id)
     print_record(_brief(job, job["id"]) if output == "table" else job, output)
+    if output == "table" and "parts" in job:
+        click.echo()
+        rows = [part | {"jobs": [each[:_ID_SHOWN] for each in part["jobs"]]} for part in job["parts"]]
+        print_rows(rows, output, columns=_PART_COLUMNS)
 
 
 @click.command("list", short_help="List jobs, oldest first.")
 @datadir_option
+@click.option("--parts", is_flag=True, help="Also list the parts of jobs that were split.")
 @output_option
-def list_jobs(datadir: Path | None, output: str) -> None:
+def list_jobs(*, datadir: Path | None, parts: bool, output: str) -> None:
     """List the jobs that this node was asked for, oldest first."""
     from p2p_node.cli.output import print_rows
     from p2p_node.client import connect
 
     with connect(datadir) as client:
-        jobs = client.jobs()
+        jobs = [job for job in client.jobs() if parts or not job["part_of"]]
     if output == "table" and not jobs:
         click.echo("no jobs yet", err=True)
         return
@@ -155,11 +161,13 @@ def _brief(job: dict[str, Any], shown_id: str) -> dict[str, Any]:
     from p2p_node.cli.durations import duration_text
 
     took = job["finished_ms"] - job["created_ms"] if job["finished_ms"] else None
+    parts = {"parts": f"{job['parts_verified']} of {len(job['parts'])}"} if "parts" in job else {}
     return {
         "id": shown_id,
         "name": job["name"],
         "state": job["state"],
         "units": job["units"],
+        **parts,
         "took": None if took is None else duration_text(took),
         "receipt": job["receipt_available"],
         "reason": job["reason"] or None,

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from p2p_node.cli.durations import duration_text
+from p2p_node.cli.story_parts import PART_EVENTS, Parts
 from p2p_node.errors import ExitCode
 
 __all__ = ["EXIT_CODES", "Line", "Story", "harmless", "plural", "short_peer"]
@@ -41,6 +42,11 @@ def plural(unit: str) -> str:
 def harmless(text: str) -> str:
     """``text`` without what could act on a terminal; line breaks stay."""
     return "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text)
+
+
+def _with_peer(told: tuple[str, ...], peer: str) -> tuple[str, ...]:
+    label, text, *tone = told
+    return label, harmless(text.replace("{peer}", peer or "nobody")), *tone
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +87,8 @@ class Story:
     """By (executor or verifier) peer."""
     milestones_ms: dict[str, int] = field(default_factory=dict)
     """When it was first awarded, gave its first output, was last committed, concluded, finished."""
+    parts: Parts = field(default_factory=Parts)
+    """Of a job that was split."""
     _first_ms: int | None = None
     _paid_in_lane: dict[str, int] = field(default_factory=dict)
 
@@ -139,6 +147,10 @@ class Story:
                 return "failed", f"{peer}: {why}", "bad"
             case "concluded":
                 return None
+        if name in PART_EVENTS:
+            self.units = int(event.get("units", self.units))
+            told = self.parts.tell(name, event, unit=plural(self.unit))
+            return None if told is None else _with_peer(told, peer)
         return self._tell_verification(name, peer, event)
 
     def _tell_award(self, peer: str, event: Mapping[str, Any]) -> tuple[str, ...]:
