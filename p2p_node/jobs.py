@@ -20,6 +20,7 @@ from p2p_node.core.request import FINAL_STATES, CheckPolicy, JobRequest, JobStat
 from p2p_node.errors import UserError
 from p2p_node.executor import ModelPlace
 from p2p_node.jobspec import JobSpec
+from p2p_node.lmtask import TextOutput, text_output
 from p2p_node.partition.book import PlannedWhole, Wholes
 from p2p_node.quote import quote
 from p2p_node.runtime import Runtime
@@ -30,7 +31,7 @@ from protocols.identity import peer_id
 from protocols.limits import SEGMENT_CHUNKS_MAX
 from protocols.messages import EQUAL_BITS, Tolerance
 from verification.findings import NATIVE
-from workloads.lm.tokenizer import TextStream, TextTokenizer
+from workloads.lm.tokenizer import TextTokenizer
 from workloads.lm.tolerance import load_tolerance
 from workloads.registry import KINDS
 from workloads.workload import Artifact
@@ -191,7 +192,7 @@ class JobBook:
         self._clock = clock
         self._tokenizers = tokenizers_of(models)
         self._records: OrderedDict[bytes, JobRecord] = OrderedDict()
-        self._streams: dict[bytes, TextStream] = {}
+        self._streams: dict[bytes, TextOutput] = {}
         """Text of open jobs, decoded as it comes."""
         self._subscribers: dict[bytes, list[trio.MemorySendChannel[dict[str, Any]]]] = {}
         self.wholes = Wholes(self, runtime, store)
@@ -329,10 +330,18 @@ class JobBook:
             return None if present is None else present(planned.parts[job.number].input, units)
         return artifact(record.spec["task"], units, self._models)
 
-    def text_of(self, record: JobRecord, units: Sequence[int]) -> str:
-        """Output units as text; empty where they aren't."""
-        tokenizer = self._tokenizer(record)
-        return tokenizer.decode(list(units)) if tokenizer is not None else ""
+    def text_of(self, record: JobRecord, units: Sequence[int], input: bytes | None = None) -> str:
+        """Output units as text, of the whole or of the part that takes ``input``; empty where they aren't."""
+        output = self._text_output(record, input)
+        return output.text(units) if output is not None else ""
+
+    def outputs(self, record: JobRecord) -> list[dict[str, Any]] | None:
+        """Each prompt's result, of a job whose output is text."""
+        output = self._text_output(record)
+        if output is None:
+            return None
+        units = record.units if record.whole is None else self.wholes.units(record.whole)
+        return output.results(units)
 
     def explain(self, record: JobRecord) -> list[dict[str, Any]]:
         """Why peers didn't take a job; see `p2p_node.explain`. Forgotten with the job's messages."""
@@ -376,9 +385,9 @@ class JobBook:
         job = self._runtime.core.jobs.get(record.id)
         if job is not None and not record.is_final:
             record.state = job.state.value
-        if note.event == "awarded" and (tokenizer := self._tokenizer(record)) is not None:
-            stream = self._streams[record.id] = tokenizer.stream()
-            record.text = details["text"] = stream.feed(record.units)
+        if note.event == "awarded" and (output := self._text_output(record)) is not None:
+            self._streams[record.id] = output
+            record.text = details["text"] = output.feed(record.units)
         self.tell(record, note.event, details, now_ms)
         self.wholes.hear(note, now_ms)
 
@@ -400,14 +409,16 @@ class JobBook:
         job = self._runtime.core.jobs[record.id]
         record.state, record.reason, record.finished_ms = job.state.value, job.reason, now_ms
         record.units = list(job.units)
-        if (tokenizer := self._tokenizer(record)) is not None:
-            record.text = tokenizer.decode(record.units)
+        record.text = self.text_of(record, record.units)
         self._streams.pop(record.id, None)
         self._keep(record)
 
-    def _tokenizer(self, record: JobRecord) -> TextTokenizer | None:
+    def _text_output(self, record: JobRecord, input: bytes | None = None) -> TextOutput | None:
         """What makes text of a job's units, if they are text."""
-        return self._tokenizers.get(record.spec["task"].get("model", ""))
+        if input is None and (found := self.wholes.of_job(record.id)) is not None:
+            planned, job = found
+            input = planned.parts[job.number].input
+        return text_output(record.spec["task"], input, self._models, self._tokenizers)
 
     # --- Keeping ---------------------------------------------------------------------------------
 

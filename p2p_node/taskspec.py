@@ -28,6 +28,7 @@ from protocols import limits
 from workloads.diffusion import input as diffusion
 from workloads.linalg import input as linalg
 from workloads.render import scene
+from workloads.lm import input as lm
 
 __all__ = [
     "TASK",
@@ -49,6 +50,7 @@ __all__ = [
 
 PROMPT_BYTES_MAX = 32 * 1024
 TEMPERATURE_MAX = 10
+PATH_BYTES_MAX = 4_096
 TOP_K_MAX = 65_536
 DATA_BYTES_MAX = 48 * 1024
 
@@ -57,11 +59,14 @@ Vector = tuple[int, int, int]
 
 
 class LmTask(Struct, frozen=True, kw_only=True):
-    """Text that continues ``prompt``, re-derivable from ``seed``."""
+    """Texts that continue prompts, re-derivable from ``seed``; exactly one of the first three is given."""
 
     workload: str
     model: str
-    prompt: str
+    prompt: str = ""
+    prompts: tuple[str, ...] = ()
+    prompts_file: str = ""
+    """Its lines are prompts; read by the command line, beside the job file."""
     max_tokens: int = 64
     seed: int = 0
     temperature_milli: int = 1_000
@@ -69,6 +74,15 @@ class LmTask(Struct, frozen=True, kw_only=True):
     top_k: int = 0
     """Draw among this many likeliest tokens; 0 is all."""
 
+    top_p_milli: int = 1_000
+    """Draw among the fewest likeliest tokens that have this share together."""
+    repetition_penalty_milli: int = 1_000
+    stop: tuple[str, ...] = ()
+    """Texts that end a prompt's output, and aren't shown."""
+    eos: bool = True
+    """Whether tokens by which the model says that it has finished end a prompt's output."""
+    logprobs: int | None = None
+    """How many likeliest tokens to name with their log-probabilities, beside each token's own."""
 
 class DiffusionTask(Struct, frozen=True, kw_only=True):
     """Pictures of the classes in ``labels``, drawn out of noise."""
@@ -213,7 +227,12 @@ _LM = mapping(
     {
         "workload": Field("workload", choice("lm.generate"), required=True),
         "model": Field("model", _NAME, required=True),
-        "prompt": Field("prompt", text(bytes_max=PROMPT_BYTES_MAX), required=True),
+        "prompt": Field("prompt", text(bytes_max=PROMPT_BYTES_MAX)),
+        "prompts": Field(
+            "prompts",
+            listing(text(bytes_max=PROMPT_BYTES_MAX), length_min=1, length_max=lm.PROMPTS_WHOLE_MAX),
+        ),
+        "prompts_file": Field("prompts_file", text(bytes_max=PATH_BYTES_MAX)),
         "max_tokens": Field("max_tokens", integer(1, limits.UNITS_MAX)),
         "seed": Field("seed", _SEED),
         "temperature": Field("temperature_milli", milli(0, TEMPERATURE_MAX)),
@@ -221,6 +240,11 @@ _LM = mapping(
     },
 )
 _DIFFUSION = mapping(
+        "top_p": Field("top_p_milli", milli(0, 1)),
+        "repetition_penalty": Field("repetition_penalty_milli", milli(0, 10)),
+        "stop": Field("stop", listing(text(bytes_max=lm.STOP_BYTES_MAX), length_max=lm.STOPS_MAX)),
+        "eos": Field("eos", boolean()),
+        "logprobs": Field("logprobs", integer(0, lm.LOGPROBS_MAX)),
     DiffusionTask,
     {
         "workload": Field("workload", choice("diffusion.sample"), required=True),

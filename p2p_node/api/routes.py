@@ -128,7 +128,7 @@ class _Routes:
             return _json(self._node.book.quote(spec))
 
     async def show_job(self, request: Request) -> Response:
-        return _json(self._summary(self._find(request)))
+        return _json(self._details(self._find(request)))
 
     async def cancel_job(self, request: Request) -> Response:
         record = self._find(request)
@@ -249,6 +249,10 @@ class _TokenRequired:
             return
         given = b"".join(value for name, value in scope["headers"] if name == b"authorization")
         if hmac.compare_digest(given, self._expected):
+    def _details(self, record: JobRecord) -> dict[str, Any]:
+        outputs = self._node.book.outputs(record) if record.is_final else None
+        return self._summary(record) | ({} if outputs is None else {"outputs": outputs})
+
             await self._app(scope, receive, send)
             return
         refusal = _Refusal(401, "the header authorization must be 'Bearer <token>', with api.json's token")

@@ -436,7 +436,7 @@ class Wholes:
             if job is None:
                 return
             planned.text_parts += 1
-            if text := self._book.text_of(record, self._units_of(job)):
+            if text := self._book.text_of(record, self._units_of(job), planned.parts[job.number].input):
                 record.text += text
                 self._tell(planned, "output", now_ms, text=text, units_total=planned.machine.units)
 

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
+
+from protocols.blobs import Blob
 from protocols.limits import CHUNKS_PER_SEGMENT, LM_CHUNK_UNITS, UNITS_MAX
-from workloads.blobs import Blobs
+from workloads.blobs import Blobs, blob_from_words
+from workloads.errors import InputRefused
 from workloads.llama.config import is_llama, load_config
-from workloads.lm.input import LmInput, encode_input
+from workloads.lm.input import NO_LOGPROBS, LmInput, decode_input, encode_input
+from workloads.lm.layout import words_of
 from workloads.lm.manifest import builtin_models, load_manifest
+from workloads.split import Part, Split
 from workloads.workload import EXACT_PROFILES, Kind, Model, Workload
 
 __all__ = ["LM"]
@@ -45,6 +52,25 @@ def _open(
     return LmWorkload(model_dir, profile, variant, expected_digest=expected_digest, blobs=blobs)
 
 
+def _prompts(input: bytes) -> int:
+    return len(decode_input(input, is_whole=True).prompts)
+
+
+def _part(input: bytes, first: int, count: int) -> Part:
+    """A job with some of the prompts; each is drawn as in the whole."""
+    whole = decode_input(input, is_whole=True)
+    if whole.logprobs != NO_LOGPROBS:
+        raise InputRefused("a job with logprobs isn't split: its chunks name blobs by their place")
+    job = msgspec.structs.replace(
+        whole, prompts=whole.prompts[first : first + count], first_prompt=whole.first_prompt + first
+    )
+    return Part(encode_input(job), max(0, job.positions - job.units_max), job.units_max)
+
+
+def _output_blobs(input: bytes, units: Sequence[int]) -> tuple[Blob, ...]:
+    return tuple(blob_from_words(words) for words in words_of(decode_input(input), units))
+
+
 LM = Kind(
     name="lm.generate",
     unit="token",
@@ -56,4 +82,6 @@ LM = Kind(
     probe=_probe,
     open=_open,
     read_model=_read_model,
+    output_blobs=_output_blobs,
+    split=Split("prompt", _prompts, _part),
 )

@@ -11,7 +11,7 @@ With log-probabilities a chunk is 22 tokens and the ten words that name a blob o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from protocols.limits import LM_CHUNK_UNITS
@@ -20,7 +20,7 @@ from workloads.errors import InputRefused
 from workloads.lm.input import END_UNIT, NO_LOGPROBS, LmInput
 from workloads.lm.pieces import TokenBytes
 
-__all__ = ["ChunkView", "Ending", "Layout", "Output", "Outputs", "Slice", "outputs_of"]
+__all__ = ["ChunkView", "Ending", "Layout", "Output", "Outputs", "Slice", "outputs_of", "words_of"]
 
 
 class Ending:
@@ -220,3 +220,15 @@ def outputs_of(job: LmInput, units: Sequence[int], pieces: TokenBytes | None) ->
             if not found.is_done:
                 found.take(token)
     return found.outputs
+
+
+def words_of(job: LmInput, units: Sequence[int]) -> Iterator[list[int]]:
+    """The words of an output's chunks that name blobs of log-probabilities."""
+    if job.logprobs == NO_LOGPROBS:
+        return
+    for start in range(0, len(units), LM_CHUNK_UNITS):
+        chunk = list(units[start : start + LM_CHUNK_UNITS])
+        if job.stop_unit == END_UNIT and chunk[-1] == END_UNIT:
+            chunk.pop()
+        if len(chunk) > BLOB_WORDS:
+            yield chunk[-BLOB_WORDS:]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from tokenizers import Tokenizer
@@ -45,6 +45,18 @@ class TextTokenizer:
     def encode(self, text: str) -> tuple[int, ...]:
         """Token ids of ``text``."""
         return tuple(self._tokenizer.encode(text).ids)
+
+    def encode_many(self, texts: Sequence[str], tokens_max: int) -> list[tuple[int, ...]]:
+        """Token ids of each text, as if it were alone; the end of a text that has more is cut off.
+
+        What ``tokenizer.json`` says of cutting and filling up texts of a batch doesn't count.
+        """
+        self._tokenizer.no_padding()
+        self._tokenizer.enable_truncation(tokens_max)
+        try:
+            return [tuple(encoding.ids) for encoding in self._tokenizer.encode_batch(list(texts))]
+        finally:
+            self._tokenizer.no_truncation()
 
     def decode(self, units: Iterable[int]) -> str:
         """Text of token ids; bytes that are not UTF-8 show as U+FFFD."""
