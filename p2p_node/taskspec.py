@@ -27,8 +27,8 @@ from p2p_node.yamltree import (
 from protocols import limits
 from workloads.diffusion import input as diffusion
 from workloads.linalg import input as linalg
-from workloads.render import scene
 from workloads.lm import input as lm
+from workloads.render import scene
 
 __all__ = [
     "TASK",
@@ -49,8 +49,8 @@ __all__ = [
 ]
 
 PROMPT_BYTES_MAX = 32 * 1024
-TEMPERATURE_MAX = 10
 PATH_BYTES_MAX = 4_096
+TEMPERATURE_MAX = 10
 TOP_K_MAX = 65_536
 DATA_BYTES_MAX = 48 * 1024
 
@@ -73,7 +73,6 @@ class LmTask(Struct, frozen=True, kw_only=True):
     """0 takes the likeliest token every time."""
     top_k: int = 0
     """Draw among this many likeliest tokens; 0 is all."""
-
     top_p_milli: int = 1_000
     """Draw among the fewest likeliest tokens that have this share together."""
     repetition_penalty_milli: int = 1_000
@@ -83,6 +82,7 @@ class LmTask(Struct, frozen=True, kw_only=True):
     """Whether tokens by which the model says that it has finished end a prompt's output."""
     logprobs: int | None = None
     """How many likeliest tokens to name with their log-probabilities, beside each token's own."""
+
 
 class DiffusionTask(Struct, frozen=True, kw_only=True):
     """Pictures of the classes in ``labels``, drawn out of noise."""
@@ -237,14 +237,14 @@ _LM = mapping(
         "seed": Field("seed", _SEED),
         "temperature": Field("temperature_milli", milli(0, TEMPERATURE_MAX)),
         "top_k": Field("top_k", integer(0, TOP_K_MAX)),
-    },
-)
-_DIFFUSION = mapping(
         "top_p": Field("top_p_milli", milli(0, 1)),
         "repetition_penalty": Field("repetition_penalty_milli", milli(0, 10)),
         "stop": Field("stop", listing(text(bytes_max=lm.STOP_BYTES_MAX), length_max=lm.STOPS_MAX)),
         "eos": Field("eos", boolean()),
         "logprobs": Field("logprobs", integer(0, lm.LOGPROBS_MAX)),
+    },
+)
+_DIFFUSION = mapping(
     DiffusionTask,
     {
         "workload": Field("workload", choice("diffusion.sample"), required=True),

@@ -232,6 +232,10 @@ class _Routes:
             "disputes_open": disputes,
         }
 
+    def _details(self, record: JobRecord) -> dict[str, Any]:
+        outputs = self._node.book.outputs(record) if record.is_final else None
+        return self._summary(record) | ({} if outputs is None else {"outputs": outputs})
+
 
 # --- Requests and answers ------------------------------------------------------------------------
 
@@ -249,10 +253,6 @@ class _TokenRequired:
             return
         given = b"".join(value for name, value in scope["headers"] if name == b"authorization")
         if hmac.compare_digest(given, self._expected):
-    def _details(self, record: JobRecord) -> dict[str, Any]:
-        outputs = self._node.book.outputs(record) if record.is_final else None
-        return self._summary(record) | ({} if outputs is None else {"outputs": outputs})
-
             await self._app(scope, receive, send)
             return
         refusal = _Refusal(401, "the header authorization must be 'Bearer <token>', with api.json's token")
