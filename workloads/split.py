@@ -46,5 +46,17 @@ class Split:
     """
 
     item: str
+    """Such as ``tile``, or ``chunk of texts``."""
     items: Callable[[bytes], int]
     part: Callable[[bytes, int, int], Part]
+
+    @property
+    def items_name(self) -> str:
+        """What several items are called: ``tiles``, ``batches``, ``chunks of texts``."""
+        noun, space, rest = self.item.partition(" ")
+        ending = "es" if noun.endswith(("ch", "sh", "s", "x")) else "s"
+        return f"{noun}{ending}{space}{rest}"
+
+    def label(self, first: int, count: int) -> str:
+        """A run of items, for people."""
+        return f"{self.item} {first}" if count == 1 else f"{self.items_name} {first} to {first + count - 1}"

@@ -45,8 +45,7 @@ class Parts:
         match name:
             case "planned":
                 self.count = int(event.get("parts", 0))
-                item = event.get("item")
-                return "planned", f"{event.get('items')} {item}s in {self.count} parts"
+                return "planned", f"{event.get('items')} {event.get('item')} in {self.count} parts"
             case "resumed":
                 self.count, self.done = int(event.get("parts", 0)), int(event.get("done", 0))
                 # What was done before says nothing about the pace from here on.

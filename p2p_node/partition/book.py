@@ -106,7 +106,7 @@ class PlannedWhole:
 
     def label(self, number: int) -> str:
         """A part's items, for people."""
-        return _label(self.split.item, self.counts, number)
+        return self.split.label(sum(self.counts[:number]), self.counts[number])
 
     def rows(self) -> list[dict[str, Any]]:
         """Each part, as a list shows it."""
@@ -195,7 +195,7 @@ class Wholes:
         )
         self._adopt(planned)
         self._keep(planned)
-        self._tell(planned, "planned", now_ms, parts=len(counts), items=sum(counts), item=split.item)
+        self._tell(planned, "planned", now_ms, parts=len(counts), items=sum(counts), item=split.items_name)
         self._wake.set()
         return planned.record
 
@@ -217,7 +217,7 @@ class Wholes:
             for name in (*summed, "verification_micros", "total_micros")
             if all(name in each for each in quotes.values())
         }
-        return quotes[largest] | sums | {"parts": len(counts), f"{split.item}s_of_parts": list(counts)}
+        return quotes[largest] | sums | {"parts": len(counts), "items_of_parts": list(counts)}
 
     def cancel(self, record: JobRecord, now_ms: int) -> None:
         """Stop a whole; what was verified stays."""
@@ -468,7 +468,7 @@ class Wholes:
         }
         return [
             PartPlan(
-                label=_label(split.item, counts, number),
+                label=split.label(sum(counts[:number]), counts[number]),
                 units_max=part.units_max,
                 cost_micros_max=request.price_micros_max * part.units_max + fees[part.units_max],
                 fees_micros=fees[part.units_max],
@@ -589,13 +589,6 @@ class Wholes:
             body = self._receipt_of(job.job_id)
             job.state, job.units, job.ended_ms = body.state, len(body.units), body.finished_ms
         return job
-
-
-def _label(item: str, counts: tuple[int, ...], number: int) -> str:
-    first = sum(counts[:number])
-    if counts[number] == 1:
-        return f"{item} {first}"
-    return f"{item}s {first} to {first + counts[number] - 1}"
 
 
 def _request_of(whole: JobRequest, part: Part) -> JobRequest:

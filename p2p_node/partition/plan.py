@@ -44,7 +44,7 @@ def plan_counts(split: Split, whole: bytes, *, parts: int | None, slots: int, pa
     items = split.items(whole)
     if parts is not None:
         if parts > items:
-            raise UserError(f"parts: {parts} must be at most the job's {items} {split.item}s")
+            raise UserError(f"parts: {parts} must be at most the job's {items} {split.items_name}")
         counts = [items // parts + (number < items % parts) for number in range(parts)]
         _check(split, whole, counts)
         return tuple(counts)
@@ -97,7 +97,7 @@ def _check(split: Split, whole: bytes, counts: Sequence[int]) -> None:
 
 
 def _part(split: Split, whole: bytes, first: int, count: int) -> Part:
-    where = f"parts: {split.item}s {first} to {first + count - 1}"
+    where = f"parts: {split.label(first, count)}"
     try:
         part = split.part(whole, first, count)
     except InputRefused as error:

@@ -38,7 +38,9 @@ def inputs_of_parts(workload: str, whole: bytes, counts: tuple[int, ...]) -> tup
     try:
         items = kind.split.items(whole)
         if sum(counts) != items:
-            raise ReceiptError("plan", f"its parts have {sum(counts)} {kind.split.item}s, the job {items}")
+            raise ReceiptError(
+                "plan", f"its parts have {sum(counts)} {kind.split.items_name}, the job {items}"
+            )
         firsts = [sum(counts[:number]) for number in range(len(counts))]
         return tuple(
             kind.split.part(whole, first, count).input for first, count in zip(firsts, counts, strict=True)
