@@ -10,6 +10,8 @@ from typing import Any
 import structlog
 import trio
 
+from p2p_node.bloboutput import OutputTaker
+from p2p_node.blobs import BlobStore
 from p2p_node.errors import UserError
 from p2p_node.workers import WorkerPool
 from protocols.messages import EQUAL_BITS
@@ -20,6 +22,8 @@ from workloads.lm.tolerance import load_tolerance
 from workloads.workload import Kind, Model
 
 __all__ = ["ArithmeticDiffers", "calibrate", "measure", "rate_of"]
+
+_OWNER = "calibration"
 
 log = structlog.get_logger(__name__)
 
@@ -43,26 +47,46 @@ async def measure(place: Path, result: dict[str, Any]) -> None:
 
 
 async def calibrate(
-    working: WorkerPool, checking: WorkerPool, kind: Kind, model: Model
+    working: WorkerPool,
+    checking: WorkerPool,
+    kind: Kind,
+    model: Model,
+    *,
+    blobs: BlobStore | None = None,
 ) -> tuple[tuple[str, ...], int]:
     """What this machine may offer of a model: the numerics profiles, and the rate in the first of them.
 
     A machine that doesn't reproduce the published digests of the exact operators, or whose workers don't
     agree, would be convicted of its own arithmetic: it is left with the native profile, or with nothing.
 
+    Args:
+        working: workers for executions.
+        checking: workers for recomputations.
+        kind: of work.
+        model: of this kind.
+        blobs: where what the probe leaves is kept while it is checked.
+
     Raises:
         UserError: the model doesn't run here.
     """
     try:
-        return kind.profiles, await rate_of(working, checking, kind, model, kind.profiles[0])
+        return kind.profiles, await rate_of(working, checking, kind, model, kind.profiles[0], blobs=blobs)
     except ArithmeticDiffers as error:
         log.warning("no exact work is offered", workload=kind.name, model=model.name, why=str(error))
     if NATIVE not in kind.profiles or load_tolerance(model.path) == EQUAL_BITS:
         return (), 0
-    return (NATIVE,), await rate_of(working, checking, kind, model, NATIVE)
+    return (NATIVE,), await rate_of(working, checking, kind, model, NATIVE, blobs=blobs)
 
 
-async def rate_of(working: WorkerPool, checking: WorkerPool, kind: Kind, model: Model, profile: str) -> int:
+async def rate_of(
+    working: WorkerPool,
+    checking: WorkerPool,
+    kind: Kind,
+    model: Model,
+    profile: str,
+    *,
+    blobs: BlobStore | None = None,
+) -> int:
     """A workload's measured rate on this machine, in output units per 1,000 seconds.
 
     The output is verified as a peer's would be, so both workers are warm when the first job comes.
@@ -71,15 +95,19 @@ async def rate_of(working: WorkerPool, checking: WorkerPool, kind: Kind, model: 
         ArithmeticDiffers: the workers don't give the published bits, or not the same bits twice.
         UserError: the model doesn't run here.
     """
-    reference = frames.ModelRef(str(model.path), model.digest, profile, workload=kind.name)
+    folder = "" if blobs is None else str(blobs.folder)
+    reference = frames.ModelRef(str(model.path), model.digest, profile, workload=kind.name, blobs=folder)
+    taker = None if blobs is None else OutputTaker(blobs, _OWNER)
     task = kind.probe()
     # Loading is no part of the rate.
     await _run(working, frames.Load(0, reference), model.name)
-    made = await _run(working, frames.Generate(0, reference, task), model.name)
+    made = await _run(working, frames.Generate(0, reference, task), model.name, taker)
     units = tuple(unit for event in made if isinstance(event, frames.Output) for unit in event.units)
     digests = {event.chunk: event.digest for event in made if isinstance(event, frames.ChunkDone)}
     verify = frames.Recompute(0, reference, task, units, tuple(digests))
     *_, checked = await _run(checking, verify, model.name)
+    if blobs is not None:
+        blobs.unpin(_OWNER)
     found = dict(checked.digests) if isinstance(checked, frames.Recomputed) else {}
     if found.keys() != digests.keys() or not all(
         _agree(profile, model, found[chunk], digest) for chunk, digest in digests.items()
@@ -99,7 +127,10 @@ def _agree(profile: str, model: Model, one: bytes, other: bytes) -> bool:
 
 
 async def _run(
-    pool: WorkerPool, work: frames.Load | frames.Generate | frames.Recompute, model: str
+    pool: WorkerPool,
+    work: frames.Load | frames.Generate | frames.Recompute,
+    model: str,
+    taker: OutputTaker | None = None,
 ) -> list[frames.Event]:
     """Do one thing in a pool; returns its events, the last of them its end.
 
@@ -111,8 +142,12 @@ async def _run(
     events: list[frames.Event] = []
 
     def on_event(event: frames.Event) -> None:
+        if isinstance(event, frames.BlobPart):
+            if taker is not None:
+                taker.take(event)
+            return
         events.append(event)
-        if isinstance(event, frames.Loaded | frames.Finished | frames.Recomputed | frames.Failed):
+        if not isinstance(event, frames.GOING_ON):
             finished.set()
 
     pool.start_run(work, on_event)

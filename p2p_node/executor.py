@@ -11,9 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from p2p_node.bloboutput import OutputRefused, OutputTaker
+from p2p_node.blobs import BlobError, BlobStore
 from p2p_node.workers import WorkerPool
-from protocols.effects import Execute, Judge, OpenValues, Recompute, Task, Trace
+from protocols.effects import Execute, FetchBlobs, Judge, OpenValues, Prefetch, Recompute, Task, Trace
 from protocols.events import (
+    NO_ROOM,
     RunChunk,
     RunEvent,
     RunFailed,
@@ -21,13 +24,19 @@ from protocols.events import (
     RunJudged,
     RunOpened,
     RunOutput,
+    RunProgress,
     RunRecomputed,
     RunTraced,
 )
 from workloads import frames
 from workloads.registry import KINDS
 
-__all__ = ["ModelPlace", "WorkerExecutor", "builtin_places"]
+__all__ = ["ModelPlace", "WorkerExecutor", "builtin_places", "owner_of"]
+
+
+def owner_of(key: tuple[Any, ...]) -> str:
+    """Under which name a run holds on to blobs."""
+    return "run:" + ":".join(part.hex() if isinstance(part, bytes) else str(part) for part in key)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +68,7 @@ class WorkerExecutor:
         models: Mapping[bytes, ModelPlace],
         *,
         cheat: str = "",
+        blobs: BlobStore | None = None,
     ) -> None:
         """Run the models in ``models``, by digest.
 
@@ -67,11 +77,13 @@ class WorkerExecutor:
             checking: workers for recomputations.
             models: what can be run.
             cheat: how executions (never recomputations) deviate, for hostile test peers.
+            blobs: where what executions leave is put; None refuses it.
         """
         self._working = working
         self._checking = checking
         self._models = models
         self._cheat = cheat
+        self._blobs = blobs
         self._runs: dict[tuple[Any, ...], tuple[WorkerPool, int]] = {}
         self.executed_cpu_us = 0
         """CPU time of finished executions."""
@@ -80,6 +92,9 @@ class WorkerExecutor:
 
     def start(self, key: tuple[Any, ...], task: Task, report: Callable[[RunEvent], None]) -> None:
         """Queue a task; see `p2p_node.runtime.Executor`."""
+        if isinstance(task, FetchBlobs | Prefetch):
+            report(RunFailed(key, NO_ROOM, "this peer keeps no blobs"))
+            return
         # An executor that cheats stands by what it stated, where its workload knows how.
         stands = self._cheat if key[0] in ("trace", "open") and key[-1] == "executor" else ""
         work = self._work(task, stands)
@@ -87,13 +102,25 @@ class WorkerExecutor:
             report(RunFailed(key, "model", "this peer doesn't have the model"))
             return
         pool = self._working if isinstance(task, Execute) else self._checking
+        taker = OutputTaker(self._blobs, owner_of(key)) if self._blobs and isinstance(task, Execute) else None
 
         def on_event(event: frames.Event) -> None:
             if key not in self._runs:
                 return  # Cancelled.
+            if isinstance(event, frames.BlobPart):
+                try:
+                    # Stored before the units that name it are passed on, which come later on the same pipe.
+                    if taker is not None:
+                        taker.take(event)
+                except (BlobError, OutputRefused) as error:
+                    self.cancel(key)
+                    report(RunFailed(key, "output-limit", str(error)))
+                return
             translated = _translate(key, event)
-            if translated is not None and not isinstance(translated, RunOutput | RunChunk):
+            if not isinstance(event, frames.GOING_ON):
                 del self._runs[key]
+                if taker is not None:
+                    taker.close()
             match translated:
                 case RunFinished(cpu_us=cpu_us):
                     self.executed_cpu_us += cpu_us
@@ -104,7 +131,9 @@ class WorkerExecutor:
 
         self._runs[key] = (pool, pool.start_run(work, on_event))
 
-    def _work(self, task: Task, stands: str) -> frames.Work | None:
+    def _work(
+        self, task: Execute | Recompute | Trace | OpenValues | Judge, stands: str
+    ) -> frames.Work | None:
         """The frame that has a worker do the task; None if this peer doesn't have the model."""
         if isinstance(task, Judge):
             return frames.Judge(0, task.case)
@@ -129,7 +158,8 @@ class WorkerExecutor:
         kind = KINDS.get(task.workload)
         # A hostile peer cheats in the workload that its cheat belongs to, and is honest in all others.
         variant = cheat if kind is not None and cheat in kind.variants else ""
-        return frames.ModelRef(str(place.path), task.model, task.profile, variant, task.workload)
+        blobs = str(self._blobs.folder) if self._blobs is not None else ""
+        return frames.ModelRef(str(place.path), task.model, task.profile, variant, task.workload, blobs)
 
     def cancel(self, key: tuple[Any, ...]) -> None:
         """Stop a task."""
@@ -143,6 +173,8 @@ def _translate(key: tuple[Any, ...], event: frames.Event) -> RunEvent | None:
     match event:
         case frames.Output(_, first_unit, units):
             return RunOutput(key, first_unit, units)
+        case frames.Phase(_, phase):
+            return RunProgress(key, phase, 0, 0)
         case frames.ChunkDone(_, chunk, digest):
             return RunChunk(key, chunk, digest)
         case frames.Finished(_, units_total, _, cpu_us):

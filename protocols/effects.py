@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from protocols.blobs import Blob
 from protocols.envelope import Signed
 from protocols.messages import OpenedValue
 
@@ -18,19 +19,26 @@ __all__ = [
     "Case",
     "Effect",
     "Execute",
+    "FetchBlobs",
     "Judge",
     "Notify",
     "OpenValues",
     "Penalise",
     "Persist",
+    "Prefetch",
     "Publish",
     "Recompute",
     "Run",
     "Send",
     "SetTimer",
+    "Sources",
     "Task",
     "Trace",
 ]
+
+
+Sources = tuple[bytes, ...]
+"""Peers that may have the blobs which a task's input and units name: not part of what the task is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +75,7 @@ class Execute:
     profile: str
     input: bytes
     prefix: tuple[int, ...]
+    sources: Sources = field(default=(), compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +88,7 @@ class Recompute:
     input: bytes
     units: tuple[int, ...]
     chunks: tuple[int, ...]
+    sources: Sources = field(default=(), compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +102,7 @@ class Trace:
     units: tuple[int, ...]
     """All output units up to the end of the chunk's segment, or more; those after the chunk don't count."""
     chunk: int
+    sources: Sources = field(default=(), compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +117,7 @@ class OpenValues:
     chunk: int
     index: int
     """Of the value; `PROGRAM_INDEX` for the program itself."""
+    sources: Sources = field(default=(), compare=False)
 
 
 PROGRAM_INDEX = -1
@@ -150,9 +162,28 @@ class Judge:
     """Judge ``case`` as a referee; needs no model; answered by `RunJudged`."""
 
     case: Case
+    sources: Sources = field(default=(), compare=False)
 
 
-Task = Execute | Recompute | Trace | OpenValues | Judge
+@dataclass(frozen=True, slots=True)
+class FetchBlobs:
+    """Have here every blob that the output ``units`` name; answered by `RunFetched` or `RunFailed`."""
+
+    workload: str
+    input: bytes
+    units: tuple[int, ...]
+    sources: Sources = field(default=(), compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Prefetch:
+    """Begin to fetch blobs that a task may name soon. Nothing is answered."""
+
+    blobs: tuple[Blob, ...]
+    sources: Sources = field(default=(), compare=False)
+
+
+Task = Execute | Recompute | Trace | OpenValues | Judge | FetchBlobs | Prefetch
 
 
 @dataclass(frozen=True, slots=True)

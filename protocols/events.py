@@ -10,6 +10,9 @@ from protocols.envelope import Signed
 from protocols.messages import OpenedValue
 
 __all__ = [
+    "INPUT_MISSING",
+    "NO_ROOM",
+    "OUTPUT_MISSING",
     "DisputeEnded",
     "Event",
     "Finding",
@@ -17,16 +20,27 @@ __all__ = [
     "RunChunk",
     "RunEvent",
     "RunFailed",
+    "RunFetched",
     "RunFinished",
     "RunJudged",
     "RunOpened",
     "RunOutput",
+    "RunProgress",
     "RunRecomputed",
     "RunTraced",
     "TimerFired",
 ]
 
 RunKey = tuple[Any, ...]
+
+INPUT_MISSING = "input-missing"
+"""A run's reason to fail: nobody who should have a blob that it needs gave it."""
+
+OUTPUT_MISSING = "output-missing"
+"""A fetch's reason to fail: a blob that the output names can't be had, or can't be a blob."""
+
+NO_ROOM = "no-room"
+"""A fetch's reason to fail: this peer can't hold the blobs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +138,23 @@ class RunJudged:
 
 
 @dataclass(frozen=True, slots=True)
+class RunProgress:
+    """What a run is at, and how far; units of ``done`` and ``total`` depend on the phase, 0 is unknown."""
+
+    key: RunKey
+    phase: str
+    done: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunFetched:
+    """All blobs that were to be fetched are here."""
+
+    key: RunKey
+
+
+@dataclass(frozen=True, slots=True)
 class RunFailed:
     """A run ended without a result, for a typed reason."""
 
@@ -146,5 +177,16 @@ class DisputeEnded:
     """Whether a referee convicted the loser; else it was silent, which proves nothing to others."""
 
 
-RunEvent = RunOutput | RunChunk | RunFinished | RunRecomputed | RunTraced | RunOpened | RunJudged | RunFailed
+RunEvent = (
+    RunOutput
+    | RunChunk
+    | RunFinished
+    | RunRecomputed
+    | RunTraced
+    | RunOpened
+    | RunJudged
+    | RunProgress
+    | RunFetched
+    | RunFailed
+)
 Event = Heard | TimerFired | RunEvent | DisputeEnded

@@ -12,7 +12,18 @@ from typing import Any
 
 from protocols import merkle
 from protocols.crypto import Crypto
-from protocols.effects import PROGRAM_INDEX, CancelRun, Effect, Judge, OpenValues, Run, Send, SetTimer, Trace
+from protocols.effects import (
+    PROGRAM_INDEX,
+    CancelRun,
+    Effect,
+    Judge,
+    OpenValues,
+    Run,
+    Send,
+    SetTimer,
+    Sources,
+    Trace,
+)
 from protocols.envelope import Signed
 from protocols.errors import Rejected
 from protocols.events import (
@@ -99,8 +110,12 @@ class Party:
         lid_ms = now_ms + DISPUTE_ANSWERS_MAX * self._answer_ms
         return [
             SetTimer(("dispute", self.quarrel.id, "over"), lid_ms),
-            Run(self._key("trace"), Trace(*self._work)),
+            Run(self._key("trace"), Trace(*self._work, sources=self._sources)),
         ]
+
+    @property
+    def _sources(self) -> Sources:
+        return (self.quarrel.contract.requester, self._other)
 
     @property
     def _work(self) -> tuple[str, bytes, str, bytes, tuple[int, ...], int]:
@@ -253,7 +268,7 @@ class Party:
 
     def _open(self, index: int) -> list[Effect]:
         self.state = PartyState.OPENING
-        return [Run(self._key("open"), OpenValues(*self._work, index))]
+        return [Run(self._key("open"), OpenValues(*self._work, index, sources=self._sources))]
 
     def _opened(self, event: RunOpened) -> list[Effect]:
         size = sum(len(value.data) for value in event.values)
@@ -274,7 +289,7 @@ class Party:
         if opened.case is None:
             return self._stop("the other's trace contradicts its statement")
         self.state = PartyState.JUDGING
-        return [Run(self._key("referee"), Judge(opened.case))]
+        return [Run(self._key("referee"), Judge(opened.case, sources=self._sources))]
 
     def _exhibit(self, event: RunOpened) -> Exhibit:
         descent = self._descent

@@ -150,7 +150,15 @@ class Duty:
             level=WIDENING_MAX,
         )
         self.state = DutyState.RECOMPUTING
-        task = Recompute(terms.workload, terms.model, numerics(terms), body.input, body.units, chunks)
+        task = Recompute(
+            terms.workload,
+            terms.model,
+            numerics(terms),
+            body.input,
+            body.units,
+            chunks,
+            sources=(self.contract.requester, self.contract.executor),
+        )
         return [Run(("verify", self.commitment.id), task)]
 
     def _hide(self, digests: tuple[tuple[int, bytes], ...], now_ms: int) -> list[Effect]:

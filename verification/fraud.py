@@ -80,7 +80,15 @@ def open_accusation(
         raise Rejected("the proof's input isn't the contract's")
     check_units(contract, body, proof.units)
     role, digest = stated_digest(contract, commitment, statement, chunk)
-    task = Recompute(terms.workload, terms.model, judging_numerics(terms), proof.input, proof.units, (chunk,))
+    task = Recompute(
+        terms.workload,
+        terms.model,
+        judging_numerics(terms),
+        proof.input,
+        proof.units,
+        (chunk,),
+        sources=tuple(dict.fromkeys((contract.requester, contract.executor, statement.signer))),
+    )
     return Accusation(statement.signer, role, contract, chunk, digest, task), commitment
 
 

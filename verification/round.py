@@ -332,7 +332,13 @@ class Round:
         self.state = RoundState.SETTLING
         terms = self.contract.terms
         task = Recompute(
-            terms.workload, terms.model, judging_numerics(terms), self._input, self._units, tuple(disputed)
+            terms.workload,
+            terms.model,
+            judging_numerics(terms),
+            self._input,
+            self._units,
+            tuple(disputed),
+            sources=(self.contract.executor, *self.entries),
         )
         return [
             Notify(self._job_id, "disputed", {"chunks": tuple(disputed)}),

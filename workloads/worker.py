@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from protocols.limits import OUTPUT_UNITS_PER_MESSAGE_MAX
 from workloads import lockdown
+from workloads.blobpipe import PipedBlobs
 from workloads.errors import InputRefused, ModelRefused, NumericsRefused, ProgramRefused, WorkloadRefused
 from workloads.frames import (
     Cancel,
@@ -41,6 +42,7 @@ from workloads.frames import (
     Opened,
     OpenValues,
     Output,
+    Phase,
     Ready,
     Recompute,
     Recomputed,
@@ -181,6 +183,10 @@ class _Memory:
         return int(os.pread(self._descriptor, 256, 0).split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
+def _key_of(model: ModelRef) -> _ModelKey:
+    return _ModelKey(model.workload, model.digest, model.profile, model.variant)
+
+
 class _Models:
     """Loaded models, the least recently used dropped first.
 
@@ -188,19 +194,37 @@ class _Models:
         count_max: models kept.
         memory_bytes_max: of the process; what is kept takes at most half of it, the work has the rest.
         memory: of the process.
+        blobs: what workloads read and write.
         exact_refusal: why this machine can't be judged by the exact profiles, or nothing.
     """
 
-    def __init__(self, count_max: int, memory_bytes_max: int, memory: _Memory, exact_refusal: str) -> None:
+    def __init__(
+        self,
+        count_max: int,
+        memory_bytes_max: int,
+        memory: _Memory,
+        blobs: PipedBlobs,
+        exact_refusal: str,
+    ) -> None:
         self._count_max = count_max
         self._bytes_max = memory_bytes_max // 2
         self._memory = memory
+        self._blobs = blobs
         self.exact_refusal = exact_refusal
         self._loaded: OrderedDict[_ModelKey, tuple[Workload, int]] = OrderedDict()
 
+    def has(self, model: ModelRef) -> bool:
+        """Whether a model needs no loading."""
+        return _key_of(model) in self._loaded
+
+    def take_blobs(self, work: Load | Generate | Recompute | Trace | OpenValues) -> None:
+        """Let workloads read the node's blobs, and leave some where a run's output is kept."""
+        is_kept = isinstance(work, Generate)
+        self._blobs.begin(work.run if is_kept else None, Path(work.model.blobs) if work.model.blobs else None)
+
     def get(self, model: ModelRef) -> tuple[Workload, int]:
         """The workload with its model, and the milliseconds it took to load it, 0 if it was there."""
-        key = _ModelKey(model.workload, model.digest, model.profile, model.variant)
+        key = _key_of(model)
         loaded = self._loaded.get(key)
         if loaded is not None:
             self._loaded.move_to_end(key)
@@ -215,6 +239,7 @@ class _Models:
             model.profile,
             model.variant or None,
             expected_digest=model.digest,
+            blobs=self._blobs,
         )
         self._loaded[key] = workload, max(0, self._memory.resident_bytes() - before)
         # The newest stays, however large: its run is next.
@@ -235,7 +260,13 @@ def _perform(work: Work, models: _Models, inbox: _Inbox, outbox: _Outbox) -> Non
     if isinstance(work, Judge):
         _judge(work, outbox)
         return
+    is_loading = isinstance(work, Generate) and not models.has(work.model)
+    if is_loading:
+        outbox.send(Phase(work.run, "loading"))
+    models.take_blobs(work)
     workload, load_ms = models.get(work.model)
+    if is_loading:
+        outbox.send(Phase(work.run, "running"))
     started = time.process_time_ns()
     match work:
         case Load():
@@ -316,7 +347,8 @@ def run(
     layers = lock_down(policy, entered)
     inbox, outbox = _Inbox(commands), _Outbox(events)
     torch.set_num_threads(threads)
-    models = _Models(models_max, policy.memory_bytes_max, memory, exact_refusal)
+    blobs = PipedBlobs(outbox.send)
+    models = _Models(models_max, policy.memory_bytes_max, memory, blobs, exact_refusal)
     start_ms = round((time.monotonic() - started) * 1000)
     outbox.send(Ready(os.getpid(), str(torch.__version__), start_ms, layers))
     _serve(inbox, outbox, models)

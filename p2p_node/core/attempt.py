@@ -17,10 +17,31 @@ from p2p_node.core.request import JobRequest
 from p2p_node.core.sampling import PPB, SamplingPlan
 from p2p_node.core.surroundings import Surroundings
 from protocols.auction import Candidate
-from protocols.effects import Effect, Notify, Persist, Publish, Send, SetTimer
+from protocols.effects import (
+    CancelRun,
+    Effect,
+    FetchBlobs,
+    Notify,
+    Persist,
+    Publish,
+    Run,
+    Send,
+    SetTimer,
+)
 from protocols.envelope import Signed
 from protocols.errors import Rejected
-from protocols.events import DisputeEnded, Event, Heard, RunEvent, TimerFired
+from protocols.events import (
+    INPUT_MISSING,
+    NO_ROOM,
+    DisputeEnded,
+    Event,
+    Heard,
+    RunEvent,
+    RunFailed,
+    RunFetched,
+    RunProgress,
+    TimerFired,
+)
 from protocols.messages import (
     Acceptance,
     AttemptRecord,
@@ -30,6 +51,7 @@ from protocols.messages import (
     ExecutionFailed,
     Offer,
     Output,
+    Progress,
     Proposal,
     Refusal,
     SegmentRecord,
@@ -67,6 +89,9 @@ class Outcome(enum.Enum):
     INCONSISTENT = "output and commitment differ"
     FRAUD = "fraud"
     WITHHELD = "opening withheld"
+    OUTPUT_WITHHELD = "output withheld"
+    INPUT_MISSING = "input not fetched"
+    NO_ROOM = "no room for the output"
     UNVERIFIED = "no verifier answered"
     UNSETTLED = "a dispute couldn't be recomputed"
     PAUSED = "handed back"
@@ -81,7 +106,14 @@ _ROUND_OUTCOMES = {
 }
 
 EXECUTOR_FAULTS = frozenset(
-    {Outcome.UNRESPONSIVE, Outcome.FAILED, Outcome.INCONSISTENT, Outcome.FRAUD, Outcome.WITHHELD}
+    {
+        Outcome.UNRESPONSIVE,
+        Outcome.FAILED,
+        Outcome.INCONSISTENT,
+        Outcome.FRAUD,
+        Outcome.WITHHELD,
+        Outcome.OUTPUT_WITHHELD,
+    }
 )
 """Outcomes that lower the executor's standing."""
 
@@ -129,6 +161,8 @@ class Attempt:
         self._commitments: list[Signed[Commitment]] = []
         self._waiting: list[Signed[Commitment]] = []
         self._progress_ms = now_ms
+        self._fetches: dict[bytes, int] = {}
+        """Commitments whose blobs aren't all here, and when the last piece came."""
         award = Award(
             job_id=offer.id,
             attempt=index,
@@ -208,7 +242,7 @@ class Attempt:
             case Heard(message) if self.outcome is not None:
                 return []
             case Heard(message) if isinstance(
-                message.body, Acceptance | Refusal | Output | Commitment | ExecutionFailed
+                message.body, Acceptance | Refusal | Output | Progress | Commitment | ExecutionFailed
             ):
                 if message.signer != self.candidate.peer:
                     raise Rejected(f"{message.body.KIND!r} isn't from the awarded executor")
@@ -237,7 +271,11 @@ class Attempt:
             self._handed_back = body.detail
             return self._end_if_handed_back()
         if isinstance(body, ExecutionFailed):
-            return self._end(Outcome.FAILED, f"{body.reason}: {body.detail}")
+            # Who couldn't get the input isn't to blame: whoever should have served it may be.
+            outcome = Outcome.INPUT_MISSING if body.reason == INPUT_MISSING else Outcome.FAILED
+            return self._end(outcome, f"{body.reason}: {body.detail}")
+        if isinstance(body, Progress):
+            return self._hear_progress(body, now_ms)
         if isinstance(body, Output):
             return self._hear_output(body, now_ms)
         return self._hear_commitment(message, now_ms)
@@ -254,6 +292,11 @@ class Attempt:
             SetTimer(self._timer_key("stall"), now_ms + self.request.stall_ms),
             *self._retry_waiting(now_ms),
         ]
+
+    def _hear_progress(self, body: Progress, now_ms: int) -> list[Effect]:
+        self._progress_ms = now_ms
+        details = {"peer": self.candidate.peer, "phase": body.phase, "done": body.done, "total": body.total}
+        return [Notify(self.job_id, "progress", details)]
 
     def _hear_output(self, body: Output, now_ms: int) -> list[Effect]:
         self._progress_ms = now_ms
@@ -355,7 +398,52 @@ class Attempt:
                 },
             ),
             *round_.start(now_ms),
+            *self._fetch_output(commitment, now_ms),
         ]
+
+    # --- Output that is blobs --------------------------------------------------------------------
+
+    def _fetch_output(self, commitment: Signed[Commitment], now_ms: int) -> list[Effect]:
+        """Have what the segment's units name: a name alone isn't delivered."""
+        if not self.request.has_output_blobs:
+            return []
+        self._fetches[commitment.id] = now_ms
+        task = FetchBlobs(
+            self.request.workload,
+            self.request.input,
+            tuple(self._units[: commitment.body.units_total]),
+            sources=(self.candidate.peer,),
+        )
+        return [
+            Run(("outputs", commitment.id), task),
+            SetTimer(self._timer_key("outputs"), now_ms + self.request.stall_ms),
+        ]
+
+    def _on_fetch(self, event: RunEvent, now_ms: int) -> list[Effect]:
+        commitment_id = event.key[1]
+        if commitment_id not in self._fetches or self.outcome is not None:
+            return []
+        match event:
+            case RunProgress(done=done, total=total):
+                self._fetches[commitment_id] = now_ms
+                details = {"peer": self.candidate.peer, "phase": "collecting", "done": done, "total": total}
+                return [Notify(self.job_id, "progress", details)]
+            case RunFetched():
+                del self._fetches[commitment_id]
+                return self._settle_in_order(now_ms)
+            case RunFailed(reason=reason, detail=detail):
+                del self._fetches[commitment_id]
+                outcome = Outcome.NO_ROOM if reason == NO_ROOM else Outcome.OUTPUT_WITHHELD
+                return self._end(outcome, detail)
+        return []
+
+    def _check_fetches(self, now_ms: int) -> list[Effect]:
+        if not self._fetches:
+            return []
+        due = min(self._fetches.values()) + self.request.stall_ms
+        if now_ms < due:
+            return [SetTimer(self._timer_key("outputs"), due)]
+        return self._end(Outcome.OUTPUT_WITHHELD, f"no piece of it came for {self.request.stall_ms} ms")
 
     # --- Verification ----------------------------------------------------------------------------
 
@@ -364,6 +452,8 @@ class Attempt:
         return self._advance(commitment_id, Heard(message), now_ms)
 
     def _on_run(self, event: RunEvent | DisputeEnded, now_ms: int) -> list[Effect]:
+        if event.key[0] == "outputs" and not isinstance(event, DisputeEnded):
+            return self._on_fetch(event, now_ms)
         return self._advance(event.key[1], event, now_ms)
 
     def _advance(self, commitment_id: bytes, event: Event, now_ms: int) -> list[Effect]:
@@ -412,7 +502,7 @@ class Attempt:
             body = commitment.body
             if body.units_total <= len(self.verified):
                 continue
-            if self.rounds[commitment.id].verdict is not Verdict.VERIFIED:
+            if self.rounds[commitment.id].verdict is not Verdict.VERIFIED or commitment.id in self._fetches:
                 break
             amount = (body.units_total - len(self.verified)) * self.award.body.price_micros
             self.verified = tuple(self._units[: body.units_total])
@@ -439,6 +529,10 @@ class Attempt:
             return self._end(Outcome.UNRESPONSIVE, "no answer to the award")
         if name == "finish" and not self._is_final_committed():
             return self._end(Outcome.UNRESPONSIVE, "the deadline of the contract passed")
+        if name == "finish" and self._fetches:
+            return self._end(Outcome.OUTPUT_WITHHELD, "not all of it came by the contract's deadline")
+        if name == "outputs":
+            return self._check_fetches(now_ms)
         if name == "stall":
             # Verification has its own deadlines; a stall is about the executor.
             due = self._progress_ms + self.request.stall_ms
@@ -477,7 +571,10 @@ class Attempt:
             return []
         cancel = self._node.sign(Cancel(self.award.id, outcome.name.lower()))
         until = self.award.body.finish_by_ms
+        stopped = [CancelRun(("outputs", commitment_id)) for commitment_id in self._fetches]
+        self._fetches.clear()
         return [
+            *stopped,
             Notify(
                 self.job_id,
                 "attempt-failed",

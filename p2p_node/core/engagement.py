@@ -21,6 +21,7 @@ from protocols.events import (
     RunFailed,
     RunFinished,
     RunOutput,
+    RunProgress,
     TimerFired,
 )
 from protocols.lane import PayeeLane
@@ -33,6 +34,7 @@ from protocols.messages import (
     ExecutionFailed,
     OpeningRequest,
     Output,
+    Progress,
     Voucher,
     VoucherReceipt,
 )
@@ -48,6 +50,10 @@ PAUSED = "paused"
 
 SETTLE_MS = 120_000
 """After the last commitment, or while the requester's credit is used up, how long the executor waits."""
+
+
+PROGRESS_PACE_MS = 500
+"""How often the requester hears what we are at, while that stays the same."""
 
 
 class EngagementState(enum.Enum):
@@ -82,6 +88,7 @@ class Engagement:
         self._units = list(prefix)
         self._sent_units = self._covered_units = len(prefix)
         self._is_held = False
+        self._phase, self._progress_ms = "", 0
         self._digests: dict[int, bytes] = {}
         self._has_output_all = False
         self._done_ms = 0
@@ -98,7 +105,14 @@ class Engagement:
         """Accept and run."""
         terms = self.award.body
         self._node.route(self.award.id, self)
-        task = Execute(terms.workload, terms.model, numerics(terms), self._input, self._prefix)
+        task = Execute(
+            terms.workload,
+            terms.model,
+            numerics(terms),
+            self._input,
+            self._prefix,
+            sources=(self.award.signer,),
+        )
         return [
             Persist("contracts", self.award.id, self.acceptance.raw),
             Notify(b"", "engaged", {"award": self.award.id, "requester": self.award.signer}),
@@ -128,6 +142,8 @@ class Engagement:
             case RunChunk(chunk=chunk, digest=digest) if self.state is EngagementState.RUNNING:
                 self._digests[chunk] = digest
                 return self._deliver(now_ms)
+            case RunProgress() if self.state is EngagementState.RUNNING:
+                return self._tell_progress(event, now_ms)
             case RunFinished() if self.state is EngagementState.RUNNING:
                 self._has_output_all = True
                 return self._finish(now_ms)
@@ -168,6 +184,14 @@ class Engagement:
         self._units[first_unit:] = units
         self._sent_units = min(self._sent_units, first_unit)
         return self._deliver(now_ms)
+
+    def _tell_progress(self, event: RunProgress, now_ms: int) -> list[Effect]:
+        if event.phase == self._phase and now_ms - self._progress_ms < PROGRESS_PACE_MS:
+            return []
+        self._phase, self._progress_ms = event.phase, now_ms
+        message = self._node.sign(Progress(self.award.id, event.phase, event.done, event.total))
+        # Late news of this kind is none.
+        return [Send(self.award.signer, message, now_ms + PROGRESS_PACE_MS)]
 
     def _finish(self, now_ms: int) -> list[Effect]:
         effects = self._deliver(now_ms)

@@ -231,7 +231,9 @@ class Archive:
         fetch.proof, fetch.accusation = proof, accusation
         if accusation.case is None:
             return self._settle(fetch, None, now_ms)
-        return [Run(("judge", said.evidence), Judge(accusation.case))]
+        contract = accusation.contract
+        sources = (contract.requester, contract.executor, fetch.notice.signer)
+        return [Run(("judge", said.evidence), Judge(accusation.case, sources=sources))]
 
     def _drop(self, fetch: _Fetch, now_ms: int) -> None:
         """Nothing that its signer brings is fetched for a while."""

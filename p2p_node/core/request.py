@@ -6,6 +6,7 @@ import enum
 from dataclasses import dataclass, field
 
 from protocols.auction import Ranking
+from protocols.blobs import Blob
 from protocols.limits import CHUNKS_PER_SEGMENT, LM_CHUNK_UNITS, SEGMENT_CHUNKS_MAX
 from protocols.messages import EQUAL_BITS, Tolerance
 
@@ -64,6 +65,10 @@ class JobRequest:
     """What the client calls it; for people."""
     profile: str
     input: bytes
+    input_blobs: tuple[Blob, ...] = ()
+    """What the input names; whoever bids must be able to hold it."""
+    has_output_blobs: bool = False
+    """Whether output units name blobs, which must be here before they are paid for."""
     input_units: int
     units_max: int
     stop_unit: int = -1

@@ -317,6 +317,9 @@ class Job:
             self._node.standings.convict(peer)
         if outcome is Outcome.CANCELLED:
             return []
+        if outcome is Outcome.NO_ROOM:
+            # Another executor's output would be as large.
+            return self._conclude(JobState.TASK_FAILED, f"{outcome.value}: {attempt.detail}", now_ms)
         return self._award_next(now_ms)
 
     # --- Endings ---------------------------------------------------------------------------------

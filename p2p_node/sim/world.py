@@ -30,11 +30,13 @@ from protocols.digest import tagged
 from protocols.effects import (
     CancelRun,
     Execute,
+    FetchBlobs,
     Judge,
     Notify,
     OpenValues,
     Penalise,
     Persist,
+    Prefetch,
     Publish,
     Recompute,
     Run,
@@ -328,8 +330,8 @@ class World:
             digests = recompute(task, chunk_units=LM_CHUNK_UNITS, variant=b"lie" if lies else b"")
             self.at(self.work.recompute_ms, lambda: self._report(peer, RunRecomputed(key, digests, 1_000)))
             return
-        if peer.cheat == "dead-executor":
-            return
+        if peer.cheat == "dead-executor" or isinstance(task, FetchBlobs | Prefetch):
+            return  # The simulated work names no blobs.
         self._execute(peer, key, task)
 
     def _run_dispute(self, peer: Peer, key: tuple[Any, ...], task: Trace | OpenValues | Judge) -> None:

@@ -1,0 +1,85 @@
+"""What a worker leaves as blobs, taken piece by piece into the store.
+
+The worker may be running a stranger's job, so nothing that it says of a blob is believed: parts must follow
+one another, all of a run's blobs have a bound, and a blob is what its bytes hash to.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+
+from p2p_node.blobs import BlobStore
+from p2p_node.blobs.store import BlobWriter
+from protocols.blobs import Blob
+from protocols.limits import BLOB_PIECE_BYTES, RUN_BLOB_BYTES_MAX, RUN_BLOBS_MAX
+from workloads.frames import BlobPart
+
+__all__ = ["OutputRefused", "OutputTaker"]
+
+
+class OutputRefused(Exception):
+    """A run left more than it may, or parts that make no blob."""
+
+
+class OutputTaker:
+    """Of one run.
+
+    Args:
+        store: where complete blobs go.
+        owner: who holds on to them.
+    """
+
+    def __init__(self, store: BlobStore, owner: str) -> None:
+        self._store = store
+        self._owner = owner
+        self._open = ExitStack()
+        self._writer: BlobWriter | None = None
+        self._blob: Blob | None = None
+        self._offset = 0
+        self._bytes_total = 0
+        self._blobs_total = 0
+
+    def take(self, part: BlobPart) -> None:
+        """Take the next part.
+
+        Raises:
+            OutputRefused: it isn't the next part of a blob, or too much.
+            BlobError: the store has no room.
+        """
+        blob = Blob(part.digest, part.size_bytes)
+        writer = self._writer or self._begin(blob)
+        left = blob.size_bytes - self._offset
+        if blob != self._blob or part.offset != self._offset or len(part.data) != min(left, BLOB_PIECE_BYTES):
+            raise OutputRefused(
+                f"a part of {len(part.data)} bytes at {part.offset} of {blob.size_bytes} isn't the next one, "
+                f"at {self._offset}"
+            )
+        writer.write(part.data)
+        self._offset += len(part.data)
+        if self._offset == blob.size_bytes:
+            self._finish(blob, writer)
+
+    def _begin(self, blob: Blob) -> BlobWriter:
+        self._bytes_total += blob.size_bytes
+        self._blobs_total += 1
+        if self._bytes_total > RUN_BLOB_BYTES_MAX or self._blobs_total > RUN_BLOBS_MAX:
+            raise OutputRefused(
+                f"a run leaves {self._blobs_total} blobs of {self._bytes_total} bytes, which must be "
+                f"{RUN_BLOBS_MAX} of {RUN_BLOB_BYTES_MAX} at most"
+            )
+        self._writer = self._open.enter_context(self._store.writer())
+        self._blob, self._offset = blob, 0
+        return self._writer
+
+    def _finish(self, blob: Blob, writer: BlobWriter) -> None:
+        # First, so that it can't be evicted between the two.
+        self._store.pin(blob, self._owner)
+        found = writer.finish()
+        self.close()
+        if found != blob:
+            raise OutputRefused(f"what was called blob {blob.digest.hex()} is {found.digest.hex()}")
+
+    def close(self) -> None:
+        """Throw away what isn't whole."""
+        self._writer = None
+        self._open.close()
