@@ -13,7 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from workloads.exact.kernels import kernels
+from workloads.exact.kernels import kernels, products
 from workloads.exact.quantise import EXACT14, EXACT21, EXPONENT_MAX, Precision
 from workloads.exact.slices import (
     Arithmetic,
@@ -23,7 +23,7 @@ from workloads.exact.slices import (
     left_to_right,
     slice_product,
 )
-from workloads.exact.tensors import Rounded, check_magnitudes, convert, intake, vector
+from workloads.exact.tensors import Rounded, check_magnitudes, check_type, convert, intake, vector
 
 __all__ = [
     "contract",
@@ -150,26 +150,34 @@ def contract(left: tuple[str, Tensor], right: tuple[str, Tensor], precision: Pre
         raise ValueError(
             f"can't contract {left_name} {tuple(a.shape)} with {right_name} {tuple(b.shape)} as matrices"
         )
-    a, b = convert(left_name, a), convert(right_name, b)
-    compiled = _compiled_product(a, b, precision)
+    check_type(left_name, a)
+    check_type(right_name, b)
+    compiled = _compiled_product((left_name, right_name), a.detach(), b.detach(), precision)
     if compiled is not None:
         return compiled
+    a, b = convert(left_name, a), convert(right_name, b)
     bits = precision.bits
     return product(round_rows(a, -1, bits, left_name), round_rows(b, -2, bits, right_name), precision)
 
 
-def _compiled_product(a: Tensor, b: Tensor, precision: Precision) -> Tensor | None:
+def _compiled_product(names: tuple[str, str], a: Tensor, b: Tensor, precision: Precision) -> Tensor | None:
     """`contract` by the compiled kernels; None where there are none, they aren't faster, or they refuse."""
-    if precision is not EXACT14 or b.dim() != 2 or b.device.type != "cpu" or is_forced():
-        return None
-    if not a.numel():
+    if b.dim() != 2 or b.device.type != "cpu" or is_forced() or not a.numel() or not b.numel():
         return None
     rows = a.reshape(-1, a.shape[-1])
-    if len(rows) < _COMPILED_ROWS_MIN or (loaded := kernels()) is None:
+    if len(rows) < _COMPILED_ROWS_MIN:
         return None
-    panels = loaded.pack(b.t().numpy(), precision.bits)
-    result = None if panels is None else loaded.multiply(rows.numpy(), panels)
-    return None if result is None else torch.from_numpy(result).view(*a.shape[:-1], b.shape[1])
+    if precision is EXACT21:
+        in_float64 = products()
+        if in_float64 is None:
+            return None
+        result = in_float64.contract((names[0], rows), (names[1], b), precision)
+        return result.view(*a.shape[:-1], b.shape[1])
+    if precision is not EXACT14 or (loaded := kernels()) is None:
+        return None
+    panels = loaded.pack(b.to(torch.float64).t().numpy(), precision.bits)
+    found = None if panels is None else loaded.multiply(rows.to(torch.float64).numpy(), panels)
+    return None if found is None else torch.from_numpy(found).view(*a.shape[:-1], b.shape[1])
 
 
 def round_along(name: str, x: Tensor, dim: int, bits: int) -> Rounded:

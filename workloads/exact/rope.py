@@ -11,9 +11,11 @@ from __future__ import annotations
 from decimal import Context, Decimal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-__all__ = ["RotaryTable"]
+__all__ = ["RotaryTable", "rotate"]
 
 _BITS = 160
 _ONE = 1 << _BITS
@@ -53,6 +55,27 @@ class RotaryTable:
             self._next = [_rotate(angle, step) for angle, step in zip(self._next, self._steps, strict=True)]
         self._cosines = np.concatenate((self._cosines, np.array(cosines)))
         self._sines = np.concatenate((self._sines, np.array(sines)))
+
+
+def rotate(x: Tensor, cosines: Tensor, sines: Tensor, *, inverse: bool) -> Tensor:
+    """Rotate positions in Hugging Face's layout: element i pairs with i + width / 2.
+
+    Args:
+        x: (..., positions, width).
+        cosines: (positions, width / 2) float64, contiguous.
+        sines: the same of the angles.
+        inverse: rotate back.
+
+    Returns:
+        Float64, in the shape of ``x``.
+    """
+    if inverse:
+        sines = -sines
+    halves = x.double().reshape(*x.shape[:-1], 2, x.shape[-1] // 2)
+    turned = torch.empty_like(halves, memory_format=torch.contiguous_format)
+    torch.mul(halves[..., 1, :], -sines, out=turned[..., 0, :])
+    torch.mul(halves[..., 0, :], sines, out=turned[..., 1, :])
+    return (halves * cosines.unsqueeze(-2)).add_(turned).reshape(x.shape)
 
 
 def _to_float(fixed: int) -> float:

@@ -23,6 +23,7 @@ __all__ = [
     "CEILING",
     "Rounded",
     "check_magnitudes",
+    "check_type",
     "convert",
     "elementwise",
     "indices",
@@ -75,9 +76,14 @@ def intake(name: str, x: Tensor) -> Tensor:
 
 def convert(name: str, x: Tensor) -> Tensor:
     """`intake` without the check of magnitudes, for callers that take the maxima anyway."""
+    check_type(name, x)
+    return x.detach().to(torch.float64)
+
+
+def check_type(name: str, x: Tensor) -> None:
+    """Refuse a tensor that isn't of a floating type that is taken, with `TypeError`."""
     if x.dtype not in _FLOATS:
         raise TypeError(f"{name} must be a floating tensor, got {x.dtype}")
-    return x.detach().to(torch.float64)
 
 
 def check_magnitudes(name: str, magnitudes: Tensor) -> None:

@@ -22,11 +22,13 @@ from workloads.exact.kernels.library import Panels
 from workloads.exact.kernels.products import Packed
 from workloads.exact.kernels.training import TrainingKernels, training_kernels
 from workloads.exact.quantise import EXACT14, EXACT21, Precision
+from workloads.exact.rope import rotate
 from workloads.exact.slices import Arithmetic, arithmetic_for
 from workloads.exact.tensors import Rounded, vector
 from workloads.program.interpreter import check_range, check_values, infer
 from workloads.program.limits import Limits
 from workloads.program.operators.registry import find
+from workloads.program.operators.transformer import rotary_rows
 from workloads.program.program import Attribute, Program, Step
 
 __all__ = ["Prepared"]
@@ -343,6 +345,12 @@ def _attention_backward(*operands: Tensor, **settings: Any) -> Sequence[Tensor]:
     )
 
 
+def _rotary(x: Tensor, *, theta: float, start: int, inverse: bool) -> Tensor:
+    compiled = _kernels(x)
+    rows = rotary_rows(theta, x.shape[-1], start, x.shape[-2])
+    return (rotate if compiled is None else compiled.rotary)(x, *rows, inverse=inverse)
+
+
 def _rms_norm(*operands: Tensor, **settings: Any) -> Tensor:
     compiled = _kernels(*operands)
     return (exact.rms_norm if compiled is None else compiled.rms_norm)(*operands, **settings)
@@ -368,6 +376,7 @@ _COMPILED: dict[str, Callable[..., Tensor]] = {
     "silu_backward": _silu_backward,
     "attention": _attention,
     "rms_norm": _rms_norm,
+    "rotary": _rotary,
 }
 _COMPILED_ALL: dict[str, Callable[..., Sequence[Tensor]]] = {
     "attention_backward": _attention_backward,

@@ -18,9 +18,10 @@ import torch
 
 from workloads.exact.kernels.build import NoKernels, check_library, find_or_build
 from workloads.exact.kernels.library import KERNEL_BITS, Kernels
-from workloads.exact.quantise import quantise
+from workloads.exact.kernels.products import Products
+from workloads.exact.quantise import EXACT21, quantise
 
-__all__ = ["VARIABLE", "Kernels", "kernels", "load_checked", "switch_off", "use_kernels"]
+__all__ = ["VARIABLE", "Kernels", "kernels", "load_checked", "products", "switch_off", "use_kernels"]
 
 VARIABLE = "P2P_NODE_KERNELS"
 _LOG = logging.getLogger(__name__)
@@ -30,6 +31,13 @@ _overridden: list[Kernels | None] = []
 def kernels() -> Kernels | None:
     """The kernels, or None where there are none or they are switched off."""
     return _overridden[-1] if _overridden else _load()
+
+
+def products() -> Products | None:
+    """Float64 products by the kernels, where there are any and one thread is all that torch may use."""
+    loaded = kernels()
+    # A BLAS with several threads is faster.
+    return None if loaded is None or torch.get_num_threads() > 1 else _products(loaded)
 
 
 class use_kernels:
@@ -49,6 +57,9 @@ def switch_off(reason: str) -> None:
     """Use no kernels in this process from now on, and say why."""
     _LOG.warning("exact kernels are switched off: %s", reason)
     _overridden.append(None)
+
+
+_products = functools.cache(Products)
 
 
 @functools.cache
@@ -76,6 +87,7 @@ def load_checked(path: Path) -> Kernels:
     """
     try:
         loaded = Kernels(path)
+        products = Products(loaded)
     except (OSError, AttributeError) as error:
         raise NoKernels(f"{path} does not load: {error}") from error
     random = np.random.Generator(np.random.Philox(key=[14, 0]))
@@ -86,7 +98,17 @@ def load_checked(path: Path) -> Kernels:
         left[0], right[0] = 1.0 - 2.0**-40, -1.0 + 2.0**-40
         for bits in KERNEL_BITS:
             _check_product(loaded, left, right, bits)
+        with use_kernels(None):
+            _check_float64(loaded, products, torch.from_numpy(left), torch.from_numpy(right))
     return loaded
+
+
+def _check_float64(loaded: Kernels, products: Products, left: torch.Tensor, right: torch.Tensor) -> None:
+    from workloads.exact.contraction import contract
+
+    sides = ("left", left), ("right", right.t())
+    if not torch.equal(products.contract(*sides, EXACT21), contract(*sides, EXACT21)):
+        raise NoKernels(f"{loaded.path} gives other products of {left.shape[1]} numbers in float64")
 
 
 def _check_product(loaded: Kernels, left: np.ndarray, right: np.ndarray, bits: int) -> None:

@@ -19,10 +19,11 @@ from torch import Tensor
 from workloads.exact import attend, contraction, elementwise, normalise, optimiser
 from workloads.exact.elementary import STEP_HIGH, STEP_LOW, STEPS_PER_E
 from workloads.exact.functions import LOG2_E
-from workloads.exact.kernels import Kernels, kernels
+from workloads.exact.kernels import Kernels, kernels, use_kernels
 from workloads.exact.kernels.products import Products, check_bits
 from workloads.exact.quantise import EXACT21, Precision
 from workloads.exact.reductions import sum_bits
+from workloads.exact.rope import rotate
 from workloads.exact.tensors import convert, intake, vector
 
 __all__ = ["TrainingKernels", "training_kernels"]
@@ -201,14 +202,7 @@ class TrainingKernels:
         return by_x, by_weight
 
     def rotary(self, x: Tensor, cosines: Tensor, sines: Tensor, *, inverse: bool) -> Tensor:
-        """Rotate positions in Hugging Face's layout: element i pairs with i + width / 2.
-
-        Args:
-            x: (..., positions, width) float64.
-            cosines: (positions, width / 2) float64, contiguous.
-            sines: the same of the angles.
-            inverse: rotate back.
-        """
+        """`workloads.exact.rope.rotate`."""
         heads = _four("x", x)
         out = torch.empty(x.shape, dtype=torch.float64)
         integers = ctypes.c_int64 * 4
@@ -314,7 +308,8 @@ def _checked(loaded: Kernels) -> TrainingKernels | None:
         except AttributeError as error:
             _LOG.warning("training kernels are not used: %s lacks one: %s", loaded.path, error)
             return None
-        differing = _differing(found)
+        with use_kernels(None):
+            differing = _differing(found)
         if differing is None:
             _CHECKED[loaded] = found
         else:
@@ -363,6 +358,12 @@ def _differing(found: TrainingKernels) -> str | None:
         pairs[f"products, turned={turn}"] = (
             [found.products.contract(("left", sides[0]), ("right", sides[1]), EXACT21)],
             [contraction.contract(("left", left), ("right", right), EXACT21)],
+        )
+    heads_of, angles = sample(2, 3, 5, 14), (sample(5, 7), sample(5, 7))
+    for inverse in (False, True):
+        pairs[f"rotary, inverse={inverse}"] = (
+            [found.rotary(heads_of.transpose(0, 1), *angles, inverse=inverse)],
+            [rotate(heads_of.transpose(0, 1), *angles, inverse=inverse)],
         )
     rows, gains = sample(9, 19), sample(19)
     pairs["rms_norm"] = (

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from workloads import exact
 from workloads.exact.quantise import Precision
-from workloads.exact.rope import RotaryTable
+from workloads.exact.rope import RotaryTable, rotate
 from workloads.program.operators.registry import (
     check_floating,
     flag,
@@ -24,7 +24,7 @@ from workloads.program.operators.registry import (
 )
 from workloads.program.program import ValueSpec
 
-__all__: list[str] = []
+__all__ = ["rotary_rows"]
 
 _POSITIONS_MAX = 2**20
 
@@ -131,6 +131,12 @@ def _table(theta: float, width: int) -> RotaryTable:
     return RotaryTable(theta, width)
 
 
+def rotary_rows(theta: float, width: int, start: int, count: int) -> tuple[Tensor, Tensor]:
+    """Cosines and sines from a position on: two of (count, width / 2) float64, not to be written to."""
+    cosines, sines = _table(theta, width).rows(start, count)
+    return torch.from_numpy(cosines), torch.from_numpy(sines)
+
+
 @operator(
     "rotary",
     1,
@@ -142,11 +148,4 @@ def _table(theta: float, width: int) -> RotaryTable:
 )
 def _rotary(x: Tensor, *, theta: float, start: int, inverse: bool) -> Tensor:
     """Rotate (..., positions, width) in Hugging Face's layout: element i pairs with i + width / 2."""
-    cosines, sines = (torch.from_numpy(rows) for rows in _table(theta, x.shape[-1]).rows(start, x.shape[-2]))
-    if inverse:
-        sines = -sines
-    halves = x.double().reshape(*x.shape[:-1], 2, x.shape[-1] // 2)
-    turned = torch.empty_like(halves, memory_format=torch.contiguous_format)
-    torch.mul(halves[..., 1, :], -sines, out=turned[..., 0, :])
-    torch.mul(halves[..., 0, :], sines, out=turned[..., 1, :])
-    return (halves * cosines.unsqueeze(-2)).add_(turned).reshape(x.shape)
+    return rotate(x, *rotary_rows(theta, x.shape[-1], start, x.shape[-2]), inverse=inverse)
