@@ -15,7 +15,7 @@ PART_EVENTS = frozenset(
         "planned",
         "resumed",
         "part-offered",
-        "part-awarded",
+        "part-accepted",
         "part-verified",
         "part-dropped",
         "part-ended",
@@ -55,8 +55,8 @@ class Parts:
                 again = ", because whoever has it is late" if event.get("late") else ""
                 again = again or (", once more" if event.get("again") else "")
                 return "offered", f"part {part}, {event.get('items')}{again}"
-            case "part-awarded":
-                return "awarded", f"part {part} to {{peer}}", ""
+            case "part-accepted":
+                return "accepted", f"part {part} by {{peer}}"
             case "part-verified":
                 self.done, of = int(event.get("done", 0)), event.get("of")
                 self.peers[peer] = None

@@ -21,7 +21,7 @@ import trio
 from p2p_node.core.request import JobRequest, JobState
 from p2p_node.core.requester import Job, offer_of
 from p2p_node.errors import UserError
-from p2p_node.partition.plan import pace_us, parts_of, plan_counts, slots
+from p2p_node.partition.plan import pace_of, parts_of, plan_counts, slots
 from p2p_node.partition.whole import (
     CancelJob,
     Event,
@@ -319,7 +319,10 @@ class Wholes:
                 event = JobAwarded(
                     job.job_id, details["peer"], int(details["price_micros"]), int(details["eta_ms"])
                 )
-                self._tell(planned, "part-awarded", now_ms, part=job.number, peer=details["peer"])
+            case "accepted":
+                # Told only now: a busy peer refuses at once, and the next one is asked.
+                self._tell(planned, "part-accepted", now_ms, part=job.number, peer=details["peer"])
+                return
             case "output":
                 event = JobAdvanced(job.job_id, int(details["first_unit"]) + len(details["units"]))
             case "finished":
@@ -452,7 +455,7 @@ class Wholes:
             request.input,
             parts=parts,
             slots=slots(candidates),
-            pace=pace_us(self._runtime.core.market.paces, request, candidates),
+            pace=pace_of(self._runtime.core.market.paces, request, candidates),
         )
         return split, counts
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from p2p_node.core.paces import Paces
 from p2p_node.core.request import JobRequest
@@ -19,16 +20,19 @@ from protocols.messages import Advert
 from workloads.errors import InputRefused
 from workloads.split import Part, Split
 
-__all__ = ["PART_MS_MIN", "SLOTS_PER_PEER_MAX", "pace_us", "parts_of", "plan_counts", "slots"]
+__all__ = ["PART_MS_MIN", "SLOTS_PER_PEER_MAX", "Pace", "pace_of", "parts_of", "plan_counts", "slots"]
 
 PART_MS_MIN = 4_000
 """Work that is worth an offer, a contract and a draw of verifiers, which together take about a second."""
+
+PARTS_PER_SLOT = 3
+"""Parts for each slot as long as nobody's pace is known: whoever is slow then keeps a third of a share."""
 
 SLOTS_PER_PEER_MAX = 8
 """Slots are claimed, not measured: a claim of a thousand must not send a thousand offers out."""
 
 
-def plan_counts(split: Split, whole: bytes, *, parts: int | None, slots: int, pace: int) -> tuple[int, ...]:
+def plan_counts(split: Split, whole: bytes, *, parts: int | None, slots: int, pace: Pace) -> tuple[int, ...]:
     """Items of each part, in order.
 
     Args:
@@ -36,7 +40,7 @@ def plan_counts(split: Split, whole: bytes, *, parts: int | None, slots: int, pa
         whole: input of the whole.
         parts: how many are wanted, or None to choose.
         slots: parts that the peers known could do at once.
-        pace: microseconds per output unit, as measured.
+        pace: of the peers known.
 
     Raises:
         UserError: such parts would break a rule of the workload or a limit of the protocol.
@@ -48,9 +52,14 @@ def plan_counts(split: Split, whole: bytes, *, parts: int | None, slots: int, pa
         counts = [items // parts + (number < items % parts) for number in range(parts)]
         _check(split, whole, counts)
         return tuple(counts)
-    item_us = max(1, pace * split.part(whole, 0, 1).units_max)
+    slots = max(1, slots)
+    item_us = max(1, pace.unit_us * split.part(whole, 0, 1).units_max)
+    items_min = -(-1_000 * PART_MS_MIN // item_us)
+    if not pace.is_observed:
+        # An advert's rate is of a probe, which may be lighter work: parts for everybody in any case.
+        items_min = min(items_min, -(-items // (PARTS_PER_SLOT * slots)))
     counts = []
-    for count in _shrinking(items, slots=max(1, slots), items_min=-(-1_000 * PART_MS_MIN // item_us)):
+    for count in _shrinking(items, slots=slots, items_min=items_min):
         counts += _fitting(split, whole, sum(counts), count)
     if len(counts) > PARTS_MAX:
         raise UserError(f"parts: {len(counts)} would be needed, more than {PARTS_MAX}")
@@ -124,18 +133,31 @@ def slots(candidates: Sequence[Candidate]) -> int:
     return sum(min(max(1, _advert(peer).slots_total), SLOTS_PER_PEER_MAX) for peer in candidates)
 
 
-def pace_us(paces: Paces, request: JobRequest, candidates: Sequence[Candidate]) -> int:
-    """Microseconds per output unit to plan with; 0 if nothing is known."""
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How long an output unit takes, as far as it is known.
+
+    Args:
+        unit_us: microseconds; 0 if nothing is known.
+        is_observed: whether peers delivered to us at this pace, rather than claim it.
+    """
+
+    unit_us: int
+    is_observed: bool
+
+
+def pace_of(paces: Paces, request: JobRequest, candidates: Sequence[Candidate]) -> Pace:
+    """The pace to plan a job with."""
     seen = paces.observed((request.workload, request.model, request.profile))
     if seen:
-        return round(statistics.median(seen))
+        return Pace(round(statistics.median(seen)), is_observed=True)
     rates = [
         offering.rate_milli
         for peer in candidates
         for offering in _advert(peer).offerings
         if (offering.workload, offering.model) == (request.workload, request.model) and offering.rate_milli
     ]
-    return round(10**9 / statistics.median(rates)) if rates else 0
+    return Pace(round(10**9 / statistics.median(rates)) if rates else 0, is_observed=False)
 
 
 def _advert(candidate: Candidate) -> Advert:
