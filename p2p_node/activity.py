@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,7 +38,16 @@ class Activity:
                 self.last_decline[reason] = note.details
 
 
-def idle_reason(activity: Activity, *, models: int, connected: int, running: int, is_paused: bool) -> str:
+def idle_reason(
+    activity: Activity,
+    *,
+    models: int,
+    connected: int,
+    running: int,
+    is_stopping: bool = False,
+    paused: Collection[str] = (),
+    is_in_use: bool = False,
+) -> str:
     """Why a node isn't earning, with the way out where its operator has one; empty while it works.
 
     Args:
@@ -45,12 +55,18 @@ def idle_reason(activity: Activity, *, models: int, connected: int, running: int
         models: how many it offers.
         connected: peers it is connected to.
         running: contracts it works on.
-        is_paused: whether it takes on nothing new.
+        is_stopping: whether it takes on nothing new any more.
+        paused: devices that its owner has taken back.
+        is_in_use: whether it waits for its owner to leave the machine alone.
     """
     if running:
         return ""
-    if is_paused:
+    if is_stopping:
         return "it is stopping and takes on nothing new"
+    if is_in_use:
+        return "its owner uses the machine, and it was started with --idle-only"
+    if paused:
+        return f"its owner paused {', '.join(sorted(paused))}: p2p-node resume"
     if not models:
         return "it offers no model"
     if not connected:

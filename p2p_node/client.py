@@ -135,6 +135,14 @@ class NodeClient:
         response = self._call("GET", _job(prefix) + "/result")
         return response.content, response.headers.get("x-result-description", "")
 
+    def pause_work(self, device: str | None = None) -> list[str]:
+        """Take the machine, or one device, back from the network; returns what is paused then."""
+        return list(self._call("POST", "/v1/pause", params=_device(device)).json()["paused"])
+
+    def resume_work(self, device: str | None = None) -> list[str]:
+        """Give it to the network again; returns what is paused still."""
+        return list(self._call("POST", "/v1/resume", params=_device(device)).json()["paused"])
+
     def shut_down(self) -> None:
         """Stop the node as SIGTERM does."""
         self._call("POST", "/v1/shutdown")
@@ -155,9 +163,11 @@ class NodeClient:
                 if line.startswith("data: "):
                     yield json.loads(line.removeprefix("data: "))
 
-    def _call(self, method: str, path: str, *, content: bytes | None = None) -> httpx.Response:
+    def _call(
+        self, method: str, path: str, *, content: bytes | None = None, params: dict[str, str] | None = None
+    ) -> httpx.Response:
         with self._answered():
-            response = self._http.request(method, path, content=content)
+            response = self._http.request(method, path, content=content, params=params)
         _refuse(response)
         return response
 
@@ -174,6 +184,10 @@ class NodeClient:
             raise NodeGone(f"the node on {self._path} didn't answer for {TIMEOUT_S} s") from None
         except httpx.HTTPError as error:
             raise NodeGone(f"the node on {self._path} stopped while it was asked: {error}") from None
+
+
+def _device(name: str | None) -> dict[str, str]:
+    return {} if name is None else {"device": name}
 
 
 def _job(prefix: str) -> str:

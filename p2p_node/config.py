@@ -65,6 +65,8 @@ class NodeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     metrics: _HostPort | None = None
     """Prometheus metrics as host:port; None turns them off."""
     log_format: Literal["console", "json"] = "console"
+    idle_only: bool = False
+    """Whether to work for others only while nobody uses the machine; see `p2p_node.pausing`."""
     mdns: bool = True
     """Whether to find peers on the local network by multicast."""
 

@@ -15,6 +15,7 @@ from p2p_node.datadir import DataDir
 from p2p_node.executor import ModelPlace, WorkerExecutor
 from p2p_node.jobs import JobBook
 from p2p_node.network.port import Network
+from p2p_node.pausing import Pausing
 from p2p_node.runtime import Runtime
 from p2p_node.store import Store
 from protocols.effects import Notify
@@ -45,6 +46,8 @@ class Node:
     activity: Activity
     stop: Callable[[], None]
     """Begins a graceful end, as SIGTERM does."""
+    pausing: Pausing
+    """What the owner has taken back."""
 
 
 class NodeNotes:

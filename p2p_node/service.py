@@ -30,6 +30,7 @@ from p2p_node.network.delayed import delayed
 from p2p_node.network.port import Network, NetworkError
 from p2p_node.node import Node, NodeNotes
 from p2p_node.offerings import abilities_of
+from p2p_node.pausing import Pausing, watch_use
 from p2p_node.records import AddressRecords, earnings
 from p2p_node.runtime import Runtime, topic_names
 from p2p_node.store import Store
@@ -162,6 +163,7 @@ async def _serve(
                 core.capability = _with_addresses(core.capability, network.addresses)
                 book = JobBook(runtime, store, models, clock=wall_clock_ms)
                 node_notes.book = book
+                pausing = Pausing(_devices(config, measured), runtime.pause)
                 node = Node(
                     config,
                     place,
@@ -177,10 +179,13 @@ async def _serve(
                     node_notes.earned,
                     node_notes.activity,
                     stop,
+                    pausing,
                 )
                 _restore(node)
                 await nursery.start(runtime.run, network)
                 nursery.start_soon(book.wholes.run)
+                if config.idle_only:
+                    nursery.start_soon(watch_use, pausing, wall_clock_ms)
                 await _serve_http(node, nursery)
                 log.info(
                     "node is up",
@@ -265,6 +270,12 @@ def _make_core(
     )
     core.market.elector_age_ms = 1_000 * config.elector_age_s
     return core
+
+
+def _devices(config: NodeConfig, measured: dict[str, Any]) -> list[str]:
+    """Torch names of what this node offers."""
+    there = ["cpu", *(device["device"] for device in measured["accelerators"])]
+    return [device for device in there if is_offered(device, config.devices)]
 
 
 def _with_addresses(capability: Capability, addresses: list[str]) -> Capability:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hmac
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -77,6 +77,8 @@ def make_app(node: Node, token: str) -> Starlette:
             Route(f"{job}/frauds/{{number}}", routes.job_fraud, methods=["GET"]),
             Route(f"{job}/explain", routes.explain_job, methods=["GET"]),
             Route(f"{job}/resume", routes.resume_job, methods=["POST"]),
+            Route("/v1/pause", routes.pause, methods=["POST"]),
+            Route("/v1/resume", routes.resume, methods=["POST"]),
             Route("/v1/shutdown", routes.shut_down, methods=["POST"]),
         ],
         middleware=[Middleware(_TokenRequired, token=token)],
@@ -99,6 +101,21 @@ class _Routes:
 
     async def peers(self, request: Request) -> Response:
         return _json(views.peer_rows(self._node))
+
+    async def pause(self, request: Request) -> Response:
+        return self._paused(self._node.pausing.pause, request)
+
+    async def resume(self, request: Request) -> Response:
+        return self._paused(self._node.pausing.resume, request)
+
+    def _paused(self, change: Callable[[str | None], None], request: Request) -> Response:
+        device = request.query_params.get("device")
+        try:
+            change(device)
+        except UserError as error:
+            rule = "a device must be one of this node's"
+            raise _Refusal(400, rule, (device or "")[:80], message=str(error)) from error
+        return _json({"paused": sorted(self._node.pausing.paused)})
 
     async def shut_down(self, request: Request) -> Response:
         async def stop() -> None:

@@ -29,6 +29,9 @@ __all__ = ["start"]
 @click.option("--api", metavar="HOST:PORT", help="Where the local API listens; off turns it off.")
 @click.option("--metrics", metavar="HOST:PORT", help="Where Prometheus reads metrics; off turns them off.")
 @click.option("--log-format", type=click.Choice(["console", "json"]), help="Form of the log on stderr.")
+@click.option(
+    "--idle-only/--always", default=None, help="Work for others only while nobody uses the machine."
+)
 @click.option("--mdns/--no-mdns", default=None, help="Find peers on the local network.")
 # What local swarms of test peers set; see p2p_node.swarm.
 @click.option("--cheat", default="", hidden=True)
@@ -48,6 +51,7 @@ def start(
     api: str | None,
     metrics: str | None,
     log_format: str | None,
+    idle_only: bool | None,
     mdns: bool | None,
     cheat: str,
     latency_ms: int,
@@ -81,6 +85,7 @@ def start(
             "api": api,
             "metrics": metrics,
             "log_format": log_format,
+            "idle_only": idle_only,
             "mdns": mdns,
         },
     )

@@ -28,5 +28,6 @@ def status(datadir: Path | None, output: str) -> None:
             f"{offering['model'] or offering['digest'][:12]} at {offering['price_micros']} per unit"
             for offering in record["offerings"]
         ]
+        record["paused"] = record["paused"] or None
         record["idle_reason"] = record["idle_reason"] or None
     print_record(record, output)

@@ -28,6 +28,7 @@ from p2p_node.jobs import JobBook
 from p2p_node.logs import configure_logging
 from p2p_node.network.simulated import Conditions, SimulatedInternet, open_internet
 from p2p_node.node import Node, NodeNotes
+from p2p_node.pausing import Pausing
 from p2p_node.runtime import Runtime, topic_names
 from p2p_node.sim.workload import chunk_digest
 from p2p_node.store import Store
@@ -259,6 +260,7 @@ async def _open_node(
         earned=notes.earned,
         activity=notes.activity,
         stop=stop,
+        pausing=Pausing(("cpu",), runtime.pause),
         executor=executor,
     )
 

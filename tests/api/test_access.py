@@ -29,6 +29,8 @@ ROUTES = [
     ("GET", "/v1/jobs/00/events"),
     ("GET", "/v1/jobs/00/receipt"),
     ("GET", "/v1/jobs/00/explain"),
+    ("POST", "/v1/pause"),
+    ("POST", "/v1/resume"),
     ("POST", "/v1/shutdown"),
     ("OPTIONS", "/v1/status"),
     ("GET", "/nowhere"),

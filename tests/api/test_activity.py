@@ -23,7 +23,7 @@ PRICE = declined("price", have=50, need=100)
     ("notes", "situation", "reason"),
     [
         ([], {"running": 1}, ""),
-        ([], {"is_paused": True}, "it is stopping"),
+        ([], {"is_stopping": True}, "it is stopping"),
         ([], {"models": 0, "connected": 0}, "it offers no model"),
         ([], {"connected": 0}, "no peer is connected: give --bootstrap"),
         ([], {}, "no job has been offered"),
@@ -44,7 +44,7 @@ def test_reasons(notes: list[Notify], situation: dict[str, Any], reason: str) ->
     activity = Activity()
     for note in notes:
         activity.hear(note)
-    given = {"models": 1, "connected": 3, "running": 0, "is_paused": False} | situation
+    given = {"models": 1, "connected": 3, "running": 0} | situation
     found = idle_reason(activity, **given)
     assert reason in found if reason else found == ""
 
@@ -53,4 +53,4 @@ def test_the_newest_ceiling_is_told() -> None:
     activity = Activity()
     for ceiling in (80, 60, 70):
         activity.hear(declined("price", have=ceiling, need=100))
-    assert "last 70" in idle_reason(activity, models=1, connected=1, running=0, is_paused=False)
+    assert "last 70" in idle_reason(activity, models=1, connected=1, running=0)
