@@ -46,9 +46,8 @@ def text_input(task: LmTask, model_dir: Path, tokenizer: TextTokenizer, *, is_wh
         raise InputRefused("exactly one of prompt, prompts and prompts_file must be given")
     config = load_config(model_dir)
     if tokenizer.vocabulary > config.vocab_size:
-        raise ModelRefused(
-            f"the tokenizer of {model_dir.name} has {tokenizer.vocabulary} tokens, its model {config.vocab_size}"
-        )
+        excess = f"{tokenizer.vocabulary} tokens, its model {config.vocab_size}"
+        raise ModelRefused(f"the tokenizer of {model_dir.name} has {excess}")
     job = LmInput(
         prompts=tuple(tokenizer.encode(prompt) for prompt in task.prompts or (task.prompt,)),
         max_tokens=task.max_tokens,

@@ -25,7 +25,7 @@ _STEP = 2.0**-20
 _INT32_MAX = 2**31 - 1
 _PPB = 1_000_000_000
 _CLOSE_RANKS = 1e-3
-"""Of two logits closer than this, either may be the last that top-k keeps."""
+"""Of two logits closer than this, either may be the last that top-k or top-p keeps."""
 
 
 def projection_signs(model: bytes, hidden: int) -> NDArray[np.float64]:
@@ -88,11 +88,12 @@ def _close_jobs(job: LmInput) -> list[LmInput]:
 
 
 def _possible(row: NDArray[np.float64], job: LmInput) -> list[NDArray[np.int64]]:
-    """The weights that an honest machine may draw from: top-k's last place is won by a hair at times."""
+    """The weights that an honest machine may draw from: the last place kept is won by a hair at times."""
     weights = [draw_weights(row[None], job)[0]]
-    if 0 < job.top_k < len(row):
+    kept = int(np.count_nonzero(weights[0]))
+    if kept < len(row) and (0 < job.top_k < len(row) or job.top_p_milli < TOP_P_MILLI_MAX):
         order = np.argsort(-row, kind="stable")
-        last, next_ = order[job.top_k - 1], order[job.top_k]
+        last, next_ = order[kept - 1], order[kept]
         if row[last] - row[next_] < _CLOSE_RANKS:
             swapped = row.copy()
             swapped[last], swapped[next_] = row[next_], row[last]

@@ -147,7 +147,7 @@ class LmExecutor:
     ) -> bytes:
         """The digest of a chunk if its tokens are those drawn from its states."""
         row = 0
-        logits = self._honest.logits(states[: len(view.tokens)])
+        logits = self._logits(states, view)
         for part in view.slices:
             rows = logits[row : row + part.stop - part.start]
             if not self._are_drawn(job, outputs[part.prompt], part, rows):
@@ -156,6 +156,10 @@ class LmExecutor:
         if view.words and view.words != self._logprob_words(job, logits, view.tokens):
             return FALSE_UNITS
         return self._digest(chunk, view.units, states)
+
+    def _logits(self, states: NDArray[np.float32], view: ChunkView) -> NDArray[np.float64]:
+        """Logits of a chunk's tokens."""
+        return self._honest.logits(states[: len(view.tokens)])
 
     def _are_drawn(self, job: LmInput, output: Output, part: Slice, logits: NDArray[np.float64]) -> bool:
         """Whether claimed tokens are those that their logits give."""

@@ -27,7 +27,7 @@ from workloads.lm.engine import HOMOGENEOUS, NATIVE, REFERENCE, Decoder, prefill
 from workloads.lm.fingerprint import fingerprint, misses_ppb, projection_signs
 from workloads.lm.generate import LmExecutor
 from workloads.lm.input import LmInput
-from workloads.lm.layout import Ending, Output, Slice
+from workloads.lm.layout import ChunkView, Ending, Output, Slice
 from workloads.lm.sampling import noise_position, penalised, sample
 from workloads.lm.tolerance import load_tolerance
 from workloads.numeric_class import numeric_class
@@ -176,6 +176,14 @@ class HomogeneousExecutor(LmExecutor):
         first = len(output.tokens) + (len(tokens) if is_draft else 0)
         positions = [noise_position(job, output.prompt, first + i) for i in range(len(values))]
         return sample(penalised(values, before, job), positions, job)
+
+    def _logits(self, states: NDArray[np.float32], view: ChunkView) -> NDArray[np.float64]:
+        """See `LmExecutor`; a slice at a time, as the executor does it, or the bits would differ."""
+        if not view.slices:
+            return super()._logits(states, view)
+        cuts = np.cumsum([part.stop - part.start for part in view.slices])[:-1]
+        rows = np.split(states[: len(view.tokens)], cuts)
+        return np.concatenate([self._honest.logits(part) for part in rows])
 
     def _states(
         self, job: LmInput, outputs: Sequence[Output], wanted: Sequence[Slice]
