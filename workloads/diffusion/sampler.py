@@ -3,7 +3,7 @@
 The pictures are samples of a flow: the network says where a latent is heading, and a step goes a fraction of
 the way. Noise is a function of the seed and the position, so nobody has to have drawn what came before.
 Sources: Lipman et al., "Flow matching for generative modeling", 2023; Ho and Salimans, "Classifier-free
-diffusion guidance", 2022; Box and Muller, "A note on the generation of random normal deviates", 1958.
+diffusion guidance", 2022.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
@@ -21,7 +20,7 @@ from workloads.diffusion.input import LATENT_UNITS, SIZE, SampleInput
 from workloads.diffusion.network import FREQUENCIES, NO_CLASS, shapes, velocity
 from workloads.errors import ModelRefused
 from workloads.lm.manifest import WEIGHTS_FILE
-from workloads.philox import philox, uniforms
+from workloads.normals import normals
 from workloads.tensorfile import read_places
 
 __all__ = ["Sampler", "load_weights", "noise"]
@@ -97,14 +96,8 @@ def advance(latent: Tensor, predicted: Tensor, steps: int) -> Tensor:
 
 def noise(job: SampleInput, picture: int) -> Tensor:
     """What a picture is drawn out of: (`SIZE`, `SIZE`) float32, standard normal."""
-    counters = np.zeros((LATENT_UNITS // 4, 4), dtype=np.uint64)
-    counters[:, 0] = np.arange(len(counters))
-    counters[:, 1] = job.first_picture + picture
-    chances = torch.from_numpy(uniforms(philox(job.seed, counters)))
-    radius = exact.sqrt(exact.log(chances[:, :2]) * -2.0)
-    angle = chances[:, 2:] * (2.0 * math.pi)
-    pairs = torch.cat([radius * exact.cos(angle), radius * exact.sin(angle)], dim=1)
-    return pairs.to(torch.float32).reshape(SIZE, SIZE)
+    drawn = normals(job.seed, LATENT_UNITS, (job.first_picture + picture, 0))
+    return drawn.to(torch.float32).reshape(SIZE, SIZE)
 
 
 def load_weights(model_dir: Path) -> dict[str, Tensor]:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,58 +11,24 @@ from transformers import WhisperConfig as HuggingFaceConfig
 from transformers import WhisperForConditionalGeneration
 
 from protocols.units import FALSE_UNITS
+from tests.support.tiny_whisper import FIELDS, tiny_whisper, whisper_tensors
 from workloads.blobs import MemoryBlobs
 from workloads.errors import InputRefused, ModelRefused
-from workloads.speech.config import WhisperConfig, load_config, parse_config
+from workloads.speech.config import load_config, parse_config
 from workloads.speech.decoding import choose
 from workloads.speech.input import PADDING, WINDOW_TOKENS, TranscribeInput, encode_input
 from workloads.speech.kind import SPEECH
 from workloads.speech.mel import SPECTRUM, log_mel
-from workloads.speech.network import shapes
 from workloads.speech.workload import Transcriber
 
-FIELDS: dict[str, Any] = {
-    "model_type": "whisper",
-    "d_model": 16,
-    "encoder_layers": 1,
-    "decoder_layers": 2,
-    "encoder_attention_heads": 2,
-    "decoder_attention_heads": 2,
-    "encoder_ffn_dim": 24,
-    "decoder_ffn_dim": 24,
-    "vocab_size": 60,
-    "num_mel_bins": 8,
-    "max_source_positions": 1500,
-    "max_target_positions": 230,
-    "decoder_start_token_id": 41,
-    "eos_token_id": 40,
-    "no_timestamps_token_id": 43,
-    "suppress_tokens": [1, 2],
-    "begin_suppress_tokens": [3, 40],
-    "prompt_tokens": [41],
-}
 CONFIG = parse_config(FIELDS)
 TIMES = CONFIG.first_time_token_id
 END = CONFIG.eos_token_id
 
 
-def weights(config: WhisperConfig) -> dict[str, Tensor]:
-    made = torch.Generator().manual_seed(7)
-    table = {
-        name: torch.randn(shape, generator=made) * (1.0 if name.endswith("tokens.weight") else 0.3)
-        for name, shape in shapes(config).items()
-    }
-    table["mel_filters"] = torch.rand((config.num_mel_bins, SPECTRUM), generator=made) / SPECTRUM
-    return table
-
-
 @pytest.fixture(scope="module")
 def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("whisper")
-    (folder / "config.json").write_text(json.dumps(FIELDS))
-    (folder / "tokenizer.json").write_text("{}")
-    save_file(weights(CONFIG), folder / "model.safetensors")
-    return folder
+    return tiny_whisper(tmp_path_factory.mktemp("models") / "whisper")
 
 
 def sound(count: int) -> bytes:
@@ -113,7 +78,7 @@ def test_states_are_those_of_transformers(model_dir: Path) -> None:
         theirs = WhisperForConditionalGeneration(
             HuggingFaceConfig(**fields, pad_token_id=0, bos_token_id=0)
         ).eval()
-    table = {name: tensor for name, tensor in weights(CONFIG).items() if name != "mel_filters"}
+    table = {name: tensor for name, tensor in whisper_tensors(CONFIG).items() if name != "mel_filters"}
     table["proj_out.weight"] = table["model.decoder.embed_tokens.weight"]
     theirs.load_state_dict(table)
     ours = Transcriber(model_dir, "exact21")._network
@@ -270,7 +235,7 @@ def test_a_recording_that_nobody_brought(runner: Transcriber) -> None:
 
 @pytest.mark.parametrize(("change", "rule"), [("missing", "is missing"), ("shape", "must have")])
 def test_weights_that_dont_fit(model_dir: Path, tmp_path: Path, change: str, rule: str) -> None:
-    table = weights(load_config(model_dir))
+    table = whisper_tensors(load_config(model_dir))
     if change == "missing":
         del table["model.encoder.conv1.bias"]
     else:
