@@ -31,6 +31,7 @@ from protocols.identity import peer_id
 from protocols.limits import SEGMENT_CHUNKS_MAX
 from protocols.messages import EQUAL_BITS, Tolerance
 from verification.findings import NATIVE
+from workloads.blobs import NO_BLOBS, Blobs
 from workloads.lm.tokenizer import TextTokenizer
 from workloads.lm.tolerance import load_tolerance
 from workloads.registry import KINDS
@@ -102,7 +103,10 @@ class JobRecord:
 
 
 def build_request(
-    spec: JobSpec, models: Mapping[str, ModelPlace], tokenizers: Mapping[str, TextTokenizer]
+    spec: JobSpec,
+    models: Mapping[str, ModelPlace],
+    tokenizers: Mapping[str, TextTokenizer],
+    blobs: Blobs = NO_BLOBS,
 ) -> JobRequest:
     """The protocol's request for a job file.
 
@@ -110,11 +114,12 @@ def build_request(
         spec: a valid job file.
         models: local models by name.
         tokenizers: of those that write text, by name.
+        blobs: where what the job names is, and where an input is left that is too large to be carried along.
 
     Raises:
         UserError: a model nobody here knows, or an input that the workload refuses.
     """
-    task = prepare(spec.task, models, tokenizers, is_whole=spec.parts is not None)
+    task = prepare(spec.task, models, tokenizers, is_whole=spec.parts is not None, blobs=blobs)
     kind = KINDS[spec.task.workload]
     if spec.parts is not None and kind.split is None:
         raise UserError(f"parts: {kind.name} doesn't fall into parts")
@@ -185,11 +190,13 @@ class JobBook:
         models: Mapping[str, ModelPlace],
         *,
         clock: Callable[[], int],
+        blobs: Blobs = NO_BLOBS,
     ) -> None:
         self._runtime = runtime
         self._store = store
         self._models = models
         self._clock = clock
+        self._blobs = blobs
         self._tokenizers = tokenizers_of(models)
         self._records: OrderedDict[bytes, JobRecord] = OrderedDict()
         self._streams: dict[bytes, TextOutput] = {}
@@ -213,7 +220,7 @@ class JobBook:
         Raises:
             UserError: the job can't be asked for from here.
         """
-        request = build_request(spec, self._models, self._tokenizers)
+        request = build_request(spec, self._models, self._tokenizers, self._blobs)
         now_ms, ceiling = self._clock(), spec.auction.total_micros_max
         if spec.parts is not None:
             return self.wholes.submit(
@@ -254,7 +261,7 @@ class JobBook:
         Raises:
             UserError: the job can't be asked for from here.
         """
-        request = build_request(spec, self._models, self._tokenizers)
+        request = build_request(spec, self._models, self._tokenizers, self._blobs)
         if spec.parts is not None:
             return self.wholes.quote(request, parts=_number(spec.parts), now_ms=self._clock())
         return quote(self._runtime.core, request, self._clock())
@@ -328,7 +335,7 @@ class JobBook:
             planned, job = found
             present = KINDS[planned.request.workload].present
             return None if present is None else present(planned.parts[job.number].input, units)
-        return artifact(record.spec["task"], units, self._models)
+        return artifact(record.spec["task"], units, self._models, self._blobs)
 
     def text_of(self, record: JobRecord, units: Sequence[int], input: bytes | None = None) -> str:
         """Output units as text, of the whole or of the part that takes ``input``; empty where they aren't."""

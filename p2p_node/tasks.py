@@ -15,10 +15,14 @@ import msgspec
 
 from p2p_node.errors import UserError
 from p2p_node.executor import ModelPlace
+from p2p_node.itemspec import ClassifyTask, EmbedTask
+from p2p_node.itemtasks import classes_file, embed_input, image_input, vectors_file
 from p2p_node.lmtask import text_input
 from p2p_node.taskspec import DiffusionTask, LmTask, MatmulTask, ProgramTask, RenderTask, Task, TrainingTask
+from workloads.blobs import NO_BLOBS, Blobs
 from workloads.diffusion.input import SampleInput
 from workloads.diffusion.input import encode_input as encode_sample
+from workloads.embedding.input import encode_input as encode_texts
 from workloads.errors import WorkloadRefused
 from workloads.exported.input import decode_input as decode_program
 from workloads.linalg.input import MatmulInput, Matrix
@@ -29,6 +33,7 @@ from workloads.registry import KINDS
 from workloads.render import scene
 from workloads.training.input import ClassifierShape, LlamaShape, TrainingInput
 from workloads.training.input import encode_input as encode_training
+from workloads.vision.input import encode_input as encode_images
 from workloads.workload import Artifact
 
 __all__ = ["Prepared", "artifact", "is_text", "prepare", "tokenizers_of", "unit_name"]
@@ -40,6 +45,8 @@ _TASKS: dict[str, type[Task]] = {
     "linalg.matmul": MatmulTask,
     "program.run": ProgramTask,
     "training.run": TrainingTask,
+    "embed.text": EmbedTask,
+    "classify.image": ClassifyTask,
 }
 
 
@@ -68,6 +75,7 @@ def prepare(
     tokenizers: Mapping[str, TextTokenizer],
     *,
     is_whole: bool = False,
+    blobs: Blobs = NO_BLOBS,
 ) -> Prepared:
     """The protocol's side of a task.
 
@@ -76,6 +84,7 @@ def prepare(
         models: local models by name.
         tokenizers: as `tokenizers_of`.
         is_whole: it is yet to be split, so it may be larger than a job.
+        blobs: where what the task names is, and where an input is left that is too large to be carried along.
 
     Raises:
         UserError: a model nobody here knows, or an input that the workload refuses.
@@ -108,6 +117,14 @@ def prepare(
             case TrainingTask():
                 training = _training(task)
                 return Prepared(_weightless(task), encode_training(training), 0, training.units_total)
+            case EmbedTask():
+                digest = _digest_of(task.model, task.workload, models)
+                texts = embed_input(task, models[task.model].path, blobs)
+                return Prepared(digest, encode_texts(texts, is_whole=is_whole), 0, texts.units_total)
+            case ClassifyTask():
+                digest = _digest_of(task.model, task.workload, models)
+                images = image_input(task, models[task.model].path)
+                return Prepared(digest, encode_images(images, is_whole=is_whole), 0, images.units_total)
     except WorkloadRefused as error:
         raise UserError(f"task: {error}") from error
 
@@ -129,7 +146,10 @@ def is_text(workload: str) -> bool:
 
 
 def artifact(
-    task: Mapping[str, Any], units: Sequence[int], models: Mapping[str, ModelPlace]
+    task: Mapping[str, Any],
+    units: Sequence[int],
+    models: Mapping[str, ModelPlace],
+    blobs: Blobs = NO_BLOBS,
 ) -> Artifact | None:
     """The file that a verified job's output is, or None where it is text.
 
@@ -137,15 +157,25 @@ def artifact(
         task: of the job's specification, as plain data.
         units: all of the output.
         models: local models by name.
+        blobs: where what the task and the units name is.
 
     Raises:
-        UserError: the model isn't known here any more.
+        UserError: the model isn't known here any more, or a blob isn't.
     """
     kind = KINDS[task["workload"]]
     if kind.present is None:
         return None
     typed = msgspec.convert(task, _TASKS[kind.name])
-    return kind.present(prepare(typed, models, {}, is_whole=True).input, units)
+    prepared = prepare(typed, models, {}, is_whole=True, blobs=blobs)
+    try:
+        match typed:
+            case EmbedTask():
+                return vectors_file(typed, prepared.input, units, blobs)
+            case ClassifyTask():
+                return classes_file(typed, units, models[typed.model].path, blobs)
+    except WorkloadRefused as error:
+        raise UserError(f"the result can't be put together: {error}") from error
+    return kind.present(prepared.input, units)
 
 
 def _digest_of(name: str, workload: str, models: Mapping[str, ModelPlace]) -> bytes:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from p2p_node.itemspec import CLASSIFY_FIELDS, EMBED_FIELDS, ClassifyTask, EmbedTask
 from p2p_node.programspec import PROGRAM_FIELDS, ProgramTask
 from p2p_node.yamltree import (
     Field,
@@ -213,7 +214,9 @@ class TrainingTask(Struct, frozen=True, kw_only=True):
     """Data of either, as bytes."""
 
 
-Task = LmTask | DiffusionTask | RenderTask | MatmulTask | ProgramTask | TrainingTask
+Task = (
+    LmTask | DiffusionTask | RenderTask | MatmulTask | ProgramTask | TrainingTask | EmbedTask | ClassifyTask
+)
 
 _NAME = identifier(bytes_max=limits.NAME_BYTES_MAX)
 _SEED = integer(0, limits.INTEGER_MAX)
@@ -394,6 +397,8 @@ TASK: Reader[Task] = one_of(
         "linalg.matmul": _MATMUL,
         "program.run": PROGRAM_FIELDS,
         "training.run": _TRAINING,
+        "embed.text": EMBED_FIELDS,
+        "classify.image": CLASSIFY_FIELDS,
     },
 )
 """Reads a job file's ``task``."""

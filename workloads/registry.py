@@ -6,17 +6,20 @@ from pathlib import Path
 
 from workloads.blobs import NO_BLOBS, Blobs
 from workloads.diffusion.kind import DIFFUSION
+from workloads.embedding.kind import EMBEDDING
 from workloads.errors import InputRefused
 from workloads.exported.kind import PROGRAM
 from workloads.linalg.kind import MATMUL
 from workloads.lm.kind import LM
 from workloads.render.kind import RENDER
 from workloads.training.kind import TRAINING
+from workloads.vision.kind import VISION
 from workloads.workload import Kind, Workload
 
 __all__ = ["KINDS", "kind_of", "open_workload"]
 
-KINDS: dict[str, Kind] = {kind.name: kind for kind in (LM, DIFFUSION, RENDER, MATMUL, PROGRAM, TRAINING)}
+_ALL = (LM, DIFFUSION, RENDER, MATMUL, PROGRAM, TRAINING, EMBEDDING, VISION)
+KINDS: dict[str, Kind] = {kind.name: kind for kind in _ALL}
 """Kinds of work by the name that jobs carry."""
 
 

@@ -16,6 +16,7 @@ from click.core import ParameterSource
 from p2p_node.cli.durations import DURATION
 from p2p_node.cli.options import datadir_option, models_option, output_option
 from p2p_node.errors import ExitCode, UserError
+from workloads.blobs import NO_BLOBS, Blobs, MemoryBlobs
 
 if TYPE_CHECKING:
     from p2p_node.cli.story import Story
@@ -101,7 +102,8 @@ def run(
     if resume is not None and swarm is not None:
         raise click.UsageError("--resume needs the node that the job ran on, so it excludes --swarm")
     # A bad file is told before a swarm is started for it.
-    document = b"" if file is None else read_job(file)
+    blobs = MemoryBlobs()
+    document = b"" if file is None else read_job(file, blobs)
     from p2p_node.client import connect
 
     code = ExitCode.OK
@@ -126,8 +128,12 @@ def run(
     ctx.exit(code)
 
 
-def read_job(file: Path) -> bytes:
+def read_job(file: Path, blobs: Blobs = NO_BLOBS) -> bytes:
     """The content of a job file that breaks no rule, and in it that of the files that it names.
+
+    Args:
+        file: the job file.
+        blobs: where content is left that is too large for it.
 
     Raises:
         UserError: it can't be read, or breaks one.
@@ -140,7 +146,7 @@ def read_job(file: Path) -> bytes:
             document = opened.read(DOCUMENT_BYTES_MAX + 1)
     except OSError as error:
         raise UserError(f"can't read the job file {file}: {error.strerror}") from error
-    return pack_files(document, file)
+    return pack_files(document, file, blobs)
 
 
 @contextlib.contextmanager

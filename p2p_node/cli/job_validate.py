@@ -31,12 +31,14 @@ def validate(*, file: Path, datadir: Path | None, models: tuple[Path, ...], outp
     from p2p_node.models import models_here, places_of
     from p2p_node.tasks import tokenizers_of
     from protocols.identity import peer_id
+    from workloads.blobs import MemoryBlobs
 
     # Files that it names are read too, but not shown.
-    document = read_job(file)
+    blobs = MemoryBlobs()
+    document = read_job(file, blobs)
     spec = load_job_spec(file)
     known = places_of(models_here(datadir, models))
-    build_request(parse_job_spec(document, source=str(file)), known, tokenizers_of(known))
+    build_request(parse_job_spec(document, source=str(file)), known, tokenizers_of(known), blobs)
     fields = msgspec.to_builtins(spec)
     fields["placement"]["exclude"] = [peer_id(key) for key in spec.placement.exclude]
     print_record(fields, output)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from p2p_node.errors import ExitCode, UserError
 from p2p_node.jobspec import JobSpecError, LmTask, TimeoutsSpec, load_job_spec, parse_job_spec
 from protocols.identity import peer_id
+from workloads.registry import KINDS
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "verse.yaml"
 
@@ -304,7 +305,7 @@ def test_a_fault_names_line_field_rule_and_value(
             "lm.train",
             5,
             "task.workload",
-            "must be one of lm.generate, diffusion.sample, render.trace, linalg.matmul, program.run, training.run",
+            f"must be one of {', '.join(KINDS)}",
         ),
     ],
 )

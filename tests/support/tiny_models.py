@@ -20,8 +20,9 @@ from torch import Tensor
 
 from workloads.embedding import config as bert
 from workloads.vision import config as vision
+from workloads.workload import Kind, Model
 
-__all__ = ["BERT", "VISION", "WORDS", "tiny_bert", "tiny_vision", "write_model"]
+__all__ = ["BERT", "VISION", "WORDS", "model_of", "tiny_bert", "tiny_vision", "write_model"]
 
 WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", *"abcdefghijklmnopqrstuvwxyz", *(f"##{c}" for c in "etaoins"))
 BERT = {
@@ -62,7 +63,8 @@ def randoms(shapes: dict[str, tuple[int, ...]], seed: int) -> dict[str, Tensor]:
     tensors = {}
     for name, shape in shapes.items():
         fan_in = torch.Size(shape[1:]).numel() if len(shape) > 1 else 16
-        tensors[name] = torch.randn(shape, generator=made) / fan_in**0.5
+        # Whole numbers: the bits of normal ones depend on the processor.
+        tensors[name] = torch.randint(-1_024, 1_025, shape, generator=made) / 591.0 / fan_in**0.5
         if "norm" in name.lower() and name.endswith("weight"):
             tensors[name] += 1.0
     return tensors
@@ -91,13 +93,24 @@ def tiny_bert() -> Path:
 
 
 @cache
-def tiny_vision() -> Path:
-    """A classifier of 32 x 32 pixels into 12 classes, called ``tiny-vision``."""
+def tiny_vision(image_size: int = 32) -> Path:
+    """A classifier of such images into 12 classes, called ``tiny-vision`` and the size."""
     shapes = vision.expected_shapes(vision.parse_config(dict(VISION)))
     # With half of each signal cut off, images would look alike in the end but for this.
     tensors = {name: x * (2.0 if x.dim() > 1 else 0.3) for name, x in randoms(shapes, seed=5).items()}
-    tensors["classifier.weight"] -= tensors["classifier.weight"].mean(1, keepdim=True)
-    return write_model(_folder() / "tiny-vision", dict(VISION), tensors)
+    tensors["classifier.weight"] -= tensors["classifier.weight"].double().mean(1, keepdim=True).float()
+    fields = VISION | {"image_size": image_size}
+    return write_model(_folder() / f"tiny-vision-{image_size}", fields, tensors)
+
+
+def model_of(kind: Kind) -> Model:
+    """The one model that ships for a kind of work, or else a tiny one."""
+    if shipped := kind.models():
+        (model,) = shipped
+        return model
+    model = kind.read_model({"embed.text": tiny_bert, "classify.image": tiny_vision}[kind.name]())
+    assert model is not None
+    return model
 
 
 @cache

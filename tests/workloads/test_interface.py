@@ -10,8 +10,13 @@ from msgspec.structs import replace
 
 from protocols.limits import UNITS_MAX
 from protocols.units import FALSE_UNITS, chunk_count
+from tests.support.tiny_models import model_of
+from workloads.blobs import MemoryBlobs
 from workloads.diffusion.input import SampleInput
 from workloads.diffusion.input import encode_input as encode_sample
+from workloads.embedding.input import EmbedInput
+from workloads.embedding.input import encode_input as encode_texts
+from workloads.embedding.tokens import pack
 from workloads.errors import InputRefused, ModelRefused
 from workloads.exported.input import decode_input as decode_program
 from workloads.exported.input import encode_input as encode_program
@@ -24,6 +29,8 @@ from workloads.render.scene import Camera, Material, RenderInput, Sphere
 from workloads.render.scene import encode_input as encode_scene
 from workloads.training.input import ClassifierShape, TrainingInput
 from workloads.training.input import encode_input as encode_training
+from workloads.vision.input import ClassifyInput
+from workloads.vision.input import encode_input as encode_images
 from workloads.workload import EXACT_PROFILES, Kind, Workload, weightless_model
 
 SCENE = RenderInput(
@@ -61,6 +68,12 @@ JOBS = {
         replace(PROBED, batches=5, values=(PROBED.value(0, 0) * 3 + PROBED.value(0, 1) * 2,))
     ),
     "training.run": encode_training(TRAINING),
+    "embed.text": encode_texts(
+        EmbedInput("mean", True, 0, 40, pack([[2, 4 + n % 20, 3] for n in range(40)]))
+    ),
+    "classify.image": encode_images(
+        ClassifyInput(8, 0, 12, bytes(5 * n % 251 for n in range(12 * 8 * 8 * 3)))
+    ),
 }
 """A job of each kind, of three chunks or more."""
 
@@ -86,8 +99,10 @@ class Done:
 
 @cache
 def opened_once(name: str, profile: str, variant: str | None) -> Workload:
-    (model,) = KINDS[name].models()
-    return open_workload(name, model.path, profile, variant, expected_digest=model.digest)
+    model = model_of(KINDS[name])
+    return open_workload(
+        name, model.path, profile, variant, expected_digest=model.digest, blobs=MemoryBlobs()
+    )
 
 
 def opened(kind: Kind, variant: str | None = None, profile: str | None = None) -> Workload:
@@ -170,7 +185,7 @@ def test_profiles_and_workloads_have_digests_of_their_own(name: str) -> None:
 @every_kind
 def test_what_is_unknown_is_refused(name: str) -> None:
     kind = KINDS[name]
-    (model,) = kind.models()
+    model = model_of(kind)
     with pytest.raises(InputRefused, match="exact7"):
         open_workload(name, model.path, "exact7")
     with pytest.raises(InputRefused, match="sloth"):

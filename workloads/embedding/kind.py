@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from workloads.errors import InputRefused
 from workloads.lm.manifest import load_manifest
 from workloads.modelconfig import has_model_type
 from workloads.split import Part, Split
-from workloads.workload import EXACT_PROFILES, Kind, Model, Workload
+from workloads.workload import EXACT_PROFILES, Artifact, Kind, Model, Workload
 
 __all__ = ["COPIED_ITEM", "EMBEDDING", "NAME", "QUANTIZED_ENCODER"]
 
@@ -62,6 +63,17 @@ def _output_blobs(input: bytes, units: Sequence[int]) -> tuple[Blob, ...]:
     )
 
 
+def _present(input: bytes, units: Sequence[int]) -> Artifact:
+    """Which blob holds the vectors of which texts; whoever has the blobs makes more of it."""
+    job = decode_input(input, is_whole=True)
+    rows = [
+        {"first": number * CHUNK_TEXTS, "blob": blob.digest.hex(), "bytes": blob.size_bytes}
+        for number, blob in enumerate(_output_blobs(input, units))
+    ]
+    content = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    return Artifact("application/jsonl", content, f"JSON lines that name the blobs of {job.count} vectors")
+
+
 def _chunks(input: bytes) -> int:
     return decode_input(input, is_whole=True).chunks
 
@@ -87,6 +99,7 @@ EMBEDDING = Kind(
     models=tuple,
     probe=_probe,
     open=_open,
+    present=_present,
     split=Split("chunk of texts", _chunks, _part),
     input_blobs=_input_blobs,
     output_blobs=_output_blobs,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import struct
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -14,10 +17,18 @@ from workloads.lm.manifest import load_manifest
 from workloads.modelconfig import CONFIG_FILE, has_model_type
 from workloads.split import Part, Split
 from workloads.vision.config import MODEL_TYPE, load_config
-from workloads.vision.input import CHUNK_IMAGES, CHUNK_UNITS, ClassifyInput, decode_input, encode_input
-from workloads.workload import EXACT_PROFILES, Kind, Model, Workload
+from workloads.vision.input import (
+    CHUNK_IMAGES,
+    CHUNK_UNITS,
+    IMAGE_UNITS,
+    TOP,
+    ClassifyInput,
+    decode_input,
+    encode_input,
+)
+from workloads.workload import EXACT_PROFILES, Artifact, Kind, Model, Workload
 
-__all__ = ["COPIED_IMAGE", "NAME", "QUANTIZED_CLASSIFIER", "VISION", "model_digest"]
+__all__ = ["COPIED_IMAGE", "NAME", "QUANTIZED_CLASSIFIER", "VISION", "classes", "model_digest"]
 
 NAME = "classify.image"
 COPIED_IMAGE = "copied-image"
@@ -63,6 +74,26 @@ def _input_blobs(input: bytes) -> tuple[Blob, ...]:
     return () if blob is None else (blob,)
 
 
+def classes(units: Sequence[int]) -> list[list[tuple[int, float]]]:
+    """Number and chance of each image's likeliest classes."""
+    found = []
+    for start in range(0, len(units), IMAGE_UNITS):
+        words = units[start : start + IMAGE_UNITS]
+        chances = struct.unpack(f"<{TOP}f", struct.pack(f"<{TOP}I", *words[1::2]))
+        found.append(list(zip(words[::2], chances, strict=True)))
+    return found
+
+
+def _present(input: bytes, units: Sequence[int]) -> Artifact:
+    """Classes by their numbers; whoever has the model knows what they are called."""
+    rows = [
+        {"image": number, "classes": [{"class": which, "score": round(chance, 6)} for which, chance in told]}
+        for number, told in enumerate(classes(units))
+    ]
+    content = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    return Artifact("application/jsonl", content, f"JSON lines of {len(rows)} images' classes")
+
+
 def _chunks(input: bytes) -> int:
     return decode_input(input, is_whole=True).chunks
 
@@ -88,6 +119,7 @@ VISION = Kind(
     models=tuple,
     probe=_probe,
     open=_open,
+    present=_present,
     split=Split("chunk of images", _chunks, _part),
     input_blobs=_input_blobs,
     read_model=_read_model,

@@ -206,7 +206,7 @@ def test_configurations_that_break_a_rule_are_refused(field: str, value: Any, ru
 def test_a_directory_is_this_kinds_model_another_kinds_or_broken(tmp_path: Path) -> None:
     model = VISION.read_model(tiny_vision())
     assert model is not None
-    assert model.name == "tiny-vision"
+    assert model.name == "tiny-vision-32"
     assert VISION.read_model(tmp_path) is None
     tensors = randoms(expected_shapes(CONFIG), seed=5)
     other = write_model(tmp_path / "other", FIELDS | {"model_type": "resnet"}, tensors)
