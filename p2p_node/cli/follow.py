@@ -70,7 +70,8 @@ class _PlainDisplay:
 
     def __init__(self) -> None:
         self._units = 0
-        self._progress = ""
+        self._progress = self._phase = ""
+        self._tenth = 0
 
     def show(self, story: Story, line: Line | None) -> None:
         if line is not None:
@@ -78,6 +79,12 @@ class _PlainDisplay:
         elif story.text and story.units > self._units:
             tail = harmless(story.text[-60:]).replace("\n", " ")
             click.echo(f"{'':9}  {plural(story.unit):<11} {story.units}: …{tail}", err=True)
+        elif story.phase.text and story.phase.text != self._phase:
+            # A log needs no more than tenths.
+            tenth = story.phase.done * 10 // max(1, story.phase.total)
+            if tenth != self._tenth:
+                click.echo(f"{'':9}  {'progress':<11} {story.phase.text}", err=True)
+            self._phase, self._tenth = story.phase.text, tenth
         elif story.parts.progress != self._progress:
             self._progress = story.parts.progress
             click.echo(f"{'':9}  {'progress':<11} {self._progress}", err=True)
@@ -103,7 +110,9 @@ class _LiveDisplay:
         from rich.text import Text
 
         # What isn't text can't be shown here, but that it grows can.
-        shown = story.text or story.parts.progress or f"{story.units} {plural(story.unit)}"
+        shown = (
+            story.phase.text or story.text or story.parts.progress or f"{story.units} {plural(story.unit)}"
+        )
         text = Text(harmless(shown), style="italic")
         lines = text.wrap(self._console, self._console.width)[-(self._console.height // 2) :]
         return Text("\n").join(lines)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from p2p_node.cli.durations import duration_text
+from p2p_node.cli.phases import Phase
 from p2p_node.cli.story_parts import PART_EVENTS, Parts
 from p2p_node.errors import ExitCode
 
@@ -87,6 +88,8 @@ class Story:
     """By (executor or verifier) peer."""
     milestones_ms: dict[str, int] = field(default_factory=dict)
     """When it was first awarded, gave its first output, was last committed, concluded, finished."""
+    phase: Phase = field(default_factory=Phase)
+    """What it is at while no output comes."""
     parts: Parts = field(default_factory=Parts)
     """Of a job that was split."""
     _first_ms: int | None = None
@@ -129,11 +132,19 @@ class Story:
                 return self._tell_award(peer, event)
             case "accepted":
                 return "accepted", f"{peer} computes on {harmless(str(event.get('device', '')))}"
+            case "progress":
+                phase, done, total = (event.get(key, 0) for key in ("phase", "done", "total"))
+                is_new = self.phase.hear(
+                    harmless(str(phase)), int(done), int(total), int(event.get("at_ms", 0))
+                )
+                return (self.phase.name, self.phase.opening(peer)) if is_new else None
             case "output":
+                self.phase.end()
                 self.text += str(event.get("text", ""))
                 self.units = int(event.get("units_total", 0))
                 return None
             case "paid":
+                self.phase.end()
                 return self._tell_payment(str(event.get("peer", "")), event)
             case "finished":
                 self.state, self.reason = str(event.get("state", "")), str(event.get("reason", ""))
@@ -142,6 +153,7 @@ class Story:
             case "no-bids-yet":
                 return "no bids", f"in {event.get('offers')} rounds; offering again", "bad"
             case "attempt-failed":
+                self.phase.end()
                 detail = harmless(str(event.get("detail", "")))
                 why = f"{event.get('outcome')}{f': {detail}' if detail else ''}"
                 return "failed", f"{peer}: {why}", "bad"

@@ -75,6 +75,9 @@ ACCEPT_MS = 5_000
 """An executor answers an award within this time, or the runner-up gets it."""
 
 
+FETCH_TOLD_MS = 500
+"""How often whoever follows a job hears how much of its output is here."""
+
 RECONNECT_MS = 5_000
 """An executor whose link broke must be linked again within this time."""
 
@@ -163,6 +166,7 @@ class Attempt:
         self._progress_ms = now_ms
         self._fetches: dict[bytes, int] = {}
         """Commitments whose blobs aren't all here, and when the last piece came."""
+        self._fetch_told_ms = now_ms
         award = Award(
             job_id=offer.id,
             attempt=index,
@@ -426,6 +430,9 @@ class Attempt:
         match event:
             case RunProgress(done=done, total=total):
                 self._fetches[commitment_id] = now_ms
+                if now_ms - self._fetch_told_ms < FETCH_TOLD_MS:
+                    return []
+                self._fetch_told_ms = now_ms
                 details = {"peer": self.candidate.peer, "phase": "collecting", "done": done, "total": total}
                 return [Notify(self.job_id, "progress", details)]
             case RunFetched():
