@@ -147,6 +147,7 @@ async def _serve(
                 starting.start_soon(nursery.start, zygote.run)
                 starting.start_soon(nursery.start, working.run)
                 starting.start_soon(nursery.start, checking.run)
+            _tell_layers(working.layers)
             offered = [await calibrate(working, checking, kind, model) for kind, model in served]
             places = {model.digest: model for model in models.values()}
             executor = WorkerExecutor(working, checking, places, cheat=worker_variant(options.cheat))
@@ -276,6 +277,14 @@ def _devices(config: NodeConfig, measured: dict[str, Any]) -> list[str]:
     """Torch names of what this node offers."""
     there = ["cpu", *(device["device"] for device in measured["accelerators"])]
     return [device for device in there if is_offered(device, config.devices)]
+
+
+def _tell_layers(layers: Sequence[LayerReport]) -> None:
+    for layer in layers:
+        if not layer.holds:
+            log.warning("a layer of the sandbox doesn't hold", layer=layer.name, why=layer.detail)
+    held = [layer.name for layer in layers if layer.holds]
+    log.info("workers are locked in", layers=",".join(held))
 
 
 def _with_addresses(capability: Capability, addresses: list[str]) -> Capability:

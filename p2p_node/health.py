@@ -1,0 +1,142 @@
+"""What a node would find on this machine: whether it can run, and how well its owner is protected.
+
+Nothing is concluded from version numbers: a worker is forked and locked in as a node's would be, and says what
+holds.
+"""
+
+from __future__ import annotations
+
+import enum
+import shutil
+import socket
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Any
+
+import psutil
+import trio
+
+from p2p_node.calibration import measure
+from p2p_node.config import NodeConfig
+from p2p_node.datadir import DataDir
+from p2p_node.errors import UserError
+from p2p_node.kernels import NO_KERNELS, find_kernels
+from p2p_node.workers import WorkerDied, WorkerSettings, open_worker
+
+__all__ = ["Check", "State", "examine", "run"]
+
+_GIB = 1 << 30
+_FREE_BYTES_MIN = 1 * _GIB
+_KERNELS_PATIENCE_S = 60.0
+
+
+class State(enum.Enum):
+    """How a check came out."""
+
+    OK = "ok"
+    WEAK = "weak"
+    """A node runs, slower or less protected than it could."""
+    FAILS = "fails"
+    """A node doesn't run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing looked at."""
+
+    name: str
+    state: State
+    detail: str
+
+
+async def examine(config: NodeConfig, place: DataDir) -> list[Check]:
+    """Look at everything that a node needs here."""
+    kernels = await find_kernels(_KERNELS_PATIENCE_S)
+    checks = [
+        Check("torch", State.OK, f"{metadata.version('torch')}, Python packages in place"),
+        Check("kernels", State.WEAK, "none: exact profiles run slower; a C++ compiler builds them")
+        if kernels == NO_KERNELS
+        else Check("kernels", State.OK, kernels),
+    ]
+    checks += await _machine(place)
+    checks += await _worker(kernels)
+    checks.append(_bubblewrap())
+    checks.append(_disk(place))
+    return [*checks, *(_port(address) for address in config.listen)]
+
+
+async def _machine(place: DataDir) -> list[Check]:
+    measured: dict[str, Any] = {}
+    try:
+        await measure(place.path, measured)
+    except UserError as error:
+        return [Check("machine", State.FAILS, str(error))]
+    memory = measured["memory_bytes"] / _GIB
+    devices = [f"{device['device']} ({device['name']})" for device in measured["accelerators"]]
+    return [
+        Check("machine", State.OK, f"{measured['cores']} cores, {memory:.1f} GiB, {measured['cpu']}"),
+        Check("devices", State.OK, ", ".join(["cpu", *devices])),
+    ]
+
+
+async def _worker(kernels: str) -> list[Check]:
+    try:
+        async with open_worker(WorkerSettings(kernels=kernels)) as worker:
+            threads = psutil.Process(worker.pid).num_threads()
+            ready = worker.ready
+    except WorkerDied as error:
+        return [Check("worker", State.FAILS, str(error))]
+    checks = [
+        Check("worker", State.OK, f"ready in {ready.start_ms} ms after the fork, 1 thread for torch"),
+        # One computes, one listens; a library that started more would share the owner's cores unasked.
+        Check("threads", State.OK if threads <= 2 else State.WEAK, f"{threads} in a worker, of at most 2"),
+    ]
+    return checks + [
+        Check(f"sandbox: {layer.name}", State.OK if layer.holds else State.WEAK, layer.detail)
+        for layer in ready.layers
+    ]
+
+
+def _bubblewrap() -> Check:
+    found = shutil.which("bwrap")
+    # No worker depends on it, so its absence is no weakness.
+    return Check("bubblewrap", State.OK, f"{found}, not used" if found else "not installed, and not needed")
+
+
+def _disk(place: DataDir) -> Check:
+    free = shutil.disk_usage(place.path).free
+    state = State.OK if free >= _FREE_BYTES_MIN else State.WEAK
+    return Check("disk", state, f"{free / _GIB:.1f} GiB free in {place.path}, of at least 1")
+
+
+def _port(address: str) -> Check:
+    """Whether we can listen there, or a node of ours does."""
+    _, version, host, _, port = address.split("/")[:5]
+    if version not in ("ip4", "ip6"):
+        return Check("port", State.WEAK, f"{address}: only numeric addresses can be tried")
+    family = socket.AF_INET6 if version == "ip6" else socket.AF_INET
+    try:
+        with socket.create_server((host, int(port)), family=family) as listener:
+            number = listener.getsockname()[1]
+            with socket.create_connection((_reached_at(host), number), timeout=2):
+                return Check("port", State.OK, f"{address} is free and reachable from this machine")
+    except OSError as error:
+        return _taken(address, host, int(port), error)
+
+
+def _taken(address: str, host: str, port: int, error: OSError) -> Check:
+    why = error.strerror or str(error)
+    try:
+        with socket.create_connection((_reached_at(host), port), timeout=2):
+            return Check("port", State.WEAK, f"{address}: {why}; something answers there, a node perhaps")
+    except OSError:
+        return Check("port", State.FAILS, f"{address}: {why}")
+
+
+def _reached_at(host: str) -> str:
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - what to dial instead of it
+
+
+def run(config: NodeConfig, place: DataDir) -> list[Check]:
+    """The same, for callers without an event loop."""
+    return trio.run(examine, config, place)
