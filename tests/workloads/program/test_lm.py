@@ -14,9 +14,10 @@ from protocols.codec import decode, encode
 from protocols.effects import Case
 from protocols.units import FALSE_UNITS
 from tests.workloads.conftest import TINY, random_weights, write_model
+from workloads.blobs import MemoryBlobs
 from workloads.errors import InputRefused, ModelRefused
 from workloads.llama.config import load_config
-from workloads.lm.input import LmInput, encode_input
+from workloads.lm.input import END_UNIT, LmInput, encode_input
 from workloads.lm.manifest import builtin_models, load_manifest
 from workloads.lm.workload import LmWorkload
 from workloads.program import context, lm
@@ -68,7 +69,7 @@ class Generated:
 
 
 def generated(model: Path, profile: str, job: LmInput) -> Generated:
-    workload = LmWorkload(model, profile)
+    workload = LmWorkload(model, profile, blobs=MemoryBlobs())
     units: list[int] = []
     digests: dict[int, bytes] = {}
     workload.generate(
@@ -121,6 +122,74 @@ def test_false_tokens_end_in_false_units(tiny_model: Path) -> None:
         assert FALSE_UNITS in recomputed.values()
         for chunk, digest in recomputed.items():
             assert made.last_value(chunk, units) == digest
+
+
+SEVERAL = LmInput(
+    ((3, 1, 4), (1,), (5, 9, 2, 6)),
+    19,
+    seed=11,
+    temperature_milli=1_000,
+    top_p_milli=900,
+    repetition_milli=1_200,
+)
+STOPPED = msgspec.structs.replace(SEVERAL, max_tokens=60, stop=tuple(bytes([c]) for c in b"aeiouAEIOU"))
+LAYOUTS = {
+    "several": SEVERAL,
+    "stopped": STOPPED,
+    "logprobs": msgspec.structs.replace(SEVERAL, logprobs=2),
+    "stopped with logprobs": msgspec.structs.replace(STOPPED, logprobs=0),
+}
+
+
+@pytest.mark.parametrize("job", LAYOUTS.values(), ids=LAYOUTS)
+def test_programs_of_several_prompts_end_in_their_digests(tiny_model: Path, job: LmInput) -> None:
+    made = generated(tiny_model, "exact14", job)
+    assert len(made.digests) > 1
+    for chunk, digest in made.digests.items():
+        assert made.last_value(chunk) == digest
+        rebuilt = rebuild(made.case(chunk))
+        program, values = made.workload.chunk_program(made.input, made.units, chunk)
+        assert rebuilt.program == program
+        assert list(rebuilt.inputs) == [value_digest(value) for value in values]
+
+
+def test_programs_of_units_that_can_not_follow_end_in_false_units(tiny_model: Path) -> None:
+    made = generated(tiny_model, "exact14", STOPPED)
+    logprobs = generated(tiny_model, "exact14", LAYOUTS["logprobs"])
+    words = [*logprobs.units[:31], logprobs.units[31] ^ 1]
+    for chosen, units, chunk in (
+        (made, [*made.units[:20], END_UNIT], 0),
+        (made, made.units[:-1], len(made.digests) - 1),
+        (made, [*made.units, 1], len(made.digests) - 1),
+        (made, [*made.units, END_UNIT], len(made.digests) - 1),
+        (logprobs, words, 0),
+    ):
+        assert chosen.workload.recompute(chosen.input, units, [chunk]) == {chunk: FALSE_UNITS}
+        assert chosen.last_value(chunk, units) == FALSE_UNITS
+
+
+def test_an_end_alone_is_a_program_of_the_state_before_it(tiny_model: Path) -> None:
+    free = generated(tiny_model, "exact14", LmInput((PROMPT,), 64, seed=0, temperature_milli=1_000))
+    last = free.units[31]
+    assert last not in free.units[:31]
+    for logprobs in (-1, 1):
+        made = generated(
+            tiny_model, "exact14", msgspec.structs.replace(free.job, eos=(last,), logprobs=logprobs)
+        )
+        assert made.units[-1] == END_UNIT
+        assert [made.last_value(chunk) for chunk in made.digests] == list(made.digests.values())
+        if logprobs < 0:
+            assert made.units == [*free.units[:32], END_UNIT]
+            # Who claims that it didn't end there is wrong about the next chunk.
+            assert made.last_value(1, free.units) == FALSE_UNITS
+
+
+def test_a_judge_without_the_tokenizer_can_not_judge_stop_texts(tiny_model: Path) -> None:
+    made = generated(tiny_model, "exact14", STOPPED)
+    manifest = load_manifest(tiny_model)
+    without = context.write_context(manifest, tiny_model / "config.json")
+    with pytest.raises(InputRefused, match="need the model's tokenizer"):
+        rebuild(made.case(0, context=without))
 
 
 def test_what_an_operator_takes_stays_small() -> None:
