@@ -1,7 +1,7 @@
 """What a node would find on this machine: whether it can run, and how well its owner is protected.
 
-Nothing is concluded from version numbers: a worker is forked and locked in as a node's would be, and says what
-holds.
+Nothing is concluded from version numbers: a worker is forked and locked in as a node's would be, and says
+what holds.
 """
 
 from __future__ import annotations

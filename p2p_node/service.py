@@ -38,6 +38,7 @@ from p2p_node.workers import WorkerPool, WorkerSettings, Zygote, readable_places
 from protocols.digest import tagged
 from protocols.identity import peer_id
 from protocols.messages import Accelerator
+from workloads.sandbox import LayerReport
 
 __all__ = ["Options", "is_offered", "run"]
 

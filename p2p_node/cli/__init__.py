@@ -59,7 +59,7 @@ COMMANDS = {
     "id": LazyCommand("p2p_node.cli.identity:show_id", "Print this node's peer id and key."),
     "start": LazyCommand("p2p_node.cli.start:start", "Run the node until Ctrl-C."),
     "status": LazyCommand("p2p_node.cli.status:status", "Show what the running node is, has and does."),
-    "doctor": LazyCommand("p2p_node.cli.doctor:doctor", "Say what this machine can do, and what protects it."),
+    "doctor": LazyCommand("p2p_node.cli.doctor:doctor", "Say what this machine can do and is safe from."),
     "pause": LazyCommand("p2p_node.cli.pause:pause", "Take the machine back from the network."),
     "resume": LazyCommand("p2p_node.cli.pause:resume", "Give the machine to the network again."),
     "peers": LazyCommand("p2p_node.cli.peers:peers", "Show the peers that the running node knows."),
