@@ -20,7 +20,8 @@ from p2p_node.itempacking import pack_item_files
 from p2p_node.itemspec import ClassifyTask, EmbedTask
 from p2p_node.jobspec import parse_job_spec
 from p2p_node.programspec import ProgramSpec, ProgramTask
-from p2p_node.yamltree import parse
+from p2p_node.taskspec import LmTask
+from p2p_node.yamltree import DOCUMENT_BYTES_MAX, parse
 from workloads.blobs import NO_BLOBS, Blobs
 
 __all__ = ["pack_files", "read_program"]
@@ -43,6 +44,8 @@ def pack_files(document: bytes, file: Path, blobs: Blobs = NO_BLOBS) -> bytes:
     task = parse_job_spec(document, source=str(file)).task
     if isinstance(task, EmbedTask | ClassifyTask):
         return pack_item_files(task, document, file.parent, blobs)
+    if isinstance(task, LmTask) and task.prompts_file:
+        return _with_prompts(document, _lines(file.parent / task.prompts_file))
     if not isinstance(task, ProgramTask) or task.program.packed:
         return document
     return _with_program(document, _packed(task.program, file.parent))
@@ -81,7 +84,13 @@ def _packed(program: ProgramSpec, folder: Path) -> bytes:
         for values in program.inputs
     }
     return read_program(
-        {"do": "pack", "file": str(folder / program.file), "inputs": inputs, "format": program.output}
+        {
+            "do": "pack",
+            "file": str(folder / program.file),
+            "inputs": inputs,
+            "shapes": {shape.name: shape.sizes for shape in program.shapes},
+            "format": program.output,
+        }
     )
 
 
@@ -93,6 +102,41 @@ def _with_program(document: bytes, packed: bytes) -> bytes:
     tail = content[start:end].rstrip()
     written = f'{{packed: "{base64.b64encode(packed).decode()}"}}'
     return (content[:start] + written + content[start + len(tail) :]).encode()
+
+
+def _lines(path: Path) -> list[str]:
+    """The lines of a file that aren't empty.
+
+    Raises:
+        UserError: it can't be read, isn't UTF-8, or is larger than a job file may be.
+    """
+    try:
+        with path.open("rb") as opened:
+            content = opened.read(DOCUMENT_BYTES_MAX + 1)
+    except OSError as error:
+        raise UserError(f"task.prompts_file: can't read {path}: {error.strerror}") from error
+    if len(content) > DOCUMENT_BYTES_MAX:
+        raise UserError(f"task.prompts_file: {path} must have at most {DOCUMENT_BYTES_MAX} bytes")
+    try:
+        lines = [line for line in content.decode("utf-8").splitlines() if line.strip()]
+    except UnicodeDecodeError as error:
+        raise UserError(f"task.prompts_file: {path} must be UTF-8: {error.reason}") from error
+    if not lines:
+        raise UserError(f"task.prompts_file: {path} holds no prompt")
+    return lines
+
+
+def _with_prompts(document: bytes, prompts: list[str]) -> bytes:
+    content = document.decode("utf-8")
+    key, value = next(
+        pair for pair in _member(parse(document), "task").value if pair[0].value == "prompts_file"
+    )
+    # JSON is YAML too, and on one line it fits wherever a name stood.
+    written = f"prompts: {json.dumps(prompts)}"
+    packed = (content[: key.start_mark.index] + written + content[value.end_mark.index :]).encode()
+    if len(packed) > DOCUMENT_BYTES_MAX:
+        raise UserError(f"task.prompts_file: the job has {len(packed)} bytes, {DOCUMENT_BYTES_MAX} at most")
+    return packed
 
 
 def _member(node: yaml.Node, name: str) -> yaml.Node:

@@ -13,11 +13,11 @@ from typing import Any
 import yaml
 from msgspec import Struct
 
-from p2p_node.yamltree import Fault, Field, Reader, choice, encoded_bytes, mapping, text
-from protocols.limits import INPUT_BYTES_MAX
+from p2p_node.yamltree import Fault, Field, Reader, choice, encoded_bytes, integer, listing, mapping, text
+from protocols.limits import INPUT_BYTES_MAX, UNITS_MAX
 from workloads.exported.input import FILES, PORTS_MAX
 
-__all__ = ["PROGRAM_FIELDS", "ProgramSpec", "ProgramTask", "ProgramValues"]
+__all__ = ["PROGRAM_FIELDS", "ProgramShape", "ProgramSpec", "ProgramTask", "ProgramValues"]
 
 _PATH_BYTES_MAX = 4_096
 _NAME_BYTES_MAX = 256
@@ -33,11 +33,19 @@ class ProgramValues(Struct, frozen=True, kw_only=True):
     """Nested lists in JSON, where there is no file."""
 
 
+class ProgramShape(Struct, frozen=True, kw_only=True):
+    """The sizes of an input that a graph leaves open."""
+
+    name: str
+    sizes: tuple[int, ...]
+
+
 class ProgramSpec(Struct, frozen=True, kw_only=True):
     """A graph in a file with its values, or both as they were packed for a node."""
 
     file: str = ""
     inputs: tuple[ProgramValues, ...] = ()
+    shapes: tuple[ProgramShape, ...] = ()
     output: str = FILES[0]
     packed: bytes = b""
 
@@ -65,6 +73,19 @@ def _inputs(node: yaml.Node, path: str) -> tuple[ProgramValues, ...]:
     return tuple(found.values())
 
 
+_SIZES = listing(integer(1, UNITS_MAX * 1_024), length_min=1, length_max=8)
+
+
+def _shapes(node: yaml.Node, path: str) -> tuple[ProgramShape, ...]:
+    if not isinstance(node, yaml.MappingNode) or len(node.value) > PORTS_MAX:
+        raise Fault(node.start_mark.line + 1, path, f"must be a mapping of at most {PORTS_MAX} names")
+    names = [text(bytes_max=_NAME_BYTES_MAX)(key, path) for key, _ in node.value]
+    return tuple(
+        ProgramShape(name=name, sizes=_SIZES(value, f"{path}.{name}"))
+        for name, (_, value) in zip(names, node.value, strict=True)
+    )
+
+
 def _numbers(node: yaml.Node, path: str) -> Any:
     if isinstance(node, yaml.SequenceNode):
         return [_numbers(inner, f"{path}[{index}]") for index, inner in enumerate(node.value)]
@@ -84,6 +105,7 @@ _FILLED = mapping(
     {
         "file": Field("file", text(bytes_max=_PATH_BYTES_MAX)),
         "inputs": Field("inputs", _inputs),
+        "shapes": Field("shapes", _shapes),
         "output": Field("output", choice(*FILES)),
         "packed": Field("packed", encoded_bytes(bytes_max=INPUT_BYTES_MAX)),
     },

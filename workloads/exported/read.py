@@ -31,7 +31,7 @@ def _pack(request: dict[str, Any]) -> bytes:
         name: Path(given["file"]) if "file" in given else given["values"]
         for name, given in request["inputs"].items()
     }
-    template = load_program(Path(request["file"]))
+    template = load_program(Path(request["file"]), request["shapes"])
     return encode_input(run_input(template, sources, request["format"]))
 
 

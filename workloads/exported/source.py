@@ -22,21 +22,36 @@ from workloads.exported.content import identity_of, pack, parameters_of
 from workloads.exported.input import Port, RunInput
 from workloads.program.exported import Template, import_archive
 from workloads.program.interpreter import check_range, infer
+from workloads.program.onnx.importer import import_onnx
 from workloads.program.program import DTYPES, JOB, encode_program, value_bytes
 
-__all__ = ["READERS", "Source", "load_program", "ports_of", "run_input"]
+__all__ = ["READERS", "Shapes", "Source", "load_program", "ports_of", "run_input"]
 
 Source = Path | list[Any] | float | int
 """Values of an input: a file, or numbers as they stand in a job file."""
 
-READERS: dict[str, Callable[[Path], Template]] = {".pt2": import_archive}
+Shapes = Mapping[str, Sequence[int]]
+"""Of inputs whose sizes a file leaves open, by name."""
+
+
+def _read_archive(path: Path, shapes: Shapes) -> Template:
+    if shapes:
+        raise InputRefused(f"{path.name} has fixed shapes; shapes are for ONNX files that leave sizes open")
+    return import_archive(path)
+
+
+READERS: dict[str, Callable[[Path, Shapes], Template]] = {".pt2": _read_archive, ".onnx": import_onnx}
 """What reads a graph, by the file's suffix."""
 
 _ARRAY_BYTES_MAX = 1 << 30
 
 
-def load_program(path: Path) -> Template:
+def load_program(path: Path, shapes: Shapes | None = None) -> Template:
     """The program in a file, held against every limit of jobs.
+
+    Args:
+        path: the file.
+        shapes: see `Shapes`.
 
     Raises:
         ModelRefused: the file can't be read or is none that we read.
@@ -46,7 +61,7 @@ def load_program(path: Path) -> Template:
     reader = READERS.get(path.suffix)
     if reader is None:
         raise ModelRefused(f"{path.name} must end in {' or '.join(READERS)}")
-    template = reader(path)
+    template = reader(path, shapes or {})
     for name, tensor in template.parameters.items():
         check_range(tensor, f"tensor {name!r}")
     budget_of(template.program)

@@ -29,14 +29,16 @@ from workloads.program.program import (
 )
 
 __all__ = [
+    "END",
+    "TEMPLATE_PROFILE",
     "Template",
     "check_template",
     "import_archive",
     "with_profile",
 ]
 
-_TEMPLATE_PROFILE = "exact21"
-_END = "digest"
+TEMPLATE_PROFILE = "exact21"
+END = "digest"
 
 # By the numbers of torch's schema: what programs carry in place of each type, and the spacing of one.
 _TYPES = {
@@ -87,8 +89,8 @@ def check_template(program: Program) -> tuple[ValueSpec, ...]:
         ProgramRefused: it can't, or doesn't.
     """
     specs = infer(program)
-    if program.steps[-1].op != _END:
-        raise ProgramRefused(f"program ends in {program.steps[-1].op!r}, must end in {_END!r}")
+    if program.steps[-1].op != END:
+        raise ProgramRefused(f"program ends in {program.steps[-1].op!r}, must end in {END!r}")
     return specs
 
 
@@ -130,7 +132,7 @@ class _Importer:
             names.append(_text(argument.get("name"), "output name"))
         if not outputs:
             raise ProgramRefused("graph has no outputs")
-        self._builder.apply(_END, *outputs, header=b"")
+        self._builder.apply(END, *outputs, header=b"")
         return Template(self._builder.build(), self._parameters, tuple(names))
 
     def _input(self, kind: str, value: object) -> None:
@@ -171,7 +173,7 @@ class _Importer:
             fields = _fields(item, "argument")
             name = _text(fields.get("name"), "argument name")
             given[name] = self._argument(target, name, *_tagged(fields.get("arg")))
-        results = apply(target, Arguments(self._builder, given, _TEMPLATE_PROFILE))
+        results = apply(target, Arguments(self._builder, given, TEMPLATE_PROFILE))
         names = []
         for output in _items(node.get("outputs"), "outputs"):
             tag, value = _tagged(output)

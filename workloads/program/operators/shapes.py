@@ -142,10 +142,23 @@ def _flip(x: Tensor, *, dim: int) -> Tensor:
     return x.flip(dim)
 
 
+_INTEGERS = {"int64": (-(2.0**53), 2.0**53), "uint8": (0.0, 255.0)}
+
+
+def _check_fill(dtype: str, value: float) -> None:
+    """See that a number written in a step fits the type of the tensor that it fills."""
+    if dtype in _INTEGERS:
+        low, high = _INTEGERS[dtype]
+        require(value == int(value) and low <= value <= high, f"value={value} must be whole and fit {dtype}")
+    elif dtype != "float64":
+        largest = torch.finfo(DTYPES[dtype]).max
+        require(abs(value) <= largest, f"value={value} must fit {dtype}")
+
+
 def _pad_spec(x: ValueSpec, *, before: tuple[int, ...], after: tuple[int, ...], value: float) -> ValueSpec:
     rank = len(x.shape)
     require(len(before) == len(after) == rank, f"before and after must each have {rank} integers")
-    require(x.dtype == "float64" or value == int(value), f"value={value} must be whole for {x.dtype}")
+    _check_fill(x.dtype, value)
     sizes = zip(before, x.shape, after, strict=True)
     return ValueSpec(x.dtype, tuple(low + size + high for low, size, high in sizes))
 
@@ -231,9 +244,7 @@ def _cast(x: Tensor, *, dtype: str) -> Tensor:
 
 
 def _full_spec(*, shape: tuple[int, ...], value: float, dtype: str) -> ValueSpec:
-    require(
-        dtype in {"float64", "float32"} or value == int(value), f"value={value} must be whole for {dtype}"
-    )
+    _check_fill(dtype, value)
     return ValueSpec(dtype, shape)
 
 
