@@ -348,7 +348,7 @@ class JobBook:
         if output is None:
             return None
         units = record.units if record.whole is None else self.wholes.units(record.whole)
-        return output.results(units)
+        return output.results(units, self._blobs.read)
 
     def explain(self, record: JobRecord) -> list[dict[str, Any]]:
         """Why peers didn't take a job; see `p2p_node.explain`. Forgotten with the job's messages."""

@@ -163,7 +163,10 @@ class TextOutput:
             for output in outputs
         ]
         if self._job.logprobs != NO_LOGPROBS and read is not None:
-            values = self._logprobs(units, read)
+            try:
+                values = iter(list(self._logprobs(units, read)))
+            except InputRefused:
+                return rows  # The blobs were given up since.
             for row, output in zip(rows, outputs, strict=True):
                 row["logprobs"] = [
                     self._described(token, value) for token, value in zip(output.tokens, values, strict=False)
