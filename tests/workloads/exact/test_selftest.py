@@ -105,6 +105,7 @@ def test_a_worker_that_differs_takes_no_exact_work(tiny_model: Path) -> None:
         [
             *(sys.executable, "-c", BROKEN_WORKER),
             *("--parent", str(os.getpid()), "--memory-bytes-max", str(4 << 30)),
+            *("--readable", str(tiny_model)),
         ],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -121,7 +122,9 @@ def test_a_worker_that_differs_takes_no_exact_work(tiny_model: Path) -> None:
     events: list[Event] = []
     reader = FrameReader(Event)
     while len(events) < 3:
-        events += reader.feed(os.read(process.stdout.fileno(), 1 << 16))
+        data = os.read(process.stdout.fileno(), 1 << 16)
+        assert data, process.communicate()[1].decode()
+        events += reader.feed(data)
     _, errors = process.communicate()
     refusal = "this machine does not reproduce the exact operators: softmax differs"
     assert refusal in errors.decode()
