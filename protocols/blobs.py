@@ -1,23 +1,39 @@
-"""Content that is too large for a message, named by what it hashes to.
+"""Content that is too large for a message, named by what it hashes to, and how peers ask for it.
 
 A blob is cut into pieces of 1 MiB, the last one shorter. The digests of the pieces are its *index*, and the
 blob is named by the hash of size and index: whoever has the index can check each piece on arrival, no matter
 who sent it.
+
+A transfer has a stream of its own. Who opened it says `Want`, is told `Holding` (and the index, if it asked)
+or `Lacking`, and then asks for pieces, each of which comes as `Piece` and its bytes, in the order asked.
+Messages are preceded by their length, u32 little-endian; the index and the pieces come bare, since their
+lengths follow from the blob's name.
 """
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterable
+from typing import TypeAlias
 
+import msgspec
 from blake3 import blake3
 
 from protocols.codec import Wire
 from protocols.digest import DIGEST_BYTES, tagged
-from protocols.errors import Malformed
-from protocols.limits import BLOB_BYTES_MAX, BLOB_PIECE_BYTES
+from protocols.errors import Malformed, Oversized
+from protocols.limits import BLOB_BYTES_MAX, BLOB_MESSAGE_BYTES_MAX, BLOB_PIECE_BYTES, TEXT_BYTES_MAX
 
 __all__ = [
+    "Ask",
     "Blob",
+    "BlobMessage",
+    "Holding",
+    "Lacking",
+    "MessageSplitter",
+    "Piece",
+    "Want",
+    "blob_message",
     "blob_name",
     "blob_of",
     "check_blob",
@@ -26,6 +42,7 @@ __all__ = [
     "piece_count",
     "piece_digest",
     "piece_range",
+    "read_blob_message",
 ]
 
 
@@ -107,3 +124,119 @@ def parse_blob_name(text: str) -> Blob:
     if int(size) > BLOB_BYTES_MAX:
         raise ValueError(f"blob name {text[:100]!r} must name at most {BLOB_BYTES_MAX} bytes")
     return Blob(bytes.fromhex(digest), int(size))
+
+
+# --- What peers say to each other ----------------------------------------------------------------
+
+
+class Want(Wire, tag="want", frozen=True):
+    """First on a stream: which blob, and whether its index is wanted."""
+
+    blob: Blob
+    with_index: bool
+
+
+class Holding(Wire, tag="holding", frozen=True):
+    """Answers `Want`: a byte for each piece, 1 where it can be asked for; empty means all of them."""
+
+    pieces: bytes
+
+
+class Lacking(Wire, tag="lacking", frozen=True):
+    """Answers `Want` or `Ask`: no. ``is_busy`` means that asking again later may help."""
+
+    is_busy: bool
+    detail: str
+
+
+class Ask(Wire, tag="ask", frozen=True):
+    """Asks for one piece."""
+
+    piece: int
+
+
+class Piece(Wire, tag="piece", frozen=True):
+    """Announces the piece whose bytes follow."""
+
+    piece: int
+
+
+BlobMessage: TypeAlias = Want | Holding | Lacking | Ask | Piece
+
+_LENGTH = struct.Struct("<I")
+_encoder = msgspec.msgpack.Encoder()
+_decoder: msgspec.msgpack.Decoder[BlobMessage] = msgspec.msgpack.Decoder(BlobMessage)
+
+
+def blob_message(message: BlobMessage) -> bytes:
+    """A message as it goes on the stream, with its length."""
+    body = _encoder.encode(message)
+    return _LENGTH.pack(len(body)) + body
+
+
+def read_blob_message(body: bytes) -> BlobMessage:
+    """The message in ``body``, without its length.
+
+    Raises:
+        Malformed: not the canonical encoding of one, or it breaks a bound.
+    """
+    if len(body) > BLOB_MESSAGE_BYTES_MAX:
+        raise Oversized(f"blob message of {len(body)} bytes exceeds {BLOB_MESSAGE_BYTES_MAX}")
+    try:
+        message = _decoder.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, OverflowError) as error:
+        raise Malformed(f"not a blob message: {error}") from error
+    if _encoder.encode(message) != body:
+        raise Malformed("blob message isn't in canonical form")
+    match message:
+        case Want(blob):
+            check_blob(blob)
+        case Lacking(_, detail) if len(detail.encode()) > TEXT_BYTES_MAX:
+            raise Oversized(f"detail of {len(detail.encode())} bytes exceeds {TEXT_BYTES_MAX}")
+        case Ask(piece) | Piece(piece) if not 0 <= piece < piece_count(BLOB_BYTES_MAX):
+            raise Malformed(f"piece {piece} must be in [0, {piece_count(BLOB_BYTES_MAX)})")
+        case _:
+            pass
+    return message
+
+
+class MessageSplitter:
+    """Takes messages and bare bytes off a stream, in whatever parts it comes."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    @property
+    def waiting(self) -> int:
+        """Bytes that have come and weren't taken."""
+        return len(self._buffer)
+
+    def feed(self, data: bytes) -> None:
+        """Add what was received."""
+        self._buffer += data
+
+    def take_bytes(self, size: int) -> bytes | None:
+        """The next ``size`` bytes, once they are all there."""
+        if len(self._buffer) < size:
+            return None
+        with memoryview(self._buffer) as view:
+            taken = bytes(view[:size])
+        del self._buffer[:size]
+        return taken
+
+    def take_message(self) -> BlobMessage | None:
+        """The next message, once all of it is there.
+
+        Raises:
+            Malformed: what comes isn't one, or announces more than it may have.
+        """
+        if len(self._buffer) < _LENGTH.size:
+            return None
+        (size,) = _LENGTH.unpack_from(self._buffer)
+        if size > BLOB_MESSAGE_BYTES_MAX:
+            raise Oversized(f"blob message of {size} bytes exceeds {BLOB_MESSAGE_BYTES_MAX}")
+        if len(self._buffer) < _LENGTH.size + size:
+            return None
+        framed = self.take_bytes(_LENGTH.size + size)
+        assert framed is not None  # noqa: S101  all of it is there
+        return read_blob_message(framed[_LENGTH.size :])

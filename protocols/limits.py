@@ -239,6 +239,23 @@ BLOB_PIECE_BYTES = 1024 * 1024
 BLOB_BYTES_MAX = 64 * 1024**3
 """One blob: its index is 2 MiB."""
 
+BLOB_MESSAGE_BYTES_MAX = 66 * 1024
+"""One message on a transfer's stream: the largest says of each piece whether it is there."""
+
+BLOB_ASKS_MAX = 2
+"""Pieces on their way on one stream: one arrives while the next is asked for. What is asked for is read at
+once, so it also bounds a fetch's memory."""
+
+BLOB_SOURCES_MAX = 4
+"""Peers that one fetch draws from at a time."""
+
+BLOB_FETCHES_MAX = 4
+"""Fetches at a time; with the two bounds above, 32 MiB of pieces."""
+
+BLOB_STREAMS_PER_PEER_MAX = 4
+BLOB_STREAMS_MAX = 32
+"""Transfers served at a time, a piece in memory each."""
+
 BLOBS_PER_JOB_MAX = 64
 """Blobs that one job's input may name."""
 

@@ -34,7 +34,7 @@ def is_index_of(blob: Blob, index: bytes) -> bool:
 
 
 class PartialBlob:
-    """See above. Its methods block on the disk: call them from a thread, one at a time.
+    """See above. Its methods block on the disk: call them from a thread, one at a time but for `read`.
 
     Args:
         folder: of blobs on their way.
@@ -49,17 +49,14 @@ class PartialBlob:
         self._marks = bytearray(piece_count(blob.size_bytes))
         self.index: bytes | None = None
         """What each piece hashes to; None until a source told us."""
+        self.bytes_here = 0
+        """How much of the blob is here."""
         self._restore()
 
     @property
     def missing(self) -> list[int]:
         """Pieces that aren't here, in order."""
         return [piece for piece, mark in enumerate(self._marks) if not mark]
-
-    @property
-    def bytes_here(self) -> int:
-        """How much of the blob is here."""
-        return sum(len(piece_range(self.blob, piece)) for piece, mark in enumerate(self._marks) if mark)
 
     def has(self, piece: int) -> bool:
         """Whether a piece is here."""
@@ -96,7 +93,7 @@ class PartialBlob:
             )
         _write_at(self.path, place.start, data)
         _write_at(self._marks_path, piece, bytes((_HERE,)))
-        self._marks[piece] = _HERE
+        self._mark(piece, _HERE)
 
     def read(self, piece: int) -> bytes:
         """A piece that is here.
@@ -113,7 +110,7 @@ class PartialBlob:
                 data = b""
             if len(data) == len(place) and piece_digest(data) == self._digest(self.index, piece):
                 return data
-            self._marks[piece] = 0
+            self._mark(piece, 0)
         raise BlobMissing(f"piece {piece} of blob {self.blob.digest.hex()} isn't here")
 
     def discard(self) -> None:
@@ -129,14 +126,18 @@ class PartialBlob:
         if is_index_of(self.blob, index):
             self.index = index
             for piece, mark in enumerate(marks[: len(self._marks)]):
-                self._marks[piece] = mark == _HERE
                 if mark == _HERE:
+                    self._mark(piece, _HERE)
                     self._check(piece)
         else:
             self.discard()
         # The file exists from here on, with its marks, however few pieces follow.
         for path in (self.path, self._marks_path):
             path.touch(mode=0o600)
+
+    def _mark(self, piece: int, mark: int) -> None:
+        self.bytes_here += (mark - self._marks[piece]) * len(piece_range(self.blob, piece))
+        self._marks[piece] = mark
 
     def _check(self, piece: int) -> None:
         try:

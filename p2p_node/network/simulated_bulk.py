@@ -65,7 +65,7 @@ class SimulatedBulk:
             if self.is_over:
                 raise StreamBroken("stream ended")
             if waiting.cancelled_caught:
-                self.cut()
+                self._end()
                 raise StreamBroken(f"peer gave no credit for {WINDOW_WAIT_S:g} s")
             other._unread += len(part)
             self._carry(partial(other._take, part))
@@ -86,10 +86,13 @@ class SimulatedBulk:
 
     async def close(self) -> None:
         """See `BulkStream.close`."""
+        self._end()
+        await trio.lowlevel.cancel_shielded_checkpoint()
+
+    def _end(self) -> None:
         if not self.is_over and self._other is not None:
             self._carry(self._other.cut)
         self.cut()
-        await trio.lowlevel.cancel_shielded_checkpoint()
 
     def cut(self) -> None:
         """End this side: the link went, or the peer closed and all that it sent has arrived."""

@@ -13,8 +13,9 @@ import pytest
 from p2p_node.blobs import BlobError, BlobMissing, BlobStore, BlobStoreBroken, StoreFull
 from p2p_node.blobs import store as store_module
 from p2p_node.blobs.partial import PieceRejected
-from protocols.blobs import Blob, blob_of, piece_digest
+from protocols.blobs import Blob, blob_of
 from protocols.limits import BLOB_PIECE_BYTES
+from tests.blobs.rig import content, index_of
 from workloads.blobs import BlobFolder
 
 MIB = BLOB_PIECE_BYTES
@@ -31,16 +32,6 @@ class Clock:
 
 def opened(root: Path, *, bytes_max: int = 64 * MIB, clock: Clock | None = None) -> BlobStore:
     return BlobStore.open(root, bytes_max=bytes_max, clock=clock or Clock())
-
-
-def content(number: int, size: int = 1_000) -> bytes:
-    """Bytes in which no two pieces are alike: the pattern's length and a piece's have no common factor."""
-    pattern = bytes((number + at) % 251 for at in range(997))
-    return (pattern * (size // 997 + 1))[:size]
-
-
-def index_of(data: bytes) -> bytes:
-    return b"".join(piece_digest(data[at : at + MIB]) for at in range(0, len(data), MIB))
 
 
 def files(store: BlobStore) -> set[str]:

@@ -1,0 +1,162 @@
+"""Giving blobs to peers: to whoever can name them, within rates, and no longer than they read."""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeAlias
+
+import structlog
+import trio
+
+from p2p_node.blobs.errors import BlobError, BlobMissing
+from p2p_node.blobs.partial import PartialBlob
+from p2p_node.blobs.store import BlobStore
+from p2p_node.blobs.talk import BlobTalk
+from p2p_node.network.port import BulkStream
+from protocols.blobs import Ask, Blob, Holding, Lacking, Piece, Want, blob_message
+from protocols.errors import Malformed
+from protocols.identity import short_id
+from protocols.limits import BLOB_STREAMS_MAX, BLOB_STREAMS_PER_PEER_MAX
+
+__all__ = ["BlobServer", "Offload", "TokenBucket"]
+
+log = structlog.get_logger(__name__)
+
+IDLE_S = 30.0
+"""A stream on which nothing is asked for, or nothing taken, is closed."""
+
+BURST_S = 1.0
+"""A rate may be exceeded for so long."""
+
+SLICE_BYTES = 1 << 16
+"""What passes a rate limit at once: where a rate is slow, a little comes often rather than much seldom."""
+
+SLICE_S_MAX = 5.0
+"""So many streams are served as leave each of them a slice in this time."""
+
+PEERS_REMEMBERED = 1_024
+
+Offload: TypeAlias = Callable[..., Awaitable[Any]]
+"""Runs a function that blocks away from trio's thread: `trio.to_thread.run_sync`, or a test's stand-in."""
+
+
+class TokenBucket:
+    """Lets so many bytes pass a second, in the order in which they were asked for."""
+
+    def __init__(self, bytes_per_s: int) -> None:
+        self._bytes_per_s = bytes_per_s
+        self._free_at = float("-inf")
+
+    async def take(self, size: int) -> None:
+        """Wait until ``size`` bytes may pass."""
+        now = trio.current_time()
+        self._free_at = max(self._free_at, now - BURST_S) + size / self._bytes_per_s
+        if self._free_at > now:
+            await trio.sleep_until(self._free_at)
+
+
+class BlobServer:
+    """Serves the streams that peers open.
+
+    Args:
+        store: what we have.
+        partial_of: a blob that we are fetching ourselves; its pieces are given too.
+        bytes_per_s: to all peers together, at least `SLICE_BYTES`.
+        peer_bytes_per_s: to each, at least `SLICE_BYTES`.
+        offload: for what blocks.
+    """
+
+    def __init__(
+        self,
+        store: BlobStore,
+        *,
+        partial_of: Callable[[Blob], PartialBlob | None],
+        bytes_per_s: int,
+        peer_bytes_per_s: int,
+        offload: Offload,
+    ) -> None:
+        self._store, self._partial_of, self._offload = store, partial_of, offload
+        self._peer_bytes_per_s = peer_bytes_per_s
+        self._all = TokenBucket(bytes_per_s)
+        self._buckets: OrderedDict[bytes, TokenBucket] = OrderedDict()
+        self._streams: Counter[bytes] = Counter()
+        self._streams_max = min(BLOB_STREAMS_MAX, max(1, int(bytes_per_s * SLICE_S_MAX) // SLICE_BYTES))
+        self.bytes_served = 0
+
+    async def serve(self, stream: BulkStream) -> None:
+        """Serve one stream to its end.
+
+        Raises:
+            PeerFault: the peer broke a rule.
+            StreamBroken: the peer is done, or doesn't read.
+        """
+        talk = BlobTalk(stream, silence_s=IDLE_S)
+        want = await talk.message()
+        if not isinstance(want, Want):
+            raise Malformed(f"the first message must be a want, got {type(want).__name__}")
+        if (
+            self._streams[stream.peer] >= BLOB_STREAMS_PER_PEER_MAX
+            or self._streams.total() >= self._streams_max
+        ):
+            await talk.send(Lacking(is_busy=True, detail="too many transfers"))
+            return
+        self._streams[stream.peer] += 1
+        try:
+            await self._give(talk, want, self._bucket(stream.peer))
+        except BlobError as error:
+            log.info("blob not given", peer=short_id(stream.peer), why=str(error))
+            await talk.send(Lacking(is_busy=False, detail="not here"))
+        finally:
+            self._streams[stream.peer] -= 1
+            if not self._streams[stream.peer]:
+                del self._streams[stream.peer]
+
+    async def _give(self, talk: BlobTalk, want: Want, bucket: TokenBucket) -> None:
+        blob = want.blob
+        pieces, index = await self._offload(self._holding, blob)
+        await talk.send(Holding(pieces))
+        if want.with_index:
+            await self._pass(talk, bucket, index)
+        while True:
+            ask = await talk.message()
+            if not isinstance(ask, Ask):
+                raise Malformed(f"a piece must be asked for, got {type(ask).__name__}")
+            try:
+                data = await self._offload(self._piece, blob, ask.piece)
+            except ValueError as error:
+                raise Malformed(str(error)) from error
+            await self._pass(talk, bucket, blob_message(Piece(ask.piece)) + data)
+            self.bytes_served += len(data)
+
+    async def _pass(self, talk: BlobTalk, bucket: TokenBucket, data: bytes) -> None:
+        for at in range(0, len(data), SLICE_BYTES):
+            part = data[at : at + SLICE_BYTES]
+            await bucket.take(len(part))
+            await self._all.take(len(part))
+            await talk.send_bytes(part)
+
+    def _holding(self, blob: Blob) -> tuple[bytes, bytes]:
+        partial = self._partial_of(blob)
+        if partial is not None and partial.index is not None:
+            return partial.held(), partial.index
+        return b"", self._store.index(blob)
+
+    def _piece(self, blob: Blob, piece: int) -> bytes:
+        partial = self._partial_of(blob)
+        if partial is not None:
+            try:
+                return partial.read(piece)
+            except BlobMissing:
+                # Complete in the meantime, or not.
+                pass
+        return self._store.read_piece(blob, piece)
+
+    def _bucket(self, peer: bytes) -> TokenBucket:
+        bucket = self._buckets.get(peer)
+        if bucket is None:
+            bucket = self._buckets[peer] = TokenBucket(self._peer_bytes_per_s)
+        self._buckets.move_to_end(peer)
+        if len(self._buckets) > PEERS_REMEMBERED:
+            self._buckets.popitem(last=False)
+        return bucket
