@@ -92,6 +92,8 @@ def _decline_text(details: dict[str, Any]) -> str:
             return "every slot was taken"
         case "ram":
             return f"the job wants {need} bytes of memory, and it has {have}"
+        case "storage":
+            return f"the job's files have {need} bytes, and it has room for {have}: raise blob_bytes_max"
         case "rate":
             return f"the job wants a rate of {need}, and it has {have}"
         case "context":

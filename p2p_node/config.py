@@ -60,6 +60,12 @@ class NodeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """What we ask in a numerics profile, in percent of ``price_micros``; see `p2p_node.offerings`."""
     elector_age_s: Annotated[int, Meta(ge=0, le=30 * 86_400)] = 0
     """How long a key must have been known before it may be drawn to verify our jobs."""
+    blob_bytes_max: Annotated[int, Meta(ge=64 * 1024**2, le=2**50)] = 16 * 1024**3
+    """Room for blobs: what jobs read and leave. The longest unused go first."""
+    blob_serve_bytes_per_s: Annotated[int, Meta(ge=64 * 1024, le=2**40)] = 128 * 1024**2
+    """What peers may draw from us, all together."""
+    blob_serve_peer_bytes_per_s: Annotated[int, Meta(ge=64 * 1024, le=2**40)] = 64 * 1024**2
+    """And each of them."""
     api: _HostPort | None = "127.0.0.1:4151"
     """Local HTTP API as host:port; port 0 lets the system choose; None turns it off."""
     metrics: _HostPort | None = None

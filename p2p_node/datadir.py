@@ -84,6 +84,11 @@ class DataDir:
         return self.path / "node.sqlite"
 
     @property
+    def blobs(self) -> Path:
+        """Content that jobs read and leave, named by what it hashes to."""
+        return self.path / "blobs"
+
+    @property
     def models(self) -> Path:
         """Models that were added, each in a directory of its name."""
         return self.path / "models"

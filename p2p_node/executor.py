@@ -31,12 +31,16 @@ from protocols.events import (
 from workloads import frames
 from workloads.registry import KINDS
 
-__all__ = ["ModelPlace", "WorkerExecutor", "builtin_places", "owner_of"]
+__all__ = ["RUN_OWNER", "ModelPlace", "WorkerExecutor", "builtin_places", "owner_of"]
+
+
+RUN_OWNER = "run:"
+"""How the names begin under which runs hold on to blobs."""
 
 
 def owner_of(key: tuple[Any, ...]) -> str:
     """Under which name a run holds on to blobs."""
-    return "run:" + ":".join(part.hex() if isinstance(part, bytes) else str(part) for part in key)
+    return RUN_OWNER + ":".join(part.hex() if isinstance(part, bytes) else str(part) for part in key)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +80,8 @@ class WorkerExecutor:
             working: workers for executions.
             checking: workers for recomputations.
             models: what can be run.
-            cheat: how executions (never recomputations) deviate, for hostile test peers.
+            cheat: how executions (never recomputations) deviate, for hostile test peers; ``withheld-blob``
+                throws away what they leave.
             blobs: where what executions leave is put; None refuses it.
         """
         self._working = working
@@ -102,7 +107,8 @@ class WorkerExecutor:
             report(RunFailed(key, "model", "this peer doesn't have the model"))
             return
         pool = self._working if isinstance(task, Execute) else self._checking
-        taker = OutputTaker(self._blobs, owner_of(key)) if self._blobs and isinstance(task, Execute) else None
+        is_kept = isinstance(task, Execute) and self._cheat != "withheld-blob"
+        taker = OutputTaker(self._blobs, owner_of(key)) if is_kept and self._blobs is not None else None
 
         def on_event(event: frames.Event) -> None:
             if key not in self._runs:

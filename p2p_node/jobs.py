@@ -16,6 +16,8 @@ from typing import Any
 import trio
 
 from p2p_node import explain
+from p2p_node.blobs import BlobStore
+from p2p_node.blobtasks import blobs_of_input
 from p2p_node.core.request import FINAL_STATES, CheckPolicy, JobRequest, JobState
 from p2p_node.errors import UserError
 from p2p_node.executor import ModelPlace
@@ -26,16 +28,18 @@ from p2p_node.quote import quote
 from p2p_node.runtime import Runtime
 from p2p_node.store import Store
 from p2p_node.tasks import artifact, is_text, prepare, tokenizers_of, unit_name
+from protocols.blobs import Blob, blob_name
 from protocols.effects import Notify, Persist
 from protocols.identity import peer_id
 from protocols.limits import SEGMENT_CHUNKS_MAX
 from protocols.messages import EQUAL_BITS, Tolerance
 from verification.findings import NATIVE
 from workloads.blobs import NO_BLOBS, Blobs
+from workloads.errors import InputRefused
 from workloads.lm.tokenizer import TextTokenizer
 from workloads.lm.tolerance import load_tolerance
 from workloads.registry import KINDS
-from workloads.workload import Artifact
+from workloads.workload import Artifact, Kind, names_none
 
 __all__ = ["JobBook", "JobRecord", "build_request"]
 
@@ -130,6 +134,8 @@ def build_request(
         model_name=getattr(spec.task, "model", kind.name),
         profile=spec.verify.profile,
         input=task.input,
+        input_blobs=_blobs_of(kind, task.input),
+        has_output_blobs=kind.output_blobs is not names_none,
         input_units=task.input_units,
         units_max=task.units_max,
         stop_unit=task.stop_unit,
@@ -158,6 +164,13 @@ def build_request(
         rate_milli_min=spec.resources.rate_milli_min,
         exclude=spec.placement.exclude,
     )
+
+
+def _blobs_of(kind: Kind, input: bytes) -> tuple[Blob, ...]:
+    try:
+        return blobs_of_input(kind, input)
+    except InputRefused as error:
+        raise UserError(f"task: {error}") from error
 
 
 def _tolerance(spec: JobSpec, model: bytes, models: Mapping[str, ModelPlace]) -> Tolerance:
@@ -191,12 +204,14 @@ class JobBook:
         *,
         clock: Callable[[], int],
         blobs: Blobs = NO_BLOBS,
+        blob_store: BlobStore | None = None,
     ) -> None:
         self._runtime = runtime
         self._store = store
         self._models = models
         self._clock = clock
         self._blobs = blobs
+        self._blob_store = blob_store
         self._tokenizers = tokenizers_of(models)
         self._records: OrderedDict[bytes, JobRecord] = OrderedDict()
         self._streams: dict[bytes, TextOutput] = {}
@@ -221,9 +236,10 @@ class JobBook:
             UserError: the job can't be asked for from here.
         """
         request = build_request(spec, self._models, self._tokenizers, self._blobs)
+        self._check_blobs(request.input_blobs)
         now_ms, ceiling = self._clock(), spec.auction.total_micros_max
         if spec.parts is not None:
-            return self.wholes.submit(
+            whole = self.wholes.submit(
                 request,
                 name=spec.name,
                 parts=_number(spec.parts),
@@ -231,10 +247,13 @@ class JobBook:
                 described=described,
                 now_ms=now_ms,
             )
+            self._hold(whole.id, request.input_blobs)
+            return whole
         if ceiling:
             _check_ceiling(quote(self._runtime.core, request, now_ms), ceiling)
 
         def book(job_id: bytes) -> None:
+            self._hold(job_id, request.input_blobs)
             self.enter(job_id, spec.name, now_ms, described)
 
         try:
@@ -244,6 +263,17 @@ class JobBook:
         record = self._records[job_id]
         self._keep(record)
         return record
+
+    def _check_blobs(self, blobs: tuple[Blob, ...]) -> None:
+        for blob in blobs:
+            if self._blob_store is None or not self._blob_store.has(blob):
+                raise UserError(f"task: blob {blob_name(blob)} isn't on this node")
+
+    def _hold(self, job_id: bytes, blobs: tuple[Blob, ...]) -> None:
+        """Keep what a job needs until it is over: whoever executes or checks it comes for it."""
+        for blob in blobs:
+            if self._blob_store is not None:
+                self._blob_store.pin(blob, _owner(job_id))
 
     def enter(
         self, job_id: bytes, name: str, now_ms: int, described: dict[str, Any], *, is_kept: bool = False
@@ -432,6 +462,8 @@ class JobBook:
     def _keep(self, record: JobRecord) -> None:
         value = json.dumps({**record.summary(), "units": record.units}).encode()
         self._store.apply([Persist("jobs", record.id, value)])
+        if record.is_final and self._blob_store is not None:
+            self._blob_store.unpin(_owner(record.id))
 
     def _restore(self) -> None:
         rows = [(key, json.loads(value)) for key, value in self._store.load("jobs").items()]
@@ -469,6 +501,11 @@ def _check_ceiling(quoted: Mapping[str, Any], ceiling: int) -> None:
     cost = quoted.get("execution_micros_max", 0) + quoted.get("verification_micros", 0)
     if cost > ceiling:
         raise UserError(f"auction.max_total: the job may cost {cost} micro-units, more than {ceiling}")
+
+
+def _owner(job_id: bytes) -> str:
+    """Under which name a job holds on to its input."""
+    return f"job:{job_id.hex()}"
 
 
 def _plain(value: Any, name: str = "") -> Any:

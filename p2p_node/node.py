@@ -9,6 +9,7 @@ from typing import Any
 import structlog
 
 from p2p_node.activity import Activity
+from p2p_node.blobs import BlobService
 from p2p_node.config import NodeConfig
 from p2p_node.core.node import NodeCore
 from p2p_node.datadir import DataDir
@@ -48,6 +49,8 @@ class Node:
     """Begins a graceful end, as SIGTERM does."""
     pausing: Pausing
     """What the owner has taken back."""
+    blobs: BlobService | None = None
+    """None for a node that keeps none."""
 
 
 class NodeNotes:

@@ -5,21 +5,24 @@ from __future__ import annotations
 import random
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AsyncExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass
 from typing import Any
 
 import structlog
 import trio
 
+from p2p_node.blobaccess import StoreBlobs
+from p2p_node.blobs import BlobService, BlobStore
+from p2p_node.blobtasks import BlobTasks
 from p2p_node.calibration import calibrate, measure
 from p2p_node.config import NodeConfig
 from p2p_node.core.keyring import Keyring, RealCrypto
 from p2p_node.core.node import Capability, NodeCore
 from p2p_node.datadir import DataDir
 from p2p_node.errors import UserError
-from p2p_node.executor import WorkerExecutor
+from p2p_node.executor import RUN_OWNER, WorkerExecutor
 from p2p_node.hostile import hostile_core, worker_variant
 from p2p_node.jobs import JobBook
 from p2p_node.kernels import find_kernels
@@ -130,12 +133,16 @@ async def _serve(
             f"--devices {','.join(config.devices)} must include cpu or auto: exact profiles run on the CPU"
         )
     store = Store.open(place.store)
-    with _closing(store):
+    with ExitStack() as stack:
+        stack.callback(store.close)
         # Hashing large models takes a while, and signals are to be heard meanwhile.
         served = await trio.to_thread.run_sync(find_models, model_folders(place, config.models))
         models = places_of(served)
         node_notes = NodeNotes()
-        settings = WorkerSettings(kernels=await find_kernels(), readable=readable_places(models.values()))
+        blob_store = await trio.to_thread.run_sync(_open_blobs, place, config)
+        stack.callback(blob_store.close)
+        readable = (*readable_places(models.values()), blob_store.folder)
+        settings = WorkerSettings(kernels=await find_kernels(), readable=readable)
         zygote = Zygote(settings, node_notes.worker_died)
         working = WorkerPool(1, on_death=node_notes.worker_died, zygote=zygote)
         checking = WorkerPool(1, on_death=node_notes.worker_died, zygote=zygote)
@@ -149,21 +156,36 @@ async def _serve(
                 starting.start_soon(nursery.start, working.run)
                 starting.start_soon(nursery.start, checking.run)
             _tell_layers(working.layers)
-            offered = [await calibrate(working, checking, kind, model) for kind, model in served]
+            offered = [
+                await calibrate(working, checking, kind, model, blobs=blob_store) for kind, model in served
+            ]
             places = {model.digest: model for model in models.values()}
-            executor = WorkerExecutor(working, checking, places, cheat=worker_variant(options.cheat))
+            cheat = options.cheat if options.cheat == "withheld-blob" else worker_variant(options.cheat)
+            executor = WorkerExecutor(working, checking, places, cheat=cheat, blobs=blob_store)
             core = _make_core(
                 config, seed, served=served, offered=offered, measured=measured, cheat=options.cheat
             )
-            runtime = Runtime(
-                core, executor=executor, keeper=store, clock=wall_clock_ms, on_notify=node_notes
+            blobs = BlobService(
+                blob_store,
+                serve_bytes_per_s=config.blob_serve_bytes_per_s,
+                serve_peer_bytes_per_s=config.blob_serve_peer_bytes_per_s,
+                addresses_of=lambda key: _addresses(core, key),
             )
-            async with AsyncExitStack() as stack:
-                network: Network = await stack.enter_async_context(_network(config, seed, runtime, store))
+            tasks = BlobTasks(executor, store=blob_store, fetch=blobs.fetch, nursery=nursery)
+            runtime = Runtime(core, executor=tasks, keeper=store, clock=wall_clock_ms, on_notify=node_notes)
+            async with AsyncExitStack() as links:
+                network: Network = await links.enter_async_context(_network(config, seed, runtime, store))
                 if options.latency_ms:
-                    network = await stack.enter_async_context(delayed(network, options.latency_ms))
+                    network = await links.enter_async_context(delayed(network, options.latency_ms))
                 core.capability = _with_addresses(core.capability, network.addresses)
-                book = JobBook(runtime, store, models, clock=wall_clock_ms)
+                book = JobBook(
+                    runtime,
+                    store,
+                    models,
+                    clock=wall_clock_ms,
+                    blobs=StoreBlobs(blob_store),
+                    blob_store=blob_store,
+                )
                 node_notes.book = book
                 pausing = Pausing(_devices(config, measured), runtime.pause)
                 node = Node(
@@ -182,8 +204,10 @@ async def _serve(
                     node_notes.activity,
                     stop,
                     pausing,
+                    blobs,
                 )
                 _restore(node)
+                await nursery.start(blobs.run, network)
                 await nursery.start(runtime.run, network)
                 nursery.start_soon(book.wholes.run)
                 if config.idle_only:
@@ -220,12 +244,19 @@ async def _serve_http(node: Node, nursery: trio.Nursery) -> None:
 # --- Parts -----------------------------------------------------------------------------------------
 
 
-@contextmanager
-def _closing(store: Store) -> Iterator[None]:
-    try:
-        yield
-    finally:
-        store.close()
+def _open_blobs(place: DataDir, config: NodeConfig) -> BlobStore:
+    """The store, without the pins of runs that ended with the process before this one."""
+    store = BlobStore.open(place.blobs, bytes_max=config.blob_bytes_max, clock=wall_clock_ms)
+    for owner in {owner for stored in store.stored() for owner in stored.pins}:
+        if owner.startswith(RUN_OWNER):
+            store.unpin(owner)
+    return store
+
+
+def _addresses(core: NodeCore, key: bytes) -> tuple[str, ...]:
+    """Where a peer says that it can be reached."""
+    advert = core.registry.get(key)
+    return advert.body.addresses if advert is not None else ()
 
 
 def _make_core(
@@ -250,6 +281,8 @@ def _make_core(
         slots_total=1,
         cores=measured["cores"],
         ram_bytes=measured["memory_bytes"],
+        # Half of it: output needs room too, and what others asked for a while ago.
+        blob_bytes_max=config.blob_bytes_max // 2,
         gemm_fp32_mflops=measured["gemm_fp32_mflops"],
         gemm_bf16_mflops=measured["gemm_bf16_mflops"],
         memory_mib_per_s=measured["memory_mib_s"],

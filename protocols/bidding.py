@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from protocols.limits import LM_CHUNK_UNITS, RESERVATION_MS_MAX
+from protocols.limits import INTEGER_MAX, LM_CHUNK_UNITS, RESERVATION_MS_MAX
 from protocols.messages import EQUAL_BITS, Award, Offer, Offering, Tolerance
 
 __all__ = ["Ability", "BidPlan", "Capacity", "DeclineReason", "consider", "find_ability", "fits"]
@@ -37,6 +37,8 @@ class Capacity:
     slots_total: int
     busy_for_ms: int
     is_paused: bool = False
+    blob_bytes_free: int = INTEGER_MAX
+    """Room for what a job's input names."""
     devices_paused: frozenset[str] = frozenset()
     """Devices that take on nothing new, where the others do."""
 
@@ -119,6 +121,9 @@ def consider(
         return DeclineReason("context", have=ability.context_units_max, need=units)
     if ability.ram_bytes < offer.ram_bytes_min:
         return DeclineReason("ram", have=ability.ram_bytes, need=offer.ram_bytes_min)
+    blob_bytes = sum(blob.size_bytes for blob in offer.blobs)
+    if capacity.blob_bytes_free < blob_bytes:
+        return DeclineReason("storage", have=capacity.blob_bytes_free, need=blob_bytes)
     if offering.rate_milli < offer.rate_milli_min:
         return DeclineReason("rate", have=offering.rate_milli, need=offer.rate_milli_min)
     if offering.price_micros > offer.price_micros_max:

@@ -137,6 +137,13 @@ class Advert(Body, frozen=True):
 # --- Offer, bids, award ------------------------------------------------------------------------
 
 
+class BlobRecord(Wire, frozen=True):
+    """A blob that a job's input names (`protocols.blobs`)."""
+
+    digest: Digest
+    size_bytes: Annotated[int, Meta(ge=0, le=limits.BLOB_BYTES_MAX)]
+
+
 class Offer(Body, frozen=True):
     """A job, as everybody hears of it. Its message id is the job's id."""
 
@@ -160,6 +167,8 @@ class Offer(Body, frozen=True):
     bids_close_ms: Uint
     expires_ms: Uint
     """After this nothing about the job is believed."""
+    blobs: Annotated[tuple[BlobRecord, ...], Meta(max_length=limits.BLOBS_PER_JOB_MAX)] = ()
+    """What the input names: whoever bids must be able to hold it, and may begin to fetch it."""
 
 
 class BidSeal(Body, frozen=True):

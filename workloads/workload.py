@@ -35,6 +35,7 @@ __all__ = [
     "Outcome",
     "Workload",
     "chunk_range",
+    "names_none",
     "weightless_model",
 ]
 
@@ -134,7 +135,8 @@ class Artifact:
     description: str
 
 
-def _names_none(*_: object) -> tuple[Blob, ...]:
+def names_none(*_: object) -> tuple[Blob, ...]:
+    """No blobs: of a kind whose inputs and outputs are all there is."""
     return ()
 
 
@@ -176,9 +178,9 @@ class Kind:
     probe: Callable[[], bytes]
     open: Callable[[Path, str, str | None, bytes | None, Blobs], Workload]
     present: Callable[[bytes, Sequence[int]], Artifact] | None = None
-    input_blobs: Callable[[bytes], tuple[Blob, ...]] = _names_none
-    output_blobs: Callable[[bytes, Sequence[int]], tuple[Blob, ...]] = _names_none
-    chunk_blobs: Callable[[bytes, Sequence[int], int], tuple[Blob, ...]] = _names_none
+    input_blobs: Callable[[bytes], tuple[Blob, ...]] = names_none
+    output_blobs: Callable[[bytes, Sequence[int]], tuple[Blob, ...]] = names_none
+    chunk_blobs: Callable[[bytes, Sequence[int], int], tuple[Blob, ...]] = names_none
     read_model: Callable[[Path], Model | None] = _reads_none
     split: Split | None = None
 

@@ -33,6 +33,7 @@ from protocols.errors import PeerFault
 from protocols.events import Event, Heard, RunEvent, TimerFired
 from protocols.limits import (
     EARLY_COMMITMENTS_MAX,
+    INTEGER_MAX,
     OPEN_JOBS_MAX,
     SYNC_BYTES_MAX,
     VERIFIERS_PER_SEGMENT_MAX,
@@ -90,6 +91,8 @@ class Capability:
     slots_total: int = 1
     cores: int = 1
     ram_bytes: int = 0
+    blob_bytes_max: int = INTEGER_MAX
+    """Room for what jobs' inputs name."""
     gemm_fp32_mflops: int = 0
     gemm_bf16_mflops: int = 0
     memory_mib_per_s: int = 0
@@ -153,6 +156,7 @@ class NodeCore:
             own_key=self.key,
             abilities=capability.abilities,
             slots_total=capability.slots_total,
+            blob_bytes_max=capability.blob_bytes_max,
         )
         self.verifier = Verifier(self, keys=keys, abilities=capability.abilities)
         self._watch = Watch(self)

@@ -15,13 +15,15 @@ from p2p_node.core.registry import Registry
 from p2p_node.core.surroundings import Surroundings
 from protocols.auction import REVEAL_MS, bid_seal
 from protocols.bidding import Ability, BidPlan, Capacity, DeclineReason, consider, find_ability, fits
+from protocols.blobs import Blob
 from protocols.digest import tagged
-from protocols.effects import Effect, Notify, Send
+from protocols.effects import CancelRun, Effect, Notify, Prefetch, Run, Send
 from protocols.envelope import Signed, open_envelope
 from protocols.errors import PeerFault, Rejected
 from protocols.limits import (
     AGREED_SEGMENT_CHUNKS_MAX,
     CLOCK_SKEW_MS,
+    INTEGER_MAX,
     OFFER_LIFETIME_MS_MAX,
     OPEN_JOBS_MAX,
 )
@@ -68,13 +70,17 @@ class Provider:
         own_key: bytes,
         abilities: tuple[Ability, ...],
         slots_total: int,
+        blob_bytes_max: int = INTEGER_MAX,
     ) -> None:
         self.abilities = abilities
+        self.blob_bytes_max = blob_bytes_max
         self.slots_total = slots_total
         self.is_paused = False
         self.devices_paused: frozenset[str] = frozenset()
         self.engagements: dict[bytes, Engagement] = {}
         self._reservations: dict[bytes, _Reservation] = {}
+        self._blob_bytes: dict[bytes, int] = {}
+        """Of the input of each engagement."""
         self._taken: OrderedDict[bytes, None] = OrderedDict()
         self._node = node
         self._registry = registry
@@ -92,9 +98,16 @@ class Provider:
             del self._reservations[job_id]
         for award_id in [a for a, e in self.engagements.items() if e.state is EngagementState.DONE]:
             del self.engagements[award_id]
+            self._blob_bytes.pop(award_id, None)
+        reserved = sum(_blob_bytes(reservation.offer.body) for reservation in self._reservations.values())
         taken = len(self.running()) + len(self._reservations)
         return Capacity(
-            max(0, self.slots_total - taken), self.slots_total, 0, self.is_paused, self.devices_paused
+            max(0, self.slots_total - taken),
+            self.slots_total,
+            0,
+            self.is_paused,
+            devices_paused=self.devices_paused,
+            blob_bytes_free=max(0, self.blob_bytes_max - reserved - sum(self._blob_bytes.values())),
         )
 
     def pause(self, devices: frozenset[str], why: str, now_ms: int) -> list[Effect]:
@@ -155,7 +168,10 @@ class Provider:
         until_ms = body.bids_close_ms + 4 * REVEAL_MS
         self._reservations[offer.id] = _Reservation(offer, None, bid, plan, until_ms)
         seal = self._node.sign(BidSeal(offer.id, bid_seal(self._own_key, bid)))
+        blobs = tuple(Blob(record.digest, record.size_bytes) for record in body.blobs)
+        early = [Run(("prefetch", offer.id), Prefetch(blobs, (offer.signer,)))] if blobs else []
         return [
+            *early,
             Notify(b"", "bid", {"job": offer.id, "price_micros": plan.price_micros, "eta_ms": plan.eta_ms}),
             Send(offer.signer, seal, body.bids_close_ms),
         ]
@@ -185,8 +201,8 @@ class Provider:
         seal = bid_seal(self._own_key, reservation.body)
         counted = any(entry.bidder == self._own_key and entry.seal == seal for entry in message.body.seals)
         if not counted:
-            del self._reservations[message.body.job_id]
-            return [Notify(b"", "not-counted", {"job": message.body.job_id})]
+            lost = self._drop(message.body.job_id)
+            return [*lost, Notify(b"", "not-counted", {"job": message.body.job_id})]
         if reservation.bid is None:
             reservation.bid = self._node.sign(reservation.body)
         return [Send(message.signer, reservation.bid, now_ms + REVEAL_MS)]
@@ -195,8 +211,13 @@ class Provider:
         """Free the reservation: the job is decided."""
         reservation = self._reservations.get(message.body.job_id)
         if reservation is not None and message.signer == reservation.offer.signer:
-            del self._reservations[message.body.job_id]
+            return self._drop(message.body.job_id)
         return []
+
+    def _drop(self, job_id: bytes) -> list[Effect]:
+        """Somebody else won: what was fetched for it isn't needed."""
+        reservation = self._reservations.pop(job_id)
+        return [CancelRun(("prefetch", job_id))] if reservation.offer.body.blobs else []
 
     # --- Awards ----------------------------------------------------------------------------------
 
@@ -235,6 +256,7 @@ class Provider:
             eta_ms=eta_ms,
         )
         self.engagements[award.id] = engagement
+        self._blob_bytes[award.id] = _blob_bytes(offer.body)
         self.remember([award.id])
         return engagement.start(now_ms)
 
@@ -330,6 +352,10 @@ def _unfit(ability: Ability | None, terms: Award) -> str:
     if terms.chunk_units != ability.chunk_units:
         return f"chunk_units={terms.chunk_units} must be {ability.chunk_units}"
     return f"numeric_class={terms.numeric_class!r} or the tolerance isn't ours"
+
+
+def _blob_bytes(offer: Offer) -> int:
+    return sum(blob.size_bytes for blob in offer.blobs)
 
 
 class _Refused(PeerFault):

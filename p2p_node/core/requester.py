@@ -19,7 +19,7 @@ from protocols.effects import Effect, Notify, Persist, Publish, Send, SetTimer
 from protocols.envelope import Signed
 from protocols.events import Event, Heard, TimerFired
 from protocols.limits import ATTEMPTS_MAX, CLOCK_SKEW_MS
-from protocols.messages import AuctionClose, Bid, Closed, Decline, Offer, ReceiptBody
+from protocols.messages import AuctionClose, Bid, BlobRecord, Closed, Decline, Offer, ReceiptBody
 from protocols.units import input_digest
 from verification.draw_odds import OutOfReach
 from verification.findings import CONVICTING_PROFILES, HOMOGENEOUS
@@ -409,6 +409,7 @@ def offer_of(
         sent_ms=sent_ms,
         bids_close_ms=sent_ms + window_ms,
         expires_ms=expires_ms,
+        blobs=tuple(BlobRecord(blob.digest, blob.size_bytes) for blob in request.input_blobs),
     )
 
 

@@ -67,6 +67,12 @@ _ALL = (
     ),
     Attack("withheld-opening", Role.EXECUTOR, "never opens its commitment", "the deadline"),
     Attack(
+        "withheld-blob",
+        Role.EXECUTOR,
+        "commits to output that it names and never serves",
+        "fetching the output before it is paid for",
+    ),
+    Attack(
         "false-verdict",
         Role.VERIFIER,
         "reports a mismatch that isn't there",

@@ -69,6 +69,7 @@ _TRAINING = """workload: training.run
 _PROGRAM = f"""workload: program.run
   program: {{packed: {base64.b64encode(KINDS["program.run"].probe()).decode()}}}"""
 _TASKS = {
+    "withheld-blob": f"{VERSE}\n  logprobs: 1",
     "fewer-steps": """workload: diffusion.sample
   model: digits-8x8
   labels: [3]
@@ -108,6 +109,7 @@ _OUTCOMES = {
     "equivocation": "output and commitment differ",
     "copied-result": "opening withheld",
     "withheld-opening": "opening withheld",
+    "withheld-blob": "output withheld",
 }
 
 
@@ -149,7 +151,8 @@ def attack_live(swarm: Swarm, kind: str, known: dict[str, tuple[int, ...]]) -> L
     attack = ATTACKS[kind]
     honest = [peer for peer in swarm.peers if peer.is_running and not peer.cheat]
     task = _TASKS.get(kind, VERSE)
-    if task not in known:
+    # Blobs that the client has from an earlier run can't be withheld from it.
+    if task not in known and kind != "withheld-blob":
         known[task] = _run(swarm.requester, task)[1]
     hostile = [swarm.add(cheat=kind, price_micros=price) for price in _prices(attack)]
     try:
@@ -163,6 +166,8 @@ def attack_live(swarm: Swarm, kind: str, known: dict[str, tuple[int, ...]]) -> L
         is_caught, happened, units = mount(swarm, attack, honest, hostile)
         convicted_by = _convicted_by(honest, hostile) if attack.is_provable else 0
         harmed = sum(_convicts(peer, other) for peer in honest for other in honest if other is not peer)
+        if task not in known:
+            known[task] = _run(swarm.requester, task)[1]
         is_right = units == known[task]
     finally:
         for peer in hostile:

@@ -307,6 +307,7 @@ def fight(setting: Setting, *, seed: int, requests: Sequence[JobRequest] = ()) -
             exclude=tuple(sorted(peer.core.key for peer in battle.hostile)) if excludes(number) else (),
             expected_verifiers_milli=1_000 * setting.verifiers,
             samples=setting.samples,
+            has_output_blobs=setting.kind == "withheld-blob",
         )
         for number in range(setting.jobs)
     ]

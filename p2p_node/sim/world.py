@@ -45,9 +45,11 @@ from protocols.effects import (
     Trace,
 )
 from protocols.events import (
+    OUTPUT_MISSING,
     RunChunk,
     RunEvent,
     RunFailed,
+    RunFetched,
     RunFinished,
     RunJudged,
     RunOpened,
@@ -330,9 +332,19 @@ class World:
             digests = recompute(task, chunk_units=LM_CHUNK_UNITS, variant=b"lie" if lies else b"")
             self.at(self.work.recompute_ms, lambda: self._report(peer, RunRecomputed(key, digests, 1_000)))
             return
-        if peer.cheat == "dead-executor" or isinstance(task, FetchBlobs | Prefetch):
-            return  # The simulated work names no blobs.
+        if isinstance(task, FetchBlobs):
+            self._fetch(peer, key, task)
+            return
+        if peer.cheat == "dead-executor" or isinstance(task, Prefetch):
+            return
         self._execute(peer, key, task)
+
+    def _fetch(self, peer: Peer, key: tuple[Any, ...], task: FetchBlobs) -> None:
+        """Blobs are simulated by who would serve them."""
+        cheats = {other.core.key: other.cheat for other in self.peers}
+        is_served = any(cheats[source] != "withheld-blob" for source in task.sources)
+        event = RunFetched(key) if is_served else RunFailed(key, OUTPUT_MISSING, "nobody served it")
+        self.at(self.work.recompute_ms, partial(self._report, peer, event))
 
     def _run_dispute(self, peer: Peer, key: tuple[Any, ...], task: Trace | OpenValues | Judge) -> None:
         """Who lied about a digest stands by it: its trace deviates where its digest did."""

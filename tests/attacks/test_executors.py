@@ -74,6 +74,15 @@ def test_who_does_not_open_loses_by_the_deadline_and_is_avoided() -> None:
     assert_harmless(fought)
 
 
+def test_output_that_is_named_and_never_served_isnt_paid() -> None:
+    fought = battle("withheld-blob")
+    assert fought.outcomes() == [Outcome.OUTPUT_WITHHELD]
+    standing = fought.client.core.standings.of(fought.hostile[0].core.key)
+    assert (standing.failed, standing.convicted) == (1, False)
+    assert fought.earned_micros() == 0
+    assert_harmless(fought)
+
+
 def test_one_honest_verifier_is_enough_against_a_ring_of_keys() -> None:
     fought = battle("sybil-swarm", colluders=4, verifiers=6)
     assert fought.outcomes() == [Outcome.FRAUD]
@@ -117,5 +126,6 @@ def test_a_client_without_any_verifier_believes_nobody() -> None:
 
 
 def test_every_executor_in_the_catalogue_is_fought_here() -> None:
-    fought = {*CHEAPER_WORK, "equivocation", "copied-result", "withheld-opening", "sybil-swarm", "eclipse"}
+    others = {"equivocation", "copied-result", "withheld-opening", "withheld-blob", "sybil-swarm", "eclipse"}
+    fought = {*CHEAPER_WORK, *others}
     assert fought == {kind for kind, attack in ATTACKS.items() if attack.role is Role.EXECUTOR}

@@ -10,6 +10,7 @@ import pytest
 from p2p_node.sim.scenario import MODEL, sim_capability
 from protocols.bidding import BidPlan, Capacity, DeclineReason, consider
 from protocols.limits import RESERVATION_MS_MAX
+from protocols.messages import BlobRecord
 from tests.support.builders import NOW_MS, key, offer
 
 FREE = Capacity(slots_free=1, slots_total=2, busy_for_ms=0)
@@ -52,6 +53,13 @@ def test_reasons_say_what_there_is_and_what_it_takes(
     decline = decide(**fields)
     assert isinstance(decline, DeclineReason)
     assert (decline.reason, decline.have, decline.need) == (reason, have, need)
+
+
+def test_nobody_bids_on_files_that_it_cant_hold() -> None:
+    files = (BlobRecord(bytes(32), 600), BlobRecord(bytes(32), 401))
+    roomy, tight = (Capacity(1, 2, 0, blob_bytes_free=room) for room in (1_001, 1_000))
+    assert isinstance(decide(roomy, blobs=files), BidPlan)
+    assert decide(tight, blobs=files) == DeclineReason("storage", have=1_000, need=1_001)
 
 
 @pytest.mark.parametrize(

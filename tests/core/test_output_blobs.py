@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 
 from p2p_node.core.attempt import EXECUTOR_FAULTS, Outcome
-from protocols.effects import CancelRun, FetchBlobs, Notify, Run, SetTimer
+from p2p_node.core.node import NodeCore
+from protocols.blobs import Blob
+from protocols.effects import CancelRun, FetchBlobs, Notify, Prefetch, Run, SetTimer
 from protocols.events import (
     INPUT_MISSING,
     NO_ROOM,
@@ -16,9 +18,10 @@ from protocols.events import (
     RunFetched,
     RunProgress,
 )
-from protocols.messages import ExecutionFailed, Progress
+from protocols.messages import AuctionClose, BlobRecord, Closed, Decline, ExecutionFailed, Progress
 from tests.core.test_attempt import Trial, ended, paid
-from tests.support.builders import EXECUTOR, INPUT, NOW_MS, UNITS, key
+from tests.support.builders import EXECUTOR, INPUT, NOW_MS, REQUESTER, UNITS, key, offer, signed
+from tests.support.machines import core, sent, the
 
 STALL_MS = 20_000
 
@@ -131,3 +134,38 @@ def test_progress_is_told_and_counts_as_a_sign_of_life() -> None:
     assert trial.timer("stall", NOW_MS + STALL_MS) == [
         SetTimer(("attempt", trial.id, "stall"), NOW_MS + 15_000 + STALL_MS)
     ]
+
+
+# --- The input's, before there is a contract -------------------------------------------------------
+
+
+FILE = BlobRecord(bytes(32), 600)
+
+
+def bidder(blob_bytes_max: int) -> NodeCore:
+    node = core(EXECUTOR, knows=(2, 3))
+    node.provider.blob_bytes_max = blob_bytes_max
+    return node
+
+
+def test_who_bids_begins_to_fetch_and_reserves_the_room() -> None:
+    node = bidder(1_000)
+    job = offer(blobs=(FILE,))
+    effects = node.provider.hear_offer(job, NOW_MS)
+    early = Run(("prefetch", job.id), Prefetch((Blob(FILE.digest, FILE.size_bytes),), (key(REQUESTER),)))
+    assert early in effects
+    decline = the(sent(node.provider.hear_offer(offer(blobs=(FILE,), nonce=b"n" * 16), NOW_MS), Decline))
+    assert (decline.body.reason, decline.body.have, decline.body.need) == ("storage", 400, 600)
+
+
+@pytest.mark.parametrize("ending", ["closed", "not counted"])
+def test_who_loses_stops_fetching_and_has_the_room_back(ending: str) -> None:
+    node = bidder(1_000)
+    job = offer(blobs=(FILE,))
+    node.provider.hear_offer(job, NOW_MS)
+    if ending == "closed":
+        effects = node.provider.hear_closed(signed(REQUESTER, Closed(job.id, key(4))))
+    else:
+        effects = node.provider.hear_close(signed(REQUESTER, AuctionClose(job.id, (), NOW_MS)), NOW_MS)
+    assert CancelRun(("prefetch", job.id)) in effects
+    assert node.provider.capacity(NOW_MS).blob_bytes_free == 1_000
