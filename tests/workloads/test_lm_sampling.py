@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from workloads.errors import InputRefused, ModelRefused
+from workloads.exact.kernels import kernels, use_kernels
 from workloads.lm.fingerprint import misses_ppb
 from workloads.lm.input import END_UNIT, LmInput
 from workloads.lm.layout import Ending
@@ -68,6 +69,20 @@ def test_draws_follow_the_reference_within_statistical_error(heat: int, k: int, 
     for token, chance in enumerate(reference(LOGITS, heat / 1_000, k, p / 1_000)):
         error = 4 * np.sqrt(chance * (1 - chance) / count)
         assert abs(drawn[token] / count - chance) <= error + 1e-9
+
+
+@pytest.mark.parametrize("columns", [1, 2, 3, 4, 5, 37, 1_024])
+def test_kernels_weigh_as_numpy_does(columns: int) -> None:
+    loaded = kernels()
+    if loaded is None:
+        pytest.skip("no kernels here")
+    rows = np.random.default_rng(columns).normal(size=(9, columns)) * np.logspace(-3, 5, 9)[:, None]
+    rows[:, columns // 2] = -np.inf
+    rows[:, 0] = 1.0
+    for heat in (1, 700, 1_000, 100_000):
+        fast = draw_weights(rows, job(temperature_milli=heat))
+        with use_kernels(None):
+            np.testing.assert_array_equal(fast, draw_weights(rows, job(temperature_milli=heat)))
 
 
 def test_prompts_and_positions_have_noise_of_their_own() -> None:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from protocols.digest import tagged
 from workloads.errors import NumericsRefused
 from workloads.exact.functions import EXP2_LIMIT, LOG2_E, exp2_inplace
+from workloads.exact.kernels import kernels
 from workloads.lm.input import TOP_P_MILLI_MAX, LmInput
 
 __all__ = ["draw_weights", "likeliest", "noise", "noise_position", "penalised", "sample"]
@@ -99,7 +100,7 @@ def draw_weights(logits: NDArray[np.float64], job: LmInput) -> NDArray[np.int64]
     Raises:
         NumericsRefused: a logit is NaN or Inf.
     """
-    weights = _integer_weights(logits - _best(logits), job.temperature_milli)
+    weights = _integer_weights(logits, _best(logits), LOG2_E * 1000.0 / job.temperature_milli)
     if 0 < job.top_k < logits.shape[-1] or job.top_p_milli < TOP_P_MILLI_MAX:
         for row, values in zip(weights, logits, strict=True):
             kept = likeliest(values, row, job.top_k, job.top_p_milli)
@@ -144,10 +145,16 @@ def _best(logits: NDArray[np.float64]) -> NDArray[np.float64]:
     return best
 
 
-def _integer_weights(below_best: NDArray[np.float64], temperature_milli: int) -> NDArray[np.int64]:
-    """exp(x / temperature) in units of 2**-30, rounded; ``below_best`` is overwritten."""
-    below_best *= LOG2_E * 1000.0 / temperature_milli
-    np.maximum(below_best, -EXP2_LIMIT, out=below_best)
-    exp2_inplace(below_best)
-    below_best *= _WEIGHT_ONE
-    return np.rint(below_best).astype(np.int64)
+def _integer_weights(
+    logits: NDArray[np.float64], best: NDArray[np.float64], scale: float
+) -> NDArray[np.int64]:
+    """2**((x - best) * scale) in units of 2**-30, rounded."""
+    loaded = kernels()
+    if loaded is not None:
+        return loaded.weights(logits, best, scale)
+    powers = logits - best
+    powers *= scale
+    np.maximum(powers, -EXP2_LIMIT, out=powers)
+    exp2_inplace(powers)
+    powers *= _WEIGHT_ONE
+    return np.rint(powers).astype(np.int64)

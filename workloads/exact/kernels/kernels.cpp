@@ -42,6 +42,20 @@ int64_t p2p_multiply(const double* x, int64_t rows, int64_t step, int64_t bits, 
     return largest > bits_of(CEILING);
 }
 
+// How likely each token of rows of logits is drawn, in units of 2**-30 of a row's best:
+// round(2**30 * 2**max((logit - best) * scale, -1000)), as `workloads.lm.sampling` has it.
+void p2p_weights(
+    const double* logits, const double* best, int64_t rows, int64_t columns, double scale, int64_t* weights) {
+    for (int64_t row = 0; row < rows; ++row, logits += columns, weights += columns)
+        for (ptrdiff_t i = 0; i < columns; i += QUAD) {
+            const ptrdiff_t present = columns - i;
+            const Quad powers = larger((load_quad(logits + i, present) - best[row]) * scale, Quad{} - EXP2_LIMIT);
+            // Adding 2**52 rounds to an integer, half to even, and leaves it in the lowest bits.
+            const QuadBits bits = (QuadBits)(exp2_of(powers) * 0x1p30 + 0x1p52) & ((int64_t{1} << 52) - 1);
+            for (ptrdiff_t j = 0; j < std::min<ptrdiff_t>(present, QUAD); ++j) weights[i + j] = bits[j];
+        }
+}
+
 int64_t p2p_forward(const Decoder* decoder, const Pass* pass) { return Run(*decoder, *pass).go(); }
 
 }  // extern "C"

@@ -105,6 +105,7 @@ class Kernels:
             ("pack", integer, (pointer, integer, integer, integer, pointer)),
             ("multiply", integer, (pointer, integer, integer, integer, pointer, pointer)),
             ("forward", integer, (pointer, pointer)),
+            ("weights", None, (pointer, pointer, integer, integer, ctypes.c_double, pointer)),
         ):
             function = getattr(library, f"p2p_{name}")
             function.restype, function.argtypes = result, arguments
@@ -115,6 +116,7 @@ class Kernels:
         self._pack = library.p2p_pack
         self._multiply = library.p2p_multiply
         self._forward = library.p2p_forward
+        self._weights = library.p2p_weights
         self._table = fraction_table()
         library.p2p_set_table(self._table.ctypes.data)
 
@@ -152,6 +154,21 @@ class Kernels:
         step = rows.strides[0] // 8
         status = self._multiply(rows.ctypes.data, count, step, panels.bits, panels.pointer, out.ctypes.data)
         return out if _is_good(status) else None
+
+    def weights(self, logits: Float64, best: Float64, scale: float) -> NDArray[np.int64]:
+        """How likely each token is drawn, in units of 2**-30 of a row's best.
+
+        Args:
+            logits: (rows, columns), none of them NaN.
+            best: (rows, 1), the largest of each row, finite.
+            scale: of the logits' distance to the best, to powers of two.
+        """
+        logits = np.ascontiguousarray(logits, dtype=np.float64)
+        best = np.ascontiguousarray(best, dtype=np.float64)
+        found = np.empty(logits.shape, dtype=np.int64)
+        rows, columns = logits.shape
+        self._weights(logits.ctypes.data, best.ctypes.data, rows, columns, scale, found.ctypes.data)
+        return found
 
     def forward(self, decoder: ctypes.Structure, run: ctypes.Structure) -> int:
         """``p2p_forward`` of ``kernels.cpp``: 0, or one more than the number of the norm that refused."""
