@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from workloads.program import Program, Step, ValueSpec, infer
-from workloads.training.kind import ALTERED_STEP, SKIPPED_STEP
+from workloads.program import Program, Step, Value, ValueSpec, infer
+from workloads.training.kind import ALTERED_STEP
 from workloads.training.step import Moments
 
 __all__ = ["program_of_cheat"]
@@ -19,14 +19,18 @@ _STATE_INPUTS = dict(zip(Moments._fields, (0, 2, 3), strict=True))
 """Which input of an optimiser step is the state that it replaces; the other one is the gradient."""
 
 
-def program_of_cheat(variant: str, program: Program) -> Program:
+def program_of_cheat(variant: str, program: Program, losses: Value | None = None) -> Program:
     """The steps that a cheater runs in place of a chunk's.
 
     Args:
         variant: one of the kind's.
         program: of a chunk of ``training.run``.
+        losses: the value that holds them; by default what its digest covers.
     """
-    steps = {ALTERED_STEP: _longer_steps, SKIPPED_STEP: _without_last_step}[variant](program)
+    if variant == ALTERED_STEP:
+        steps = _longer_steps(program)
+    else:
+        steps = _without_last_step(program, _losses(program) if losses is None else losses)
     return Program(program.inputs, tuple(steps))
 
 
@@ -41,13 +45,13 @@ def _longer(step: Step) -> Step:
     return replace(step, attributes=tuple(changed.items()))
 
 
-def _without_last_step(program: Program) -> list[Step]:
+def _without_last_step(program: Program, losses: Value) -> list[Step]:
     """No backward pass and no update after the last loss: gradients are zeros, and the state stays."""
     first, specs = len(program.inputs), infer(program)
     numbers = [_number(step) for step in program.steps]
     updates = [index for index, number in enumerate(numbers) if number == max(numbers)]
     steps = list(program.steps)
-    for index in range(_last_loss(program) + 1, updates[0]):
+    for index in range(_last_loss(program, losses) + 1, updates[0]):
         steps[index] = _zeros(specs[first + index])
     for index in updates:
         wanted = str(dict(steps[index].attributes)["wanted"])
@@ -56,10 +60,14 @@ def _without_last_step(program: Program) -> list[Step]:
     return steps
 
 
-def _last_loss(program: Program) -> int:
+def _losses(program: Program) -> Value:
+    _, losses, _ = next(step for step in reversed(program.steps) if step.op == "chunk_digest").inputs
+    return losses
+
+
+def _last_loss(program: Program, losses: Value) -> int:
     """The step that gives the loss before the last update."""
     first = len(program.inputs)
-    _, losses, _ = next(step for step in reversed(program.steps) if step.op == "chunk_digest").inputs
     reshaped = program.steps[losses - first].inputs[-1]
     return program.steps[reshaped - first].inputs[0] - first
 

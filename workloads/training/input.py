@@ -1,17 +1,35 @@
 """What a job of the workload ``training.run`` asks for; readable without torch.
 
-Rates are integers in millionths: a job carries no floats. The data travel inline, a byte for each token or
-feature, so a run is known from its input alone.
+Rates are integers in millionths: a job carries no floats. Data travel inline or as a blob, a byte for each
+feature and one or two for each token, so a run is known from its input and the model that it starts from.
+
+The state after a segment is words of the output where it is small. Where it isn't, it is a blob, and the
+segment's output is one chunk: the blob's name and the loss before each step.
 """
 
 from __future__ import annotations
 
+import struct
+from collections.abc import Sequence
+
+from protocols.blobs import Blob, check_blob
 from protocols.codec import Wire, decode, encode
 from protocols.errors import PeerFault
 from protocols.limits import INPUT_BYTES_MAX, UNITS_MAX
+from workloads.blobs import BLOB_WORDS, blob_from_words
 from workloads.errors import InputRefused
 
-__all__ = ["CHUNK_UNITS", "ClassifierShape", "LlamaShape", "TrainingInput", "decode_input", "encode_input"]
+__all__ = [
+    "CHUNK_UNITS",
+    "Adapters",
+    "ClassifierShape",
+    "LlamaShape",
+    "TrainingInput",
+    "decode_input",
+    "encode_input",
+    "losses",
+    "state_blob",
+]
 
 CHUNK_UNITS = 2_048
 """Words of one chunk. The state after a segment of optimiser steps takes one or more whole chunks."""
@@ -22,8 +40,18 @@ WORDS_PER_PARAMETER = 3
 SEGMENT_WORK_MAX = 2**33
 """Multiply-adds of one segment, roughly: it is the least that a verifier can redo."""
 
+LARGE_SEGMENT_WORK_MAX = 2**39
+"""The same where the state is a blob: half a minute of a core."""
+
+STATE_BYTES_MAX = 2**31
+DATA_BYTES_MAX = 2**30
+
 _BATCH_MAX = 256
 _STEPS_MAX = 64
+_WIDTH_MAX = 8_192
+_VOCABULARY_MAX = 65_536
+_RANK_MAX = 256
+_MILLI = 1_000
 _SEED_MAX = 2**64 - 1
 _BYTE_VALUES = 256
 _MICRO = 1_000_000
@@ -59,6 +87,11 @@ class ClassifierShape(Wire, frozen=True, array_like=True, forbid_unknown_fields=
         """Multiply-adds between rows, for each row."""
         return 0
 
+    @property
+    def token_bytes(self) -> int:
+        """Bytes of one number of the data."""
+        return 1
+
     def check(self) -> None:
         """Hold every field against its rule.
 
@@ -73,10 +106,11 @@ class ClassifierShape(Wire, frozen=True, array_like=True, forbid_unknown_fields=
 
 
 class LlamaShape(Wire, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """A Llama-family decoder over bytes.
+    """A Llama-family decoder.
 
     Args:
-        vocabulary: token ids lie below it, 256 at most.
+        vocabulary: token ids lie below it. Up to 256 a token of the data is a byte, above it is two,
+            little-endian.
         hidden: width of the stream.
         inner: width of the SwiGLU blocks.
         layers: of the decoder.
@@ -85,6 +119,8 @@ class LlamaShape(Wire, frozen=True, array_like=True, forbid_unknown_fields=True)
         head_width: even.
         positions: tokens of one example that are predicted from.
         tied: the output matrix is the embedding.
+        norm_epsilon_nano: in 1e-9, added to the mean of squares in norms.
+        theta: of the rotary positions.
     """
 
     vocabulary: int
@@ -96,11 +132,18 @@ class LlamaShape(Wire, frozen=True, array_like=True, forbid_unknown_fields=True)
     head_width: int
     positions: int
     tied: bool = True
+    norm_epsilon_nano: int = 10_000
+    theta: int = 10_000
 
     @property
     def record_bytes(self) -> int:
         """Bytes of one example: its tokens and the one after them."""
-        return self.positions + 1
+        return (self.positions + 1) * self.token_bytes
+
+    @property
+    def token_bytes(self) -> int:
+        """Bytes of one token of the data."""
+        return 1 if self.vocabulary <= _BYTE_VALUES else 2
 
     @property
     def rows(self) -> int:
@@ -126,14 +169,42 @@ class LlamaShape(Wire, frozen=True, array_like=True, forbid_unknown_fields=True)
         Raises:
             InputRefused: the first that breaks it.
         """
-        _within("vocabulary", self.vocabulary, 2, _BYTE_VALUES)
+        _within("vocabulary", self.vocabulary, 2, _VOCABULARY_MAX)
         for name in ("hidden", "inner", "layers", "heads", "key_value_heads", "head_width"):
-            _within(name, getattr(self, name), 1, 1_024)
+            _within(name, getattr(self, name), 1, _WIDTH_MAX)
         _within("positions", self.positions, 1, 1_024)
+        _within("norm_epsilon_nano", self.norm_epsilon_nano, 1, 10**7)
+        _within("theta", self.theta, 1, 10**9)
         if self.heads % self.key_value_heads:
             raise InputRefused(f"heads={self.heads} must be a multiple of {self.key_value_heads}")
         if self.head_width % 2:
             raise InputRefused(f"head_width={self.head_width} must be even")
+
+
+class Adapters(Wire, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """Low-rank additions to the projections of queries and values (LoRA; Hu et al., 2021).
+
+    Args:
+        rank: inner width of each.
+        alpha_milli: their weight, times ``rank``, in thousandths.
+    """
+
+    rank: int
+    alpha_milli: int
+
+    def parameters(self, shape: LlamaShape) -> int:
+        """Numbers to train beside a frozen model of this shape."""
+        widths = 2 * shape.hidden + shape.head_width * (shape.heads + shape.key_value_heads)
+        return shape.layers * self.rank * widths
+
+    def check(self) -> None:
+        """Hold every field against its rule.
+
+        Raises:
+            InputRefused: the first that breaks it.
+        """
+        _within("rank", self.rank, 1, _RANK_MAX)
+        _within("alpha_milli", self.alpha_milli, 1, _RANK_MAX * _MILLI * 8)
 
 
 class TrainingInput(Wire, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -150,7 +221,14 @@ class TrainingInput(Wire, frozen=True, array_like=True, forbid_unknown_fields=Tr
         beta2_micro: decay of the mean of their squares.
         weight_decay_micro: times the learning rate.
         seed: fixes the initial state and the order of the data.
-        data: examples of a classifier one after the other, or a decoder's text of which any stretch is one.
+        data: examples of a classifier one after the other, or a decoder's text of which any stretch is one;
+            empty if they are a blob.
+        data_blob: the data where they are too large to be carried along.
+        is_large: states are blobs.
+        base: a safetensors file of the decoder to start from, or None; only where states are blobs.
+        adapters: what is trained in place of the base's own parameters, or None.
+        start: a state to start from, or None; only where states are blobs.
+        start_step: steps that led to it.
     """
 
     classifier: ClassifierShape | None
@@ -164,6 +242,12 @@ class TrainingInput(Wire, frozen=True, array_like=True, forbid_unknown_fields=Tr
     weight_decay_micro: int
     seed: int
     data: bytes
+    data_blob: Blob | None = None
+    is_large: bool = False
+    base: Blob | None = None
+    adapters: Adapters | None = None
+    start: Blob | None = None
+    start_step: int = 0
 
     @property
     def shape(self) -> ClassifierShape | LlamaShape:
@@ -174,9 +258,21 @@ class TrainingInput(Wire, frozen=True, array_like=True, forbid_unknown_fields=Tr
         return found
 
     @property
+    def parameters(self) -> int:
+        """Numbers to train."""
+        if self.adapters is not None and self.llama is not None:
+            return self.adapters.parameters(self.llama)
+        return self.shape.parameters
+
+    @property
     def segment_chunks(self) -> int:
-        """Chunks that the state after a segment takes; the last is filled up with zeros."""
-        return -(-WORDS_PER_PARAMETER * self.shape.parameters // CHUNK_UNITS)
+        """Chunks of a segment; the last is filled up with zeros."""
+        return 1 if self.is_large else -(-WORDS_PER_PARAMETER * self.parameters // CHUNK_UNITS)
+
+    @property
+    def data_bytes(self) -> int:
+        """How large the data are."""
+        return len(self.data) if self.data_blob is None else self.data_blob.size_bytes
 
     @property
     def units_total(self) -> int:
@@ -187,8 +283,8 @@ class TrainingInput(Wire, frozen=True, array_like=True, forbid_unknown_fields=Tr
     def examples(self) -> int:
         """Examples that the data hold."""
         if self.llama is not None:
-            return len(self.data) - self.llama.positions
-        return len(self.data) // self.shape.record_bytes
+            return self.data_bytes // self.llama.token_bytes - self.llama.positions
+        return self.data_bytes // self.shape.record_bytes
 
     def check(self) -> None:
         """Hold every field against its rule.
@@ -213,23 +309,87 @@ class TrainingInput(Wire, frozen=True, array_like=True, forbid_unknown_fields=Tr
         # Forward and backward contract every parameter with every row three times.
         row_work = 3 * (self.shape.parameters + self.shape.mixing)
         work = row_work * self.batch * self.shape.rows * self.segment_steps
-        if work > SEGMENT_WORK_MAX:
-            raise InputRefused(f"a segment is {work} multiply-adds, more than {SEGMENT_WORK_MAX}")
+        most = LARGE_SEGMENT_WORK_MAX if self.is_large else SEGMENT_WORK_MAX
+        if work > most:
+            raise InputRefused(f"a segment is {work} multiply-adds, more than {most}")
+        self._check_start()
         self._check_data()
 
+    def _check_start(self) -> None:
+        if 4 * WORDS_PER_PARAMETER * self.parameters > STATE_BYTES_MAX:
+            raise InputRefused(
+                f"{self.parameters} parameters take more than {STATE_BYTES_MAX} bytes of state"
+            )
+        if self.base is not None and self.llama is None:
+            raise InputRefused("only a decoder can start from a base")
+        if self.adapters is not None:
+            self.adapters.check()
+            if self.base is None:
+                raise InputRefused("adapters need a base")
+        if not self.is_large and (self.base or self.start):
+            raise InputRefused("a run that starts from a base or a state keeps its states in blobs")
+        _within("start_step", self.start_step, 0, 2**40)
+        if (self.start is None) != (self.start_step == 0):
+            raise InputRefused("start and start_step go together")
+        for blob, most in (
+            (self.start, 2 * STATE_BYTES_MAX),
+            (self.base, STATE_BYTES_MAX),
+            (self.data_blob, DATA_BYTES_MAX),
+        ):
+            if blob is None:
+                continue
+            try:
+                check_blob(blob)
+            except PeerFault as error:
+                raise InputRefused(str(error)) from error
+            if blob.size_bytes > most:
+                raise InputRefused(f"blob of {blob.size_bytes} bytes must have at most {most}")
+
     def _check_data(self) -> None:
+        if bool(self.data) == (self.data_blob is not None):
+            raise InputRefused("data must be given either with the input or as a blob")
         if self.examples < 1:
-            raise InputRefused(f"data of {len(self.data)} bytes hold no example")
-        if self.llama is not None and max(self.data) >= self.llama.vocabulary:
-            raise InputRefused(f"data hold token {max(self.data)}, must be below {self.llama.vocabulary}")
-        if self.classifier is None:
+            raise InputRefused(f"data of {self.data_bytes} bytes hold no example")
+        width = self.shape.token_bytes if self.llama is not None else self.shape.record_bytes
+        if self.data_bytes % width:
+            what = "examples" if self.llama is None else "tokens"
+            raise InputRefused(f"data of {self.data_bytes} bytes must be whole {what} of {width}")
+        if self.data_blob is None:
+            self.check_numbers(self.data)
+
+    def check_numbers(self, data: bytes) -> None:
+        """Hold what the data say against the shape.
+
+        Raises:
+            InputRefused: a token or a class lies outside.
+        """
+        if self.llama is not None:
+            tokens = data if self.llama.token_bytes == 1 else memoryview(data).cast("H")
+            if max(tokens) >= self.llama.vocabulary:
+                raise InputRefused(f"data hold token {max(tokens)}, must be below {self.llama.vocabulary}")
             return
-        size, classes = self.classifier.record_bytes, self.classifier.widths[-1]
-        if len(self.data) % size:
-            raise InputRefused(f"data of {len(self.data)} bytes must be whole examples of {size}")
-        largest = max(self.data[size - 1 :: size])
+        classes = self.shape.widths[-1] if isinstance(self.shape, ClassifierShape) else 0
+        largest = max(data[self.shape.record_bytes - 1 :: self.shape.record_bytes])
         if largest >= classes:
             raise InputRefused(f"data hold class {largest}, must be below {classes}")
+
+
+def state_blob(units: Sequence[int], segment: int) -> Blob:
+    """The state after a segment of a run that keeps states in blobs.
+
+    Raises:
+        InputRefused: the units don't reach that far.
+    """
+    return blob_from_words(units[segment * CHUNK_UNITS : segment * CHUNK_UNITS + BLOB_WORDS])
+
+
+def losses(job: TrainingInput, units: Sequence[int]) -> list[float]:
+    """The loss before each step, as far as the units go, of a run that keeps states in blobs."""
+    found: list[float] = []
+    for start in range(0, len(units) - CHUNK_UNITS + 1, CHUNK_UNITS):
+        words = units[start + BLOB_WORDS : start + BLOB_WORDS + job.segment_steps]
+        found += struct.unpack(f"<{len(words)}f", struct.pack(f"<{len(words)}I", *words))
+    return found
 
 
 def encode_input(value: TrainingInput) -> bytes:

@@ -9,12 +9,30 @@ from workloads.llama.config import LlamaConfig
 from workloads.llama.weights import expected_shapes
 from workloads.program import Builder, Value
 
-__all__ = ["llama_loss", "llama_shapes"]
+__all__ = ["adapter_shapes", "llama_loss", "llama_shapes"]
+
+_ADAPTED = ("self_attn.q", "self_attn.v")
 
 
 def llama_shapes(config: LlamaConfig) -> dict[str, tuple[int, ...]]:
     """Hugging Face's names and shapes of the parameters, sorted by name."""
     return dict(sorted(expected_shapes(config).items()))
+
+
+def adapter_shapes(config: LlamaConfig, rank: int) -> dict[str, tuple[int, ...]]:
+    """PEFT's names and shapes of the adapters beside a decoder, sorted by name."""
+    whole = llama_shapes(config)
+    shapes: dict[str, tuple[int, ...]] = {}
+    for index in range(config.num_hidden_layers):
+        for projection in _ADAPTED:
+            outputs, inputs = whole[f"model.layers.{index}.{projection}_proj.weight"]
+            shapes[_adapter(index, projection, "A")] = (rank, inputs)
+            shapes[_adapter(index, projection, "B")] = (outputs, rank)
+    return dict(sorted(shapes.items()))
+
+
+def _adapter(layer: int, projection: str, side: str) -> str:
+    return f"base_model.model.model.layers.{layer}.{projection}_proj.lora_{side}.weight"
 
 
 def llama_loss(
@@ -25,16 +43,18 @@ def llama_loss(
     targets: Value,
     *,
     precision: str,
+    adapter_scale: float = 0.0,
 ) -> Value:
     """Mean cross-entropy of the next token.
 
     Args:
         builder: takes the steps.
         config: the model's shape.
-        parameters: a value for each name of `llama_shapes`.
+        parameters: a value for each name of `llama_shapes`, and of `adapter_shapes` if there are adapters.
         tokens: (batch, positions) int64.
         targets: (batch * positions,) int64, the token after each.
         precision: an exact profile.
+        adapter_scale: what the adapters add is multiplied by this.
 
     Returns:
         A scalar.
@@ -55,8 +75,16 @@ def llama_loss(
     for index in range(config.num_hidden_layers):
         layer = f"model.layers.{index}."
 
-        def project(x: Value, name: str, layer: str = layer) -> Value:
-            return builder.apply("linear", x, parameters[f"{layer}{name}_proj.weight"], precision=precision)
+        def project(x: Value, name: str, index: int = index, layer: str = layer) -> Value:
+            whole = builder.apply("linear", x, parameters[f"{layer}{name}_proj.weight"], precision=precision)
+            narrowing = parameters.get(_adapter(index, name, "A"))
+            if narrowing is None:
+                return whole
+            narrow = builder.apply("linear", x, narrowing, precision=precision)
+            added = builder.apply(
+                "linear", narrow, parameters[_adapter(index, name, "B")], precision=precision
+            )
+            return builder.apply("add", whole, builder.apply("scale", added, factor=adapter_scale))
 
         normed = builder.apply("rms_norm", stream, parameters[layer + "input_layernorm.weight"], **gains)
         queries = rotated(heads(project(normed, "self_attn.q"), config.num_attention_heads))

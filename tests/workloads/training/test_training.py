@@ -32,7 +32,7 @@ from workloads.training.input import (
     encode_input,
 )
 from workloads.training.kind import NAME, TRAINING, model_digest
-from workloads.training.run import segment_inputs, write_segment
+from workloads.training.run import material_of, segment_inputs, write_segment
 from workloads.training.workload import TrainingRun, rebuild
 
 TEXT = (Path(__file__).parent / "genesis.txt").read_bytes().lower()
@@ -86,9 +86,9 @@ def trained() -> tuple[TrainingInput, list[int], dict[int, bytes]]:
 def losses(job: TrainingInput, units: list[int]) -> list[float]:
     found: list[float] = []
     for segment in range(job.segments):
-        written = write_segment(job, segment, "exact21")
+        written = write_segment(material_of(job), segment, "exact21")
         prepared = Prepared(written.builder.build(), [written.losses])
-        found += prepared.run(segment_inputs(job, units, segment))[0].tolist()
+        found += prepared.run(segment_inputs(material_of(job), units, segment))[0].tolist()
     return found
 
 
@@ -326,11 +326,11 @@ def test_a_referee_judges_forward_backward_and_optimiser_without_a_run(op: str) 
         ({"batch": 0}, "batch=0"),
         ({"beta1_micro": 1_000_000}, "beta1_micro=1000000"),
         ({"seed": -1}, "seed=-1"),
-        ({"data": b""}, "hold no example"),
+        ({"data": b""}, "either with the input or as a blob"),
         ({"data": TOKENS + b"\xff"}, "token 255"),
         ({"llama": LlamaShape(26, 16, 24, 1, 2, 1, 7, 16)}, "head_width=7 must be even"),
         ({"llama": LlamaShape(26, 16, 24, 1, 3, 2, 8, 16)}, "must be a multiple"),
-        ({"llama": LlamaShape(300, 16, 24, 1, 2, 1, 8, 16)}, "vocabulary=300"),
+        ({"llama": LlamaShape(70_000, 16, 24, 1, 2, 1, 8, 16)}, "vocabulary=70000"),
         ({"llama": LlamaShape(26, 8, 8, 1, 2, 1, 8, 1024), "batch": 256}, "multiply-adds"),
         ({"classifier": ClassifierShape((4,)), "llama": None}, "widths of 1"),
         ({"classifier": ClassifierShape((4, 2)), "llama": None, "data": b"1234"}, "hold no example"),
