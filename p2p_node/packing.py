@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import yaml
 
 from p2p_node.errors import UserError
@@ -48,7 +49,7 @@ def pack_files(document: bytes, file: Path, blobs: Blobs = NO_BLOBS) -> bytes:
         return _with_prompts(document, _lines(file.parent / task.prompts_file))
     if not isinstance(task, ProgramTask) or task.program.packed:
         return document
-    return _with_program(document, _packed(task.program, file.parent))
+    return _with_program(document, _packed(task.program, file.parent, blobs))
 
 
 def read_program(request: dict[str, Any]) -> bytes:
@@ -76,14 +77,14 @@ def read_program(request: dict[str, Any]) -> bytes:
     return done.stdout
 
 
-def _packed(program: ProgramSpec, folder: Path) -> bytes:
+def _packed(program: ProgramSpec, folder: Path, blobs: Blobs) -> bytes:
     inputs = {
         values.name: {"file": str(folder / values.file)}
         if values.file
         else {"values": json.loads(values.numbers)}
         for values in program.inputs
     }
-    return read_program(
+    answer = read_program(
         {
             "do": "pack",
             "file": str(folder / program.file),
@@ -92,6 +93,10 @@ def _packed(program: ProgramSpec, folder: Path) -> bytes:
             "format": program.output,
         }
     )
+    packed, content = msgspec.msgpack.decode(answer, type=tuple[bytes, bytes])
+    if content:
+        blobs.write(content)
+    return packed
 
 
 def _with_program(document: bytes, packed: bytes) -> bytes:

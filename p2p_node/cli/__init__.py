@@ -65,6 +65,7 @@ COMMANDS = {
     "peers": LazyCommand("p2p_node.cli.peers:peers", "Show the peers that the running node knows."),
     "job": LazyCommand("p2p_node.cli.job:job", "Run jobs, follow them, check their receipts."),
     "verify": LazyCommand("p2p_node.cli.verify:verify", "Print what checking is worth."),
+    "program": LazyCommand("p2p_node.cli.program:program", "Check graphs of your own before a job."),
     "model": LazyCommand("p2p_node.cli.model:model", "List the models on this machine, and calibrate them."),
     "swarm": LazyCommand("p2p_node.cli.swarm:swarm", "Run many peers on this machine, to try things."),
 }

@@ -1,8 +1,9 @@
 """Reads a client's files for ``program.run``: ``python -m workloads.exported.read``.
 
 A process of its own, because it imports torch and because the files may be anybody's. It takes one JSON
-request on stdin and gives its answer on stdout: for ``pack`` a job's input, for ``check`` a description in
-JSON. What is refused ends it with status 2 and the reason, one line of text, on stdout.
+request on stdin and gives its answer on stdout: for ``pack``, in MessagePack, a job's input and, where it is
+too large to lie in there, the program's content; for ``check`` a description in JSON. What is refused ends it
+with status 2 and the reason, one line of text, on stdout.
 """
 
 from __future__ import annotations
@@ -14,6 +15,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
+from protocols.blobs import blob_of
+from protocols.codec import encode
+from protocols.limits import INPUT_BYTES_MAX
 from workloads import lockdown
 from workloads.errors import WorkloadRefused
 
@@ -32,7 +38,17 @@ def _pack(request: dict[str, Any]) -> bytes:
         for name, given in request["inputs"].items()
     }
     template = load_program(Path(request["file"]), request["shapes"])
-    return encode_input(run_input(template, sources, request["format"]))
+    job, content = run_input(template, sources, request["format"]), b""
+    if len(encode(job)) > INPUT_BYTES_MAX:
+        job, content = msgspec.structs.replace(job, content=b"", blob=blob_of(job.content)), job.content
+    return encode((encode_input(job), content))
+
+
+def _check(request: dict[str, Any]) -> bytes:
+    from workloads.exported.check import described
+    from workloads.exported.source import load_program
+
+    return json.dumps(described(load_program(Path(request["file"]), request["shapes"]))).encode()
 
 
 def main() -> None:
@@ -43,7 +59,7 @@ def main() -> None:
         resource.setrlimit(kind, (most, most))
     request = json.loads(sys.stdin.buffer.read())
     try:
-        answer = {"pack": _pack}[request["do"]](request)
+        answer = {"pack": _pack, "check": _check}[request["do"]](request)
     except WorkloadRefused as error:
         sys.stdout.write(str(error))
         raise SystemExit(REFUSED) from None
