@@ -98,6 +98,10 @@ class NodeClient:
         """Ask for a job; ``document`` is a job file's content."""
         return dict(self._call("POST", "/v1/jobs", content=document).json())
 
+    def add_blob(self, content: bytes) -> str:
+        """Hand content to the node, which keeps it; what job files call it."""
+        return str(self._call("POST", "/v1/blobs", content=content).json()["blob"])
+
     def quote(self, document: bytes) -> dict[str, Any]:
         """What a job would be checked by and cost; nothing is offered to anybody."""
         return dict(self._call("POST", "/v1/quotes", content=document).json())

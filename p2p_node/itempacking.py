@@ -11,8 +11,9 @@ import yaml
 from p2p_node.batchfiles import Item, pack_items, read_items
 from p2p_node.errors import UserError
 from p2p_node.imagefiles import image_paths, read_image
-from p2p_node.itemspec import PACKED_BYTES_MAX, ClassifyTask, EmbedTask, blob_name
+from p2p_node.itemspec import PACKED_BYTES_MAX, ClassifyTask, EmbedTask
 from p2p_node.yamltree import parse
+from protocols.blobs import blob_name
 from workloads.blobs import Blobs
 
 __all__ = ["pack_item_files"]

@@ -6,8 +6,6 @@ has their content in their place, or names it as blobs.
 
 from __future__ import annotations
 
-import re
-
 import yaml
 from msgspec import Struct
 
@@ -26,8 +24,7 @@ from p2p_node.yamltree import (
     text,
 )
 from protocols import limits
-from protocols.blobs import Blob, check_blob
-from protocols.errors import PeerFault
+from protocols.blobs import parse_blob_name
 from workloads.embedding.input import POOLINGS
 from workloads.vision.input import SIDE_MAX, TOP
 
@@ -39,8 +36,6 @@ __all__ = [
     "ImagesSpec",
     "TextsSpec",
     "blob_field",
-    "blob_name",
-    "blob_named",
 ]
 
 PATH_BYTES_MAX = 4_096
@@ -50,7 +45,6 @@ FILES_MAX = 1_024
 PACKED_BYTES_MAX = 32 * 1024
 """Beyond this, what files hold is a blob and the job names it."""
 OUTPUTS = ("jsonl", "safetensors")
-_BLOB = re.compile(r"([0-9a-f]{64}):([0-9]{1,12})")
 
 
 class TextsSpec(Struct, frozen=True, kw_only=True):
@@ -61,7 +55,7 @@ class TextsSpec(Struct, frozen=True, kw_only=True):
     packed: bytes = b""
     """As `p2p_node.batchfiles.pack_items` makes it."""
     blob: str = ""
-    """The same, by `blob_name`."""
+    """The same, by its name."""
 
 
 class ImagesSpec(Struct, frozen=True, kw_only=True):
@@ -69,7 +63,7 @@ class ImagesSpec(Struct, frozen=True, kw_only=True):
 
     files: tuple[str, ...] = ()
     samples: str = ""
-    """The blob of all samples, by `blob_name`."""
+    """The blob of all samples, by its name."""
     names: str = ""
     """The blob of what they are called, one a line of JSON."""
 
@@ -103,33 +97,11 @@ class ClassifyTask(Struct, frozen=True, kw_only=True):
     """Classes told of each."""
 
 
-def blob_name(blob: Blob) -> str:
-    """A blob in a job file: its digest in hexadecimal, a colon and its size."""
-    return f"{blob.digest.hex()}:{blob.size_bytes}"
-
-
-def blob_named(name: str) -> Blob:
-    """The blob of `blob_name`'s text.
-
-    Raises:
-        ValueError: it is other text.
-    """
-    match = _BLOB.fullmatch(name)
-    if match is None:
-        raise ValueError(f"{name!r} must be a digest of 64 hexadecimal digits, a colon and a size in bytes")
-    blob = Blob(bytes.fromhex(match[1]), int(match[2]))
-    try:
-        check_blob(blob)
-    except PeerFault as error:
-        raise ValueError(str(error)) from error
-    return blob
-
-
 def blob_field(node: yaml.Node, path: str) -> str:
-    """Reads the name of a blob: see `blob_name`."""
+    """Reads the name of a blob; see `protocols.blobs.blob_name`."""
     written = text(bytes_max=limits.NAME_BYTES_MAX * 2)(node, path)
     try:
-        blob_named(written)
+        parse_blob_name(written)
     except ValueError as error:
         raise Fault(node.start_mark.line + 1, path, "must name a blob", str(error)) from None
     return written

@@ -15,7 +15,8 @@ from safetensors.numpy import save
 
 from p2p_node.batchfiles import Item, json_lines, unpack_items
 from p2p_node.errors import UserError
-from p2p_node.itemspec import ClassifyTask, EmbedTask, blob_named
+from p2p_node.itemspec import ClassifyTask, EmbedTask
+from protocols.blobs import parse_blob_name
 from workloads.blobs import Blobs
 from workloads.embedding import config as bert
 from workloads.embedding.input import EmbedInput
@@ -77,7 +78,7 @@ def image_input(task: ClassifyTask, model_dir: Path) -> ClassifyInput:
     size = vision.load_config(model_dir).image_size
     if task.size != size:
         raise UserError(f"task.size: must be the model's {size}, got {task.size}")
-    blob = blob_named(task.images.samples)
+    blob = parse_blob_name(task.images.samples)
     count = blob.size_bytes // (size * size * 3)
     return ClassifyInput(size, 0, count, blob=blob)
 
@@ -102,7 +103,7 @@ def vectors_file(task: EmbedTask, input: bytes, units: Sequence[int], blobs: Blo
 def classes_file(task: ClassifyTask, units: Sequence[int], model_dir: Path, blobs: Blobs) -> Artifact:
     """A finished job's classes: lines of JSON, the likeliest first."""
     labels = vision.load_config(model_dir).labels
-    names = [str(json.loads(line)) for line in blobs.read(blob_named(task.images.names)).splitlines()]
+    names = [str(json.loads(line)) for line in blobs.read(parse_blob_name(task.images.names)).splitlines()]
     rows = []
     for name, told in zip(names, classes(units), strict=True):
         kept = [
@@ -120,5 +121,5 @@ def _items(task: EmbedTask, blobs: Blobs) -> list[Item]:
     if texts.packed:
         return unpack_items(texts.packed)
     if texts.blob:
-        return unpack_items(blobs.read(blob_named(texts.blob)))
+        return unpack_items(blobs.read(parse_blob_name(texts.blob)))
     raise UserError(f"task.texts: the file {texts.file!r} must be packed before a node takes it")

@@ -96,6 +96,10 @@ class MemoryBlobs:
     def __init__(self, *contents: bytes) -> None:
         self._contents = {blob_of(data): data for data in contents}
 
+    def contents(self) -> list[bytes]:
+        """All of them, in the order in which they came."""
+        return list(self._contents.values())
+
     def path(self, blob: Blob) -> Path:
         """See `Blobs`; there are no files here."""
         raise InputRefused(f"blob {blob.digest.hex()} isn't in a file")

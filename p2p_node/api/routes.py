@@ -26,11 +26,13 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from p2p_node import receipts
 from p2p_node.api import views
+from p2p_node.blobs import BlobError
 from p2p_node.errors import UserError
 from p2p_node.jobs import JobRecord
 from p2p_node.jobspec import JobSpecError, parse_job_spec
 from p2p_node.partition.receipts import render as render_whole
 from p2p_node.yamltree import DOCUMENT_BYTES_MAX
+from protocols.blobs import blob_name
 
 if TYPE_CHECKING:
     from p2p_node.node import Node
@@ -69,6 +71,7 @@ def make_app(node: Node, token: str) -> Starlette:
             Route("/v1/jobs", routes.list_jobs, methods=["GET"]),
             Route("/v1/jobs", routes.submit_job, methods=["POST"]),
             Route("/v1/quotes", routes.quote_job, methods=["POST"]),
+            Route("/v1/blobs", routes.add_blob, methods=["POST"]),
             Route(job, routes.show_job, methods=["GET"]),
             Route(job, routes.cancel_job, methods=["DELETE"]),
             Route(f"{job}/events", routes.job_events, methods=["GET"]),
@@ -137,6 +140,21 @@ class _Routes:
             spec = await trio.to_thread.run_sync(parse_job_spec, document)
             record = self._node.book.submit(spec, views.described_spec(spec))
         return _json({"id": record.id.hex(), "state": record.state, "name": record.name}, status=201)
+
+    async def add_blob(self, request: Request) -> Response:
+        if self._node.blobs is None:
+            raise _Refusal(404, "this node keeps no blobs")
+        try:
+            with self._node.blobs.store.writer() as writer:
+                async for part in request.stream():
+                    # A thread: the disk may take its time.
+                    await trio.to_thread.run_sync(writer.write, part)
+                blob = await trio.to_thread.run_sync(writer.finish)
+        except ClientDisconnect:
+            raise _Refusal(400, "a body must be complete") from None
+        except BlobError as error:
+            raise _Refusal(507, "a blob must fit into the store", message=str(error)) from error
+        return _json({"blob": blob_name(blob), "size_bytes": blob.size_bytes}, status=201)
 
     async def quote_job(self, request: Request) -> Response:
         document = await _body(request, DOCUMENT_BYTES_MAX)

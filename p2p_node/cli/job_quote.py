@@ -27,9 +27,13 @@ def quote(ctx: click.Context, *, file: Path, datadir: Path | None, output: str) 
     from p2p_node.cli.job_run import read_job
     from p2p_node.cli.output import print_record
     from p2p_node.client import connect
+    from workloads.blobs import MemoryBlobs
 
-    document = read_job(file)
+    blobs = MemoryBlobs()
+    document = read_job(file, blobs)
     with connect(datadir) as client:
+        for content in blobs.contents():
+            client.add_blob(content)
         found = client.quote(document)
     if output == "table":
         _print_table(found)

@@ -108,6 +108,8 @@ def run(
 
     code = ExitCode.OK
     with _node(datadir, swarm, cheat, models) as place, connect(place) as client:
+        for content in blobs.contents():
+            client.add_blob(content)
         job = client.submit(document) if resume is None else client.resume(resume)
         if id_only:
             click.echo(job["id"])

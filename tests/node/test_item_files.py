@@ -20,10 +20,10 @@ from p2p_node.batchfiles import Item, pack_items, read_items, unpack_items
 from p2p_node.errors import UserError
 from p2p_node.executor import ModelPlace
 from p2p_node.imagefiles import image_paths, read_image
-from p2p_node.itemspec import blob_name, blob_named
 from p2p_node.jobspec import JobSpecError, parse_job_spec
 from p2p_node.packing import pack_files
 from p2p_node.tasks import artifact, prepare
+from protocols.blobs import blob_name, parse_blob_name
 from tests.support.tiny_models import tiny_bert, tiny_vision
 from workloads.blobs import MemoryBlobs
 from workloads.embedding.input import decode_input as decode_texts
@@ -182,7 +182,7 @@ def test_many_texts_travel_as_blobs(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(itemtasks, "INLINE_BYTES_MAX", 10)
     written(tmp_path, ".jsonl")
     ready = Ready(texts_job("texts.jsonl", "  pooling: cls\n"), tmp_path)
-    assert ready.blobs.read(blob_named(ready.task.texts.blob)) == pack_items(ITEMS)
+    assert ready.blobs.read(parse_blob_name(ready.task.texts.blob)) == pack_items(ITEMS)
     blob = decode_texts(ready.prepared.input).blob
     assert blob is not None
     assert len(TokenLists(ready.blobs.read(blob))) == 3
@@ -230,7 +230,7 @@ def test_a_tokenizer_of_another_model_is_refused(tmp_path: Path) -> None:
         ("[]", "at least 1 elements"),
         ("{packed: aGk=, blob: x}", "texts.blob: must name a blob"),
         ("{}", "exactly one of packed and blob"),
-        ("{blob: '12:3'}", "64 hexadecimal digits"),
+        ("{blob: '12:3'}", "must begin with 64 digits"),
         ("{lines: [a]}", "is not a field"),
     ],
 )
@@ -359,10 +359,10 @@ def test_too_many_pictures_for_memory_are_refused_before_they_are_read(
 
 def test_blobs_are_named_and_found_by_name() -> None:
     blob = MemoryBlobs().write(b"x")
-    assert blob_named(blob_name(blob)) == blob
+    assert parse_blob_name(blob_name(blob)) == blob
     for wrong in ("", "ab:1", f"{bytes(32).hex()}:{10**12 - 1}", f"{bytes(32).hex()}:-1"):
         with pytest.raises(ValueError, match=r"blob|digest"):
-            blob_named(wrong)
+            parse_blob_name(wrong)
 
 
 def test_without_what_reads_them_the_files_are_refused_with_the_command(
