@@ -3,8 +3,8 @@
     python -m benchmarks.partition [--quick]
 
 Every peer is a `p2p-node start` with its worker processes. All of them may verify in every run; who may
-execute is limited by `placement.exclude`, so that one executor has verifiers too. Runs take turns, so that all
-see the same machine. A part is checked by one verifier that renders one tile of eight again.
+execute is limited by `placement.exclude`, so that one executor has verifiers too. Runs take turns, so that
+all see the same machine. A part is checked by one verifier that renders one tile of eight again.
 """
 
 from __future__ import annotations

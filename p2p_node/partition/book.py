@@ -28,6 +28,7 @@ from p2p_node.partition.whole import (
     Finish,
     JobAdvanced,
     JobAwarded,
+    JobCommitted,
     JobEnded,
     OfferPart,
     PartJob,
@@ -323,6 +324,9 @@ class Wholes:
                 # Told only now: a busy peer refuses at once, and the next one is asked.
                 self._tell(planned, "part-accepted", now_ms, part=job.number, peer=details["peer"])
                 return
+            case "committed" if details["final"]:
+                event = JobCommitted(job.job_id)
+                self._wake.set()
             case "output":
                 event = JobAdvanced(job.job_id, int(details["first_unit"]) + len(details["units"]))
             case "finished":

@@ -25,6 +25,7 @@ __all__ = [
     "Finish",
     "JobAdvanced",
     "JobAwarded",
+    "JobCommitted",
     "JobEnded",
     "OfferPart",
     "PartJob",
@@ -78,6 +79,13 @@ class JobAdvanced:
 
 
 @dataclass(frozen=True, slots=True)
+class JobCommitted:
+    """A part's executor has committed to all of its output: it is free, while verifiers aren't done."""
+
+    job_id: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class JobEnded:
     """A part's job is over."""
 
@@ -87,7 +95,7 @@ class JobEnded:
     paid_micros: int
 
 
-Event = Tick | JobAwarded | JobAdvanced | JobEnded
+Event = Tick | JobAwarded | JobAdvanced | JobCommitted | JobEnded
 
 
 # --- Effects -----------------------------------------------------------------------------------
@@ -152,6 +160,7 @@ class PartJob:
     price_micros: int = 0
     eta_ms: int = 0
     units: int = 0
+    is_committed: bool = False
     state: str = ""
     """Empty while it is open."""
     reason: str = ""
@@ -286,11 +295,15 @@ class Whole:
                 # A new executor's time begins now; what others did before it is not its fault.
                 job.awarded_ms, job.peer = now_ms, event.peer
                 job.price_micros, job.eta_ms = event.price_micros, event.eta_ms
+                job.is_committed = False
                 if self._outcome is None:
                     self.state = JobState.RUNNING.value
                 return []
             case JobAdvanced():
                 job.units = event.units
+                return []
+            case JobCommitted():
+                job.is_committed = True
                 return []
             case JobEnded():
                 return self._ended(job, event, now_ms)
@@ -328,7 +341,9 @@ class Whole:
         if slots == 0 and now_ms < self._queue_until_ms:
             return []
         effects: list[Effect] = []
-        free = max(1, slots) - len(self._open())
+        # Whoever has committed can take the next part while the last one is verified.
+        at_work = sum(not job.is_committed for job in self._open())
+        free = min(max(1, slots) - at_work, 2 * max(1, slots) - len(self._open()))
         waiting = [
             number
             for number, part in enumerate(self.parts)

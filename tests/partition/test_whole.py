@@ -10,6 +10,7 @@ from p2p_node.partition.whole import (
     Finish,
     JobAdvanced,
     JobAwarded,
+    JobCommitted,
     JobEnded,
     OfferPart,
     PartPlan,
@@ -80,6 +81,20 @@ def test_as_many_parts_are_out_as_peers_could_do_at_once() -> None:
     driver.tick()
     assert driver.numbers == [0, 1]
     driver.award(0, b"a")
+    driver.end(driver.job(0))
+    driver.tick()
+    assert driver.numbers == [0, 1, 2]
+
+
+def test_a_peer_that_has_committed_takes_the_next_part_while_the_last_is_verified() -> None:
+    driver = Driver(parts=5, slots=1)
+    driver.tick()
+    for number in (0, 1):
+        assert driver.numbers[-1] == number
+        driver.perform(driver.whole.handle(JobCommitted(driver.award(number, b"a")), driver.now_ms))
+        driver.tick()
+    # Twice as many are out as there are slots, and no more: somebody has to verify them.
+    assert driver.numbers == [0, 1]
     driver.end(driver.job(0))
     driver.tick()
     assert driver.numbers == [0, 1, 2]
