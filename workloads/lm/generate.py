@@ -137,6 +137,11 @@ class LmExecutor:
             for chunk, view in views.items()
         }
 
+    def forget(self) -> None:
+        """Remember nothing of outputs that were recomputed: the next one is done from its start."""
+        if self._continued is not None:
+            self._continued = ContinuedPrefill(self._honest)
+
     def _judged(
         self,
         job: LmInput,

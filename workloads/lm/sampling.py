@@ -22,6 +22,7 @@ __all__ = ["draw_weights", "likeliest", "noise", "noise_position", "penalised", 
 
 _WEIGHT_ONE = 2.0**30
 _PROMPT_BITS = 32
+_WIDTHS = (32, 512)
 
 
 def noise(seed: int, position: int) -> int:
@@ -121,21 +122,36 @@ def likeliest(
         count: of tokens that are kept; 0 for all.
         share_milli: then the fewest are kept that weigh this share together.
     """
-    # What weighs nothing can't be drawn anyway, and is most of the vocabulary.
-    candidates = np.flatnonzero(weights)
-    if 0 < count < len(candidates):
-        values = logits[candidates]
-        last = np.partition(values, len(values) - count)[len(values) - count]
-        candidates = candidates[values >= last]
+    total = int(weights.sum())
+    if 0 < count < len(logits):
+        candidates = _above(logits, count)
+    else:
+        # The share is in a few tokens, mostly; sorting the others would cost more than all the rest.
+        candidates = next(
+            found
+            for width in (*_WIDTHS, len(logits))
+            if len(found := _above(logits, width)) == len(logits)
+            or int(weights[found].sum()) * TOP_P_MILLI_MAX >= total * share_milli
+        )
     # A stable sort, so that of equal logits the lowest token ids are kept.
     order = candidates[np.argsort(-logits[candidates], kind="stable")]
+    heavy = weights[order]
     if count:
-        order = order[:count]
+        order, heavy = order[:count], heavy[:count]
+        total = int(heavy.sum())
     if share_milli < TOP_P_MILLI_MAX:
-        heavy = weights[order]
         before = np.cumsum(heavy) - heavy
-        order = order[before * TOP_P_MILLI_MAX < int(heavy.sum()) * share_milli]
+        order = order[before * TOP_P_MILLI_MAX < total * share_milli]
     return order
+
+
+def _above(logits: NDArray[np.float64], count: int) -> NDArray[np.int64]:
+    """Tokens, rising, whose logits are among the largest ``count``, with all that equal the last of these."""
+    if count >= len(logits):
+        return np.arange(len(logits))
+    last = np.partition(logits, len(logits) - count)[len(logits) - count]
+    found: NDArray[np.int64] = np.flatnonzero(logits >= last)
+    return found
 
 
 def _best(logits: NDArray[np.float64]) -> NDArray[np.float64]:
