@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from p2p_node.datadir import DataDir
 from p2p_node.errors import ExitCode, UserError
+from protocols.blobs import parse_blob_name
 
 if TYPE_CHECKING:
     import httpx
@@ -19,6 +20,9 @@ __all__ = ["ApiError", "NodeClient", "NodeGone", "NodeNotRunning", "connect"]
 FILE_BYTES_MAX = 4_096
 TIMEOUT_S = 30
 """An answer comes within this time; a stream says at least that it is alive (see the API)."""
+
+BLOB_TIMEOUT_S = 600
+"""A disk may take this long to write what is left of a large blob."""
 
 
 class NodeNotRunning(UserError):
@@ -147,6 +151,60 @@ class NodeClient:
         """Give it to the network again; returns what is paused still."""
         return list(self._call("POST", "/v1/resume", params=_device(device)).json()["paused"])
 
+    def blobs(self) -> list[dict[str, Any]]:
+        """All blobs that it keeps, the most recently used first."""
+        return list(self._call("GET", "/v1/blobs").json())
+
+    def upload_blob(self, parts: Iterator[bytes]) -> dict[str, Any]:
+        """Hand content over a part at a time; its ``blob`` is what it is called."""
+        with self._answered():
+            # The answer comes once the last byte is on the disk.
+            response = self._http.post("/v1/blobs", content=parts, timeout=BLOB_TIMEOUT_S)
+        _refuse(response)
+        return dict(response.json())
+
+    def fetch_blob(self, name: str, peer: str | None = None) -> Iterator[int]:
+        """Have the node fetch a blob from a peer, or from those it is connected to; bytes here, as they come.
+
+        Raises:
+            BlobUnavailable: nobody could give it.
+        """
+        from p2p_node.blobs.errors import BlobUnavailable
+
+        query = {} if peer is None else {"from": peer}
+        path = f"{_blob(name)}/fetch"
+        with self._answered(), self._http.stream("POST", path, params=query) as response:
+            if response.is_error:
+                response.read()
+            _refuse(response)
+            for line in response.iter_lines():
+                if not line.startswith("data: "):
+                    continue
+                event = json.loads(line.removeprefix("data: "))
+                if event["event"] == "failed":
+                    raise BlobUnavailable(event["message"])
+                yield event["bytes_here"]
+
+    def blob_content(self, name: str) -> Iterator[bytes]:
+        """A blob that the node has, a part at a time."""
+        with self._answered(), self._http.stream("GET", _blob(name)) as response:
+            if response.is_error:
+                response.read()
+            _refuse(response)
+            yield from response.iter_bytes()
+
+    def pin_blob(self, name: str) -> dict[str, Any]:
+        """Keep a blob, whatever else needs room."""
+        return dict(self._call("PUT", _blob(name) + "/pin").json())
+
+    def unpin_blob(self, name: str) -> dict[str, Any]:
+        """Let a blob go when room is needed."""
+        return dict(self._call("DELETE", _blob(name) + "/pin").json())
+
+    def remove_blob(self, name: str) -> dict[str, Any]:
+        """Throw a blob away."""
+        return dict(self._call("DELETE", _blob(name)).json())
+
     def shut_down(self) -> None:
         """Stop the node as SIGTERM does."""
         self._call("POST", "/v1/shutdown")
@@ -199,6 +257,14 @@ def _job(prefix: str) -> str:
     if not prefix or not prefix.isascii() or not prefix.isalnum():
         raise UserError(f"a job's id is hexadecimal, got {prefix[:80]!r}")
     return f"/v1/jobs/{prefix}"
+
+
+def _blob(name: str) -> str:
+    try:
+        parse_blob_name(name)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    return f"/v1/blobs/{name}"
 
 
 def _refuse(response: httpx.Response) -> None:

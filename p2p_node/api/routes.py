@@ -26,13 +26,13 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from p2p_node import receipts
 from p2p_node.api import views
-from p2p_node.blobs import BlobError
+from p2p_node.api.blobs import blob_routes
+from p2p_node.api.refusals import Refusal as _Refusal
 from p2p_node.errors import UserError
 from p2p_node.jobs import JobRecord
 from p2p_node.jobspec import JobSpecError, parse_job_spec
 from p2p_node.partition.receipts import render as render_whole
 from p2p_node.yamltree import DOCUMENT_BYTES_MAX
-from protocols.blobs import blob_name
 
 if TYPE_CHECKING:
     from p2p_node.node import Node
@@ -50,16 +50,6 @@ DRAINED_BYTES_MAX = 8 * 1024 * 1024
 HEADERS = {"cache-control": "no-store"}
 
 
-class _Refusal(Exception):
-    """An answer that isn't what was asked for."""
-
-    def __init__(self, status: int, rule: str, value: str = "", **more: Any) -> None:
-        super().__init__(rule)
-        self.status = status
-        message = more.pop("message", f"{rule}, got {value!r}" if value else rule)
-        self.error = {"rule": rule, "value": value, "message": message, **more}
-
-
 def make_app(node: Node, token: str) -> Starlette:
     """The API of ``node`` for callers who know ``token``."""
     routes = _Routes(node)
@@ -71,7 +61,6 @@ def make_app(node: Node, token: str) -> Starlette:
             Route("/v1/jobs", routes.list_jobs, methods=["GET"]),
             Route("/v1/jobs", routes.submit_job, methods=["POST"]),
             Route("/v1/quotes", routes.quote_job, methods=["POST"]),
-            Route("/v1/blobs", routes.add_blob, methods=["POST"]),
             Route(job, routes.show_job, methods=["GET"]),
             Route(job, routes.cancel_job, methods=["DELETE"]),
             Route(f"{job}/events", routes.job_events, methods=["GET"]),
@@ -83,6 +72,7 @@ def make_app(node: Node, token: str) -> Starlette:
             Route("/v1/pause", routes.pause, methods=["POST"]),
             Route("/v1/resume", routes.resume, methods=["POST"]),
             Route("/v1/shutdown", routes.shut_down, methods=["POST"]),
+            *blob_routes(node.blobs, lambda: [status.key for status in node.network.peers()]),
         ],
         middleware=[Middleware(_TokenRequired, token=token)],
         exception_handlers={
@@ -140,21 +130,6 @@ class _Routes:
             spec = await trio.to_thread.run_sync(parse_job_spec, document)
             record = self._node.book.submit(spec, views.described_spec(spec))
         return _json({"id": record.id.hex(), "state": record.state, "name": record.name}, status=201)
-
-    async def add_blob(self, request: Request) -> Response:
-        if self._node.blobs is None:
-            raise _Refusal(404, "this node keeps no blobs")
-        try:
-            with self._node.blobs.store.writer() as writer:
-                async for part in request.stream():
-                    # A thread: the disk may take its time.
-                    await trio.to_thread.run_sync(writer.write, part)
-                blob = await trio.to_thread.run_sync(writer.finish)
-        except ClientDisconnect:
-            raise _Refusal(400, "a body must be complete") from None
-        except BlobError as error:
-            raise _Refusal(507, "a blob must fit into the store", message=str(error)) from error
-        return _json({"blob": blob_name(blob), "size_bytes": blob.size_bytes}, status=201)
 
     async def quote_job(self, request: Request) -> Response:
         document = await _body(request, DOCUMENT_BYTES_MAX)

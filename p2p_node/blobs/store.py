@@ -499,7 +499,7 @@ class BlobWriter:
         self._digests: list[bytes] = []
         self._size = 0
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes | bytearray) -> None:
         """Take the next part.
 
         Raises:

@@ -67,6 +67,7 @@ COMMANDS = {
     "verify": LazyCommand("p2p_node.cli.verify:verify", "Print what checking is worth."),
     "program": LazyCommand("p2p_node.cli.program:program", "Check graphs of your own before a job."),
     "model": LazyCommand("p2p_node.cli.model:model", "List the models on this machine, and calibrate them."),
+    "blob": LazyCommand("p2p_node.cli.blob:blob", "Move and keep large content."),
     "swarm": LazyCommand("p2p_node.cli.swarm:swarm", "Run many peers on this machine, to try things."),
 }
 

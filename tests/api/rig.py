@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 import trio
 
 from p2p_node import api
+from p2p_node.blobs import BlobService, BlobStore
 from p2p_node.config import NodeConfig
 from p2p_node.core.keyring import Keyring, RealCrypto
 from p2p_node.core.node import Capability, NodeCore
@@ -244,6 +245,10 @@ async def _open_node(
     core.capability = replace(core.capability, addresses=tuple(network.addresses))
     bootstrap += network.addresses
     notes.book = JobBook(runtime, store, models, clock=clock)
+    blob_store = BlobStore.open(place.blobs, bytes_max=64 * 1024**2, clock=clock)
+    stack.callback(blob_store.close)
+    blobs = BlobService(blob_store, serve_bytes_per_s=10**9, serve_peer_bytes_per_s=10**9)
+    await nursery.start(blobs.run, network)
     await nursery.start(runtime.run, network)
     nursery.start_soon(notes.book.wholes.run)
     return Node(
@@ -262,6 +267,7 @@ async def _open_node(
         stop=stop,
         pausing=Pausing(("cpu",), runtime.pause),
         executor=executor,
+        blobs=blobs,
     )
 
 
