@@ -20,6 +20,7 @@ from p2p_node.batchfiles import Item, pack_items, read_items, unpack_items
 from p2p_node.errors import UserError
 from p2p_node.executor import ModelPlace
 from p2p_node.imagefiles import image_paths, read_image
+from p2p_node.itemspec import PACKED_BYTES_MAX
 from p2p_node.jobspec import JobSpecError, parse_job_spec
 from p2p_node.packing import pack_files
 from p2p_node.tasks import artifact, prepare
@@ -178,11 +179,11 @@ def test_long_texts_are_cut_at_what_the_model_or_the_job_takes(tmp_path: Path) -
 
 
 def test_many_texts_travel_as_blobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("p2p_node.itempacking.PACKED_BYTES_MAX", 10)
     monkeypatch.setattr(itemtasks, "INLINE_BYTES_MAX", 10)
-    written(tmp_path, ".jsonl")
+    items = [*ITEMS[:2], Item("3", "d " * PACKED_BYTES_MAX)]
+    (tmp_path / "texts.jsonl").write_bytes(pack_items(items))
     ready = Ready(texts_job("texts.jsonl", "  pooling: cls\n"), tmp_path)
-    assert ready.blobs.read(parse_blob_name(ready.task.texts.blob)) == pack_items(ITEMS)
+    assert ready.blobs.read(parse_blob_name(ready.task.texts.blob)) == pack_items(items)
     blob = decode_texts(ready.prepared.input).blob
     assert blob is not None
     assert len(TokenLists(ready.blobs.read(blob))) == 3
