@@ -247,13 +247,13 @@ class JobBook:
                 described=described,
                 now_ms=now_ms,
             )
-            self._hold(whole.id, request.input_blobs)
+            self.hold(whole.id, request.input_blobs)
             return whole
         if ceiling:
             _check_ceiling(quote(self._runtime.core, request, now_ms), ceiling)
 
         def book(job_id: bytes) -> None:
-            self._hold(job_id, request.input_blobs)
+            self.hold(job_id, request.input_blobs)
             self.enter(job_id, spec.name, now_ms, described)
 
         try:
@@ -269,11 +269,16 @@ class JobBook:
             if self._blob_store is None or not self._blob_store.has(blob):
                 raise UserError(f"task: blob {blob_name(blob)} isn't on this node")
 
-    def _hold(self, job_id: bytes, blobs: tuple[Blob, ...]) -> None:
+    def hold(self, job_id: bytes, blobs: Sequence[Blob]) -> None:
         """Keep what a job needs until it is over: whoever executes or checks it comes for it."""
         for blob in blobs:
             if self._blob_store is not None:
                 self._blob_store.pin(blob, _owner(job_id))
+
+    def let_go(self, job_id: bytes) -> None:
+        """What a job needed may be forgotten."""
+        if self._blob_store is not None:
+            self._blob_store.unpin(_owner(job_id))
 
     def enter(
         self, job_id: bytes, name: str, now_ms: int, described: dict[str, Any], *, is_kept: bool = False
@@ -318,6 +323,7 @@ class JobBook:
         """
         if record.whole is None:
             raise UserError("a job that wasn't split can't be resumed: run it again")
+        self._check_blobs(record.whole.request.input_blobs)
         self.wholes.resume(record, self._clock())
 
     # --- Views -----------------------------------------------------------------------------------
@@ -462,8 +468,8 @@ class JobBook:
     def _keep(self, record: JobRecord) -> None:
         value = json.dumps({**record.summary(), "units": record.units}).encode()
         self._store.apply([Persist("jobs", record.id, value)])
-        if record.is_final and self._blob_store is not None:
-            self._blob_store.unpin(_owner(record.id))
+        if record.is_final:
+            self.let_go(record.id)
 
     def _restore(self) -> None:
         rows = [(key, json.loads(value)) for key, value in self._store.load("jobs").items()]

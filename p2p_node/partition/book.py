@@ -348,6 +348,11 @@ class Wholes:
             name = "part-dropped"
         facts: dict[str, Any] = {"state": job.state, "reason": job.reason, "peer": job.peer}
         self._tell(planned, name, now_ms, part=job.number, job=job.job_id, done=done, of=of, **facts)
+        if job.state == _VERIFIED:
+            # The part is over and lets go of what it made; the whole isn't.
+            kind, units = KINDS[planned.request.workload], self._units_of(job)
+            made = kind.output_blobs(planned.parts[job.number].input, units)
+            self._book.hold(planned.record.id, made)
         self._tell_text(planned, now_ms)
         self._keep(planned)
         self._wake.set()
@@ -407,6 +412,9 @@ class Wholes:
         record.state, record.reason, record.finished_ms = state, reason, now_ms
         if state == _VERIFIED:
             record.text = self._book.text_of(record, self.units(planned))
+        if state in (_VERIFIED, JobState.CANCELLED.value):
+            # After any other end it waits to be resumed.
+            self._book.let_go(record.id)
         self._keep(planned)
         facts = {"paid_micros": planned.machine.paid_micros, "done": planned.machine.parts_verified}
         self._tell(planned, "finished", now_ms, state=state, reason=reason, **facts)
@@ -600,7 +608,13 @@ class Wholes:
 
 def _request_of(whole: JobRequest, part: Part) -> JobRequest:
     """The request of one part."""
-    return replace(whole, input=part.input, input_units=part.input_units, units_max=part.units_max)
+    return replace(
+        whole,
+        input=part.input,
+        input_units=part.input_units,
+        units_max=part.units_max,
+        input_blobs=KINDS[whole.workload].input_blobs(part.input),
+    )
 
 
 def _paid_micros(job: Job) -> int:
