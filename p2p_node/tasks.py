@@ -150,6 +150,8 @@ def artifact(
     units: Sequence[int],
     models: Mapping[str, ModelPlace],
     blobs: Blobs = NO_BLOBS,
+    *,
+    input: bytes | None = None,
 ) -> Artifact | None:
     """The file that a verified job's output is, or None where it is text.
 
@@ -158,6 +160,7 @@ def artifact(
         units: all of the output.
         models: local models by name.
         blobs: where what the task and the units name is.
+        input: of the part that the units are of; None for all that the task asks for.
 
     Raises:
         UserError: the model isn't known here any more, or a blob isn't.
@@ -166,16 +169,16 @@ def artifact(
     if kind.present is None:
         return None
     typed = msgspec.convert(task, _TASKS[kind.name])
-    prepared = prepare(typed, models, {}, is_whole=True, blobs=blobs)
+    asked = prepare(typed, models, {}, is_whole=True, blobs=blobs).input if input is None else input
     try:
         match typed:
             case EmbedTask():
-                return vectors_file(typed, prepared.input, units, blobs)
+                return vectors_file(typed, asked, units, blobs)
             case ClassifyTask():
                 return classes_file(typed, units, models[typed.model].path, blobs)
     except WorkloadRefused as error:
         raise UserError(f"the result can't be put together: {error}") from error
-    return kind.present(prepared.input, units)
+    return kind.present(asked, units)
 
 
 def _digest_of(name: str, workload: str, models: Mapping[str, ModelPlace]) -> bytes:
