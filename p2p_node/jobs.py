@@ -367,11 +367,9 @@ class JobBook:
         if record.state != JobState.VERIFIED.value:
             return None
         units = record.units if record.whole is None else self.wholes.units(record.whole)
-        if (found := self.wholes.of_job(record.id)) is not None:
-            planned, job = found
-            present = KINDS[planned.request.workload].present
-            return None if present is None else present(planned.parts[job.number].input, units)
-        return artifact(record.spec["task"], units, self._models, self._blobs)
+        found = self.wholes.of_job(record.id)
+        input = found[0].parts[found[1].number].input if found is not None else None
+        return artifact(record.spec["task"], units, self._models, self._blobs, input=input)
 
     def text_of(self, record: JobRecord, units: Sequence[int], input: bytes | None = None) -> str:
         """Output units as text, of the whole or of the part that takes ``input``; empty where they aren't."""
