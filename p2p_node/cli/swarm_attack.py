@@ -25,17 +25,22 @@ def attack(kinds: tuple[str, ...], count: int, output: str) -> None:
     """
     from p2p_node.cli.output import print_rows
     from p2p_node.errors import ExitCode
-    from p2p_node.hostile import CHEATS
+    from p2p_node.hostile import ATTACKS, CHEATS
     from p2p_node.hostile.live import attack_live
     from p2p_node.swarm import running_swarm
 
     for kind in kinds:
         if kind not in CHEATS:
             raise click.BadParameter(f"{kind!r} must be one of {', '.join(CHEATS)}", param_hint="KIND")
+        if ATTACKS[kind].needs_model:
+            raise click.BadParameter(
+                f"{kind!r} takes a model of its own: job run FILE --swarm 5 --models DIR --cheat {kind}=1",
+                param_hint="KIND",
+            )
     rows: list[dict[str, Any]] = []
     with running_swarm(count, seed=1) as swarm:
         known: dict[str, tuple[int, ...]] = {}
-        for kind in kinds or CHEATS:
+        for kind in kinds or [kind for kind, attack in ATTACKS.items() if not attack.needs_model]:
             report = attack_live(swarm, kind, known)
             row = {
                 "attack": kind,

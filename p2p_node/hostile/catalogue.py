@@ -29,16 +29,28 @@ class Attack:
     """Whether what it signs convicts it, in everybody's eyes. What isn't provable is refused or avoided."""
     is_in_worker: bool = False
     """Whether it is the computation that deviates, not what the peer says."""
+    needs_model: bool = False
+    """Whether it cheats at work that takes a model which isn't shipped."""
 
 
-def _in_worker(kind: str, does: str, caught_by: str) -> Attack:
-    return Attack(kind, Role.EXECUTOR, does, caught_by, is_provable=True, is_in_worker=True)
+def _in_worker(kind: str, does: str, caught_by: str, *, needs_model: bool = False) -> Attack:
+    return Attack(
+        kind,
+        Role.EXECUTOR,
+        does,
+        caught_by,
+        is_provable=True,
+        is_in_worker=True,
+        needs_model=needs_model,
+    )
 
 
 _RECOMPUTED = "recomputing a chunk's tokens and hidden states"
 _REPLAYED = "replaying a segment from its first state"
 _RERUN = "running a chunk's batches again"
 _RESAMPLED = "re-sampling a chunk's tokens"
+_ENCODED = "encoding a chunk's texts again"
+_CLASSIFIED = "classifying a chunk's images again"
 
 _ALL = (
     _in_worker("smaller-model", "runs the first half of the layers", _RECOMPUTED),
@@ -52,6 +64,10 @@ _ALL = (
     _in_worker("altered-operator", "runs one operator of a program in another precision", _RERUN),
     _in_worker("skipped-operator", "hands on what an operator takes as what it gives", _RERUN),
     _in_worker("fewer-terms", "leaves a quarter of every sum out", "Freivalds' check of rows of the product"),
+    _in_worker("copied-item", "copies half of a chunk's vectors from the others", _ENCODED, needs_model=True),
+    _in_worker("quantized-encoder", "encodes with four-bit weights", _ENCODED, needs_model=True),
+    _in_worker("copied-image", "classifies every second image as the last", _CLASSIFIED, needs_model=True),
+    _in_worker("quantized-classifier", "classifies with four-bit weights", _CLASSIFIED, needs_model=True),
     Attack(
         "equivocation",
         Role.EXECUTOR,
