@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from p2p_node.admission import worker_memory_bytes
 from p2p_node.config import NodeConfig
 from protocols.bidding import Ability
 from protocols.messages import EQUAL_BITS, Offering
@@ -61,7 +62,7 @@ def abilities_of(
             ),
             "cpu",
             model.context_units_max,
-            measured["memory_bytes"],
+            worker_memory_bytes(measured["memory_bytes"]),
             kind.chunk_units,
             tolerance if profile == NATIVE else EQUAL_BITS,
         )

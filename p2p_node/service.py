@@ -10,9 +10,11 @@ from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass
 from typing import Any
 
+import psutil
 import structlog
 import trio
 
+from p2p_node.admission import fitting, worker_memory_bytes
 from p2p_node.blobaccess import StoreBlobs
 from p2p_node.blobs import BlobService, BlobStore
 from p2p_node.blobtasks import BlobTasks
@@ -137,12 +139,18 @@ async def _serve(
         stack.callback(store.close)
         # Hashing large models takes a while, and signals are to be heard meanwhile.
         served = await trio.to_thread.run_sync(find_models, model_folders(place, config.models))
+        memory_bytes = worker_memory_bytes(psutil.virtual_memory().total)
+        served, declined = fitting(served, memory_bytes)
+        for why in declined:
+            log.warning("a model isn't offered", why=why)
         models = places_of(served)
         node_notes = NodeNotes()
         blob_store = await trio.to_thread.run_sync(_open_blobs, place, config)
         stack.callback(blob_store.close)
         readable = (*readable_places(models.values()), blob_store.folder)
-        settings = WorkerSettings(kernels=await find_kernels(), readable=readable)
+        settings = WorkerSettings(
+            kernels=await find_kernels(), readable=readable, memory_bytes_max=memory_bytes
+        )
         zygote = Zygote(settings, node_notes.worker_died)
         working = WorkerPool(1, on_death=node_notes.worker_died, zygote=zygote)
         checking = WorkerPool(1, on_death=node_notes.worker_died, zygote=zygote)

@@ -14,6 +14,9 @@ from protocols.messages import EQUAL_BITS, Award, Offer, Offering, Tolerance
 __all__ = ["Ability", "BidPlan", "Capacity", "DeclineReason", "consider", "find_ability", "fits"]
 
 
+_GIB = 1 << 30
+
+
 @dataclass(frozen=True, slots=True)
 class Ability:
     """One model this peer runs, with the bounds that its advert doesn't carry."""
@@ -120,7 +123,9 @@ def consider(
     if units > ability.context_units_max:
         return DeclineReason("context", have=ability.context_units_max, need=units)
     if ability.ram_bytes < offer.ram_bytes_min:
-        return DeclineReason("ram", have=ability.ram_bytes, need=offer.ram_bytes_min)
+        have, need = ability.ram_bytes, offer.ram_bytes_min
+        detail = f"memory {have / _GIB:.1f} GiB < {need / _GIB:.1f} GiB"
+        return DeclineReason("ram", have=have, need=need, detail=detail)
     blob_bytes = sum(blob.size_bytes for blob in offer.blobs)
     if capacity.blob_bytes_free < blob_bytes:
         return DeclineReason("storage", have=capacity.blob_bytes_free, need=blob_bytes)
