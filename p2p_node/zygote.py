@@ -13,7 +13,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     # libp2p brings stubs that hide trio's own types, and these that go with them.
     from trio_typing import TaskStatus
 
-__all__ = ["CAN_FORK", "Process", "WorkerDied", "WorkerSettings", "Zygote"]
+__all__ = ["CAN_FORK", "Process", "WorkerDied", "WorkerSettings", "Zygote", "spawn_alone"]
 
 CAN_FORK = sys.platform == "linux"
 _RESTART_DELAY_S = 0.1
@@ -225,7 +225,8 @@ class Zygote:
         streams = [trio.lowlevel.FdStream(end) for end in (commands[1], events[0], errors[0])]
         try:
             if not CAN_FORK:
-                process: Process = _Spawned(self._spawn_alone(theirs, memory_bytes_max, readable))
+                settings = replace(self.settings, memory_bytes_max=memory_bytes_max, readable=tuple(readable))
+                process: Process = _Spawned(spawn_alone(settings, theirs))
             else:
                 process = await self._fork(theirs, ForkWorker(0, memory_bytes_max, tuple(map(str, readable))))
         except BaseException:
@@ -322,34 +323,41 @@ class Zygote:
             options += ["--plugin", str(path)]
         with theirs:
             ends = (theirs.fileno(), subprocess.DEVNULL, subprocess.PIPE)
-            process = self._popen("workloads.zygote", options, ends)
+            process = _popen(settings, "workloads.zygote", options, ends)
         return process, trio.socket.from_stdlib_socket(ours)
 
-    def _spawn_alone(
-        self, theirs: Sequence[int], memory_bytes_max: int, readable: Sequence[Path]
-    ) -> subprocess.Popen[bytes]:
-        options = ["--memory-bytes-max", str(memory_bytes_max)]
-        for path in readable:
-            options += ["--readable", str(path)]
-        return self._popen("workloads.worker", options, theirs)
 
-    def _popen(self, module: str, options: Sequence[str], ends: Sequence[int]) -> subprocess.Popen[bytes]:
-        settings = self.settings
-        command = [sys.executable, "-I", "-m", module, "--parent", str(os.getpid())]
-        command += ["--threads", str(settings.threads), "--models-max", str(settings.models_max), *options]
-        environment = {name: os.environ[name] for name in _ENVIRONMENT_KEPT if name in os.environ}
-        environment[VARIABLE] = settings.kernels
-        # On this thread, not by trio.open_process: Linux sends the parent-death signal when the thread that
-        # forked ends, and trio's helper threads come and go.
-        return subprocess.Popen(  # noqa: S603
-            command,
-            stdin=ends[0],
-            stdout=ends[1],
-            stderr=ends[2],
-            env=environment,
-            # A terminal's Ctrl-C is the node's to handle: it drains first.
-            start_new_session=True,
-        )
+def spawn_alone(settings: WorkerSettings, theirs: Sequence[int]) -> subprocess.Popen[bytes]:
+    """A worker that is nobody's fork and imports everything by itself.
+
+    Args:
+        settings: of the worker.
+        theirs: its ends of the command, event and error pipes.
+    """
+    options = ["--memory-bytes-max", str(settings.memory_bytes())]
+    for path in settings.readable:
+        options += ["--readable", str(path)]
+    return _popen(settings, "workloads.worker", options, theirs)
+
+
+def _popen(
+    settings: WorkerSettings, module: str, options: Sequence[str], ends: Sequence[int]
+) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-I", "-m", module, "--parent", str(os.getpid())]
+    command += ["--threads", str(settings.threads), "--models-max", str(settings.models_max), *options]
+    environment = {name: os.environ[name] for name in _ENVIRONMENT_KEPT if name in os.environ}
+    environment[VARIABLE] = settings.kernels
+    # On this thread, not by trio.open_process: Linux sends the parent-death signal when the thread that
+    # forked ends, and trio's helper threads come and go.
+    return subprocess.Popen(  # noqa: S603
+        command,
+        stdin=ends[0],
+        stdout=ends[1],
+        stderr=ends[2],
+        env=environment,
+        # A terminal's Ctrl-C is the node's to handle: it drains first.
+        start_new_session=True,
+    )
 
 
 async def _receive(control: Any) -> tuple[bytes, int]:
