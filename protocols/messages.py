@@ -746,6 +746,8 @@ class SegmentRecord(Wire, frozen=True):
     fraud: Raw
     voucher: Raw
     voucher_receipt: Raw
+    is_delivered: bool = True
+    """Whether the blobs that its units name came, if they name any: the requester's word."""
 
 
 class AttemptRecord(Wire, frozen=True):

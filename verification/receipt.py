@@ -57,10 +57,16 @@ __all__ = [
 VERIFIED = Verdict.VERIFIED.value
 REFUSED = "refused"
 _ENDED_BY_VERDICT = frozenset(verdict.value for verdict in Verdict if verdict is not Verdict.VERIFIED)
-_WITHOUT_CONTRACT = frozenset({REFUSED, "unresponsive", "execution failed", "handed back", "cancelled"})
+_UNDELIVERED = frozenset({"output withheld", "no room for the output"})
+_WITHOUT_CONTRACT = frozenset(
+    {REFUSED, "unresponsive", "execution failed", "input not fetched", "handed back", "cancelled"}
+)
 
 ATTEMPT_OUTCOMES = (
-    frozenset({VERIFIED, "output and commitment differ"}) | _WITHOUT_CONTRACT | _ENDED_BY_VERDICT
+    frozenset({VERIFIED, "output and commitment differ"})
+    | _UNDELIVERED
+    | _WITHOUT_CONTRACT
+    | _ENDED_BY_VERDICT
 )
 """Every way in which an attempt may end."""
 
@@ -223,7 +229,7 @@ class _Audit:
                 step=at,
             )
             # Segments are paid in order: behind a gap nothing is due, whatever its own verdict.
-            is_unbroken = is_unbroken and evidence.verdict == VERIFIED
+            is_unbroken = is_unbroken and evidence.verdict == VERIFIED and record.is_delivered
             reports.append(
                 self._settle_segment(
                     record, evidence, contract, book, units_before=units_after if is_unbroken else None, at=at
@@ -283,7 +289,9 @@ class _Audit:
         self.claims += claims_of(
             evidence, contract=contract, input=self.receipt.body.input, units=units, paid=paid, step=at
         )
-        self._note_unprovable(evidence, is_due=units_before is not None, at=at)
+        self._note_unprovable(
+            evidence, is_due=units_before is not None, is_delivered=record.is_delivered, at=at
+        )
         return SegmentReport(
             segment=body.segment,
             first_chunk=body.first_chunk,
@@ -294,8 +302,13 @@ class _Audit:
             is_paid=is_paid,
         )
 
-    def _note_unprovable(self, evidence: SegmentEvidence, *, is_due: bool, at: str) -> None:
+    def _note_unprovable(
+        self, evidence: SegmentEvidence, *, is_due: bool, is_delivered: bool, at: str
+    ) -> None:
         verdict = evidence.verdict
+        if verdict == VERIFIED and not is_delivered:
+            self.notes.append(f"{at}: that its blobs didn't come is the requester's word")
+            return
         if verdict == Verdict.WITHHELD.value:
             self.notes.append(f"{at}: that the executor withheld its opening is the requester's word")
         if verdict == Verdict.FRAUD.value and evidence.accusation is None:

@@ -165,7 +165,9 @@ class Attempt:
         self._waiting: list[Signed[Commitment]] = []
         self._progress_ms = now_ms
         self._fetches: dict[bytes, int] = {}
-        """Commitments whose blobs aren't all here, and when the last piece came."""
+        """Commitments whose blobs are on their way, and when the last piece came."""
+        self._undelivered: set[bytes] = set()
+        """Commitments whose blobs aren't all here."""
         self._fetch_told_ms = now_ms
         award = Award(
             job_id=offer.id,
@@ -412,6 +414,7 @@ class Attempt:
         if not self.request.has_output_blobs:
             return []
         self._fetches[commitment.id] = now_ms
+        self._undelivered.add(commitment.id)
         task = FetchBlobs(
             self.request.workload,
             self.request.input,
@@ -437,6 +440,7 @@ class Attempt:
                 return [Notify(self.job_id, "progress", details)]
             case RunFetched():
                 del self._fetches[commitment_id]
+                self._undelivered.discard(commitment_id)
                 return self._settle_in_order(now_ms)
             case RunFailed(reason=reason, detail=detail):
                 del self._fetches[commitment_id]
@@ -509,7 +513,10 @@ class Attempt:
             body = commitment.body
             if body.units_total <= len(self.verified):
                 continue
-            if self.rounds[commitment.id].verdict is not Verdict.VERIFIED or commitment.id in self._fetches:
+            if (
+                self.rounds[commitment.id].verdict is not Verdict.VERIFIED
+                or commitment.id in self._undelivered
+            ):
                 break
             amount = (body.units_total - len(self.verified)) * self.award.body.price_micros
             self.verified = tuple(self._units[: body.units_total])
@@ -631,4 +638,5 @@ class Attempt:
             fraud=self._node.sign(fraud).raw if fraud else b"",
             voucher=voucher,
             voucher_receipt=receipt,
+            is_delivered=commitment.id not in self._undelivered,
         )

@@ -73,6 +73,9 @@ CHEATS = (
 )
 """Kinds that many small worlds are played with; beside them a world takes those of `p2p_node.hostile`."""
 
+FETCH_PATIENCE_MS = 10_000
+"""How long a peer asks for a blob that nobody serves."""
+
 WORLD_CHEATS = frozenset({"wrong-result", "false-unit", "false-verdict", "dead-executor", "dead"})
 """Kinds that the world mounts itself: they lie in what they compute, and must lie again in a dispute."""
 
@@ -344,7 +347,8 @@ class World:
         cheats = {other.core.key: other.cheat for other in self.peers}
         is_served = any(cheats[source] != "withheld-blob" for source in task.sources)
         event = RunFetched(key) if is_served else RunFailed(key, OUTPUT_MISSING, "nobody served it")
-        self.at(self.work.recompute_ms, partial(self._report, peer, event))
+        after_ms = self.work.recompute_ms if is_served else FETCH_PATIENCE_MS
+        self.at(after_ms, partial(self._report, peer, event))
 
     def _run_dispute(self, peer: Peer, key: tuple[Any, ...], task: Trace | OpenValues | Judge) -> None:
         """Who lied about a digest stands by it: its trace deviates where its digest did."""

@@ -11,6 +11,7 @@ from p2p_node.core.attempt import Outcome
 from p2p_node.core.request import JobState
 from p2p_node.hostile import ATTACKS, Role
 from p2p_node.sim.attacks import Battle, Setting, fight
+from verification.receipt import check_receipt
 from verification.round import Verdict
 
 CHEAPER_WORK = [kind for kind, attack in ATTACKS.items() if attack.is_in_worker]
@@ -81,6 +82,13 @@ def test_output_that_is_named_and_never_served_isnt_paid() -> None:
     assert (standing.failed, standing.convicted) == (1, False)
     assert fought.earned_micros() == 0
     assert_harmless(fought)
+    receipt = fought.jobs[0].receipt
+    assert receipt is not None
+    core = fought.client.core
+    report = check_receipt(receipt.raw, network=core.network, crypto=core.crypto)
+    assert [note.partition(": ")[2] for note in report.notes] == [
+        "that its blobs didn't come is the requester's word"
+    ]
 
 
 def test_one_honest_verifier_is_enough_against_a_ring_of_keys() -> None:
