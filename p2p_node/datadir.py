@@ -98,6 +98,14 @@ class DataDir:
         """Where the running node writes the address of its local API."""
         return self.path / "api.json"
 
+    def is_in_use(self) -> bool:
+        """Whether a process holds the directory."""
+        try:
+            with self.lock():
+                return False
+        except DataDirLocked:
+            return True
+
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
         """Hold the directory for this process.

@@ -7,7 +7,10 @@ themselves; a directory that looks like a model and isn't one is an error, not s
 from __future__ import annotations
 
 import re
+import shutil
+import tempfile
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from p2p_node.config import load_config
@@ -21,6 +24,7 @@ from workloads.workload import Kind, Model
 
 __all__ = [
     "Served",
+    "add_model",
     "builtin_models",
     "find_models",
     "model_folders",
@@ -28,7 +32,9 @@ __all__ = [
     "models_in",
     "places_of",
     "read_model",
+    "remove_model",
     "size_bytes",
+    "take_model",
 ]
 
 Served = tuple[Kind, Model]
@@ -136,3 +142,65 @@ def size_bytes(model: Model) -> int:
     if model.path == Path():
         return 0
     return sum(path.stat().st_size for path in model.path.iterdir() if path.is_file())
+
+
+def add_model(place: DataDir, directory: Path, name: str) -> Served:
+    """Copy a model into a node's data directory; it is there whole and checked, or not at all.
+
+    Args:
+        place: the node's.
+        directory: of the model; links in it are not followed out of it.
+        name: what it is to be called.
+
+    Raises:
+        UserError: it is broken, the name is taken or can't be one, or it can't be copied.
+    """
+    if not _NAME.fullmatch(name) or len(name) > NAME_BYTES_MAX:
+        raise UserError(f"name {name!r} must be letters, digits, '.', '_' and '-', {NAME_BYTES_MAX} at most")
+    if (place.models / name).exists() or name in places_of(builtin_models()):
+        raise UserError(f"a model called {name!r} is there already: give another --name")
+    # Before gigabytes are copied.
+    if read_model(directory) is None:
+        raise UserError(f"{directory} is no model: none of {', '.join(KINDS)} reads it")
+    place.models.mkdir(mode=0o700, exist_ok=True)
+    # In a folder of its own, so that it is checked under its own name.
+    with tempfile.TemporaryDirectory(dir=place.models, prefix=".adding-") as folder:
+        copied = Path(folder) / name
+        try:
+            copied.mkdir()
+            for path in sorted(directory.iterdir()):
+                if path.is_file():
+                    shutil.copyfile(path, copied / path.name)
+        except OSError as error:
+            raise UserError(f"can't copy {directory}: {error.strerror or error}") from error
+        return take_model(place, copied)
+
+
+def take_model(place: DataDir, directory: Path) -> Served:
+    """Check a model that lies on the data directory's disk, and make it one of the node's.
+
+    Raises:
+        UserError: as `read_model`, or it is none.
+    """
+    found = read_model(directory)
+    if found is None:
+        raise UserError(f"{directory.name} is no model: none of {', '.join(KINDS)} reads it")
+    kind, model = found
+    target = place.models / model.name
+    directory.rename(target)
+    return kind, replace(model, path=target)
+
+
+def remove_model(place: DataDir, name: str) -> None:
+    """Remove a model from a node's data directory.
+
+    Raises:
+        UserError: there is none of this name.
+    """
+    known = (
+        [path.name for path in place.models.iterdir() if path.name[0] != "."] if place.models.is_dir() else []
+    )
+    if name not in known:
+        there = f"there: {', '.join(sorted(known))}" if known else "none was added"
+        raise UserError(f"no model called {name!r} was added to {place.path}; {there}")
+    shutil.rmtree(place.models / name)

@@ -7,10 +7,11 @@ import shutil
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 
 from p2p_node.cli import cli
 from p2p_node.config import ConfigError, load_config
+from p2p_node.datadir import DataDir, DataDirLocked
 from p2p_node.errors import UserError
 from p2p_node.executor import builtin_places
 from p2p_node.models import builtin_models, find_models, models_in, places_of
@@ -119,3 +120,45 @@ def test_validate_knows_the_models_it_is_given(folder: Path, tmp_path: Path) -> 
     assert isinstance(refused.exception, UserError)
     assert "task.model: 'mine' isn't known here; known: digits-8x8" in str(refused.exception)
     assert CliRunner().invoke(cli, [*arguments, "--models", str(folder)]).exit_code == 0
+
+
+# --- Adding and removing -------------------------------------------------------------------------
+
+
+def call(*arguments: str) -> Result:
+    return CliRunner().invoke(cli, list(arguments))
+
+
+def test_a_model_is_added_under_a_name_and_removed(folder: Path, tmp_path: Path) -> None:
+    node = str(tmp_path / "node")
+    assert call("model", "add", str(folder / "mine"), "--name", "ours", "--datadir", node).exit_code == 0
+    listed = call("model", "list", "--datadir", node, "-o", "json").stdout
+    (row,) = [row for row in json.loads(listed) if row["name"] == "ours"]
+    assert row["source"] == str(tmp_path / "node" / "models")
+    assert call("model", "rm", "ours", "--datadir", node).exit_code == 0
+    assert "ours" not in call("model", "list", "--datadir", node, "-o", "json").stdout
+    again = call("model", "rm", "ours", "--datadir", node)
+    assert "no model called 'ours' was added" in str(again.exception)
+
+
+@pytest.mark.parametrize(("name", "rule"), [("kjv-2m", "is there already"), ("../x", "must be letters")])
+def test_names_that_cant_be_added(folder: Path, tmp_path: Path, name: str, rule: str) -> None:
+    node = str(tmp_path / "node")
+    refused = call("model", "add", str(folder / "mine"), "--name", name, "--datadir", node)
+    assert rule in str(refused.exception)
+
+
+def test_a_broken_model_leaves_nothing_behind(folder: Path, tmp_path: Path) -> None:
+    (folder / "mine" / "model.safetensors").write_bytes(b"short")
+    refused = call("model", "add", str(folder / "mine"), "--datadir", str(tmp_path / "node"))
+    assert isinstance(refused.exception, UserError)
+    assert not (tmp_path / "node" / "models").exists()
+
+
+def test_nothing_is_removed_under_a_running_node(folder: Path, tmp_path: Path) -> None:
+    node = tmp_path / "node"
+    call("model", "add", str(folder / "mine"), "--datadir", str(node))
+    with DataDir.open(node).lock():
+        refused = call("model", "rm", "mine", "--datadir", str(node))
+    assert isinstance(refused.exception, DataDirLocked)
+    assert (node / "models" / "mine").is_dir()
