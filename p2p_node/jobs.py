@@ -298,7 +298,7 @@ class JobBook:
         """
         request = build_request(spec, self._models, self._tokenizers, self._blobs)
         if spec.parts is not None:
-            return self.wholes.quote(request, parts=_number(spec.parts), now_ms=self._clock())
+            return self.wholes.planner.quote(request, parts=_number(spec.parts), now_ms=self._clock())
         return quote(self._runtime.core, request, self._clock())
 
     def _forget_oldest(self) -> None:
@@ -354,7 +354,7 @@ class JobBook:
     def receipt(self, record: JobRecord) -> bytes | None:
         """The signed receipt of a job that is over."""
         if record.whole is not None:
-            return self.wholes.receipt(record.whole)
+            return self.wholes.keeping.receipt(record.whole)
         return self._store.get("receipts", record.id)
 
     def has_receipt(self, record: JobRecord) -> bool:
@@ -366,7 +366,7 @@ class JobBook:
         """The file that a verified job's output is; None where it is text, or isn't verified."""
         if record.state != JobState.VERIFIED.value:
             return None
-        units = record.units if record.whole is None else self.wholes.units(record.whole)
+        units = record.units if record.whole is None else self.wholes.keeping.units_of_whole(record.whole)
         found = self.wholes.of_job(record.id)
         input = found[0].parts[found[1].number].input if found is not None else None
         return artifact(record.spec["task"], units, self._models, self._blobs, input=input)
@@ -381,7 +381,7 @@ class JobBook:
         output = self._text_output(record)
         if output is None:
             return None
-        units = record.units if record.whole is None else self.wholes.units(record.whole)
+        units = record.units if record.whole is None else self.wholes.keeping.units_of_whole(record.whole)
         return output.results(units, self._blobs.read)
 
     def explain(self, record: JobRecord) -> list[dict[str, Any]]:

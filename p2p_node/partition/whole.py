@@ -338,6 +338,9 @@ class Whole:
             return []
         if now_ms >= self.deadline_ms:
             return self._conclude(JobState.TIMED_OUT.value, "not all parts were verified in time", now_ms)
+        if self.parts_verified == len(self.parts):
+            # The node stopped after the last part and before it said so.
+            return self._conclude(_VERIFIED, "", now_ms)
         if slots == 0 and now_ms < self._queue_until_ms:
             return []
         effects: list[Effect] = []

@@ -124,6 +124,16 @@ def test_parts_that_there_cannot_be(rig: Rig, job_file: Path, change: tuple[str,
     assert message in str(call(rig, "job", "run", job_file).exception)
 
 
+def test_work_that_does_not_fall_into_parts_says_so(rig: Rig, tmp_path: Path) -> None:
+    path = tmp_path / "verse.yaml"
+    path.write_text(
+        "{apiVersion: p2p/v1, kind: Job, name: verse, parts: 2, "
+        "task: {workload: lm.generate, model: kjv-2m, prompts: [a, b], logprobs: 1}}"
+    )
+    for command in ("run", "quote"):
+        assert "parts: a job with logprobs isn't split" in str(call(rig, "job", command, path).exception)
+
+
 def test_a_ceiling_that_is_too_low_ends_the_job_and_more_time_does_not_help(
     rig: Rig, client: NodeClient, job_file: Path
 ) -> None:

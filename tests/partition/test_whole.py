@@ -13,6 +13,7 @@ from p2p_node.partition.whole import (
     JobCommitted,
     JobEnded,
     OfferPart,
+    PartJob,
     PartPlan,
     Tick,
     Whole,
@@ -275,6 +276,13 @@ def test_a_client_cancels_and_goes_on_later_with_what_is_missing() -> None:
     driver.end(driver.job(1))
     driver.end(driver.job(2))
     assert driver.finished[1:] == [Finish("verified", "")]
+
+
+def test_a_node_that_stopped_after_the_last_part_says_so_when_it_is_back() -> None:
+    driver = Driver(parts=1)
+    driver.whole.restore([PartJob(b"job", 0, START_MS, state="verified")], state="running", reason="")
+    driver.tick()
+    assert (driver.numbers, driver.finished) == ([], [Finish("verified", "")])
 
 
 # --- Money -----------------------------------------------------------------------------------------
