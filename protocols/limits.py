@@ -250,7 +250,7 @@ BLOB_SOURCES_MAX = 4
 """Peers that one fetch draws from at a time."""
 
 BLOB_FETCHES_MAX = 4
-"""Fetches at a time; with the two bounds above, 32 MiB of pieces."""
+"""Fetches at a time. With two pieces more of each stream that wait to be written, all of them hold 64 MiB."""
 
 BLOB_STREAMS_PER_PEER_MAX = 4
 BLOB_STREAMS_MAX = 32

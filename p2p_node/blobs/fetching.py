@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, field
 
 import structlog
 import trio
@@ -54,6 +55,19 @@ class _Refused(Exception):
     def __init__(self, answer: Lacking) -> None:
         super().__init__(answer.detail)
         self.is_busy = answer.is_busy
+
+
+@dataclass(slots=True)
+class _Draw:
+    """What goes on with one source: which pieces it has, and where those are that it was asked for."""
+
+    source: bytes
+    held: bytes = b""
+    """A byte for each piece; empty for all of them."""
+    asked: deque[int] = field(default_factory=deque)
+    """On their way to us."""
+    unwritten: deque[int] = field(default_factory=deque)
+    """Come, and not on the disk yet."""
 
 
 class Fetch:
@@ -181,28 +195,58 @@ class Fetch:
         partial = self.partial
         assert partial is not None  # noqa: S101  set before any source is used
         stream = await self._open_stream(source)
-        asked: deque[int] = deque()
+        draw = _Draw(source)
+        failure: Exception | None = None
         try:
             talk = BlobTalk(stream, silence_s=SILENCE_S)
-            held = await self._introduce(talk, partial)
+            draw.held = await self._introduce(talk, partial)
+            # One piece is written to the disk while the next comes.
+            come, to_write = trio.open_memory_channel[tuple[int, bytes]](0)
+            async with trio.open_nursery() as nursery:
+
+                async def write_down() -> None:
+                    nonlocal failure
+                    try:
+                        async for piece, data in to_write:
+                            await self._take(partial, piece, data)
+                            draw.unwritten.popleft()
+                    except Exception as error:
+                        # Raised below: a nursery would wrap it in a group.
+                        failure = error
+                        nursery.cancel_scope.cancel()
+
+                nursery.start_soon(write_down)
+                try:
+                    await self._receive_pieces(talk, draw, come)
+                except Exception as error:
+                    # What has come is still written.
+                    failure = failure or error
+        finally:
+            for piece in (*draw.asked, *draw.unwritten):
+                self._give_back(source, piece)
+            await stream.close()
+        if failure is not None:
+            raise failure
+
+    async def _receive_pieces(
+        self, talk: BlobTalk, draw: _Draw, come: trio.MemorySendChannel[tuple[int, bytes]]
+    ) -> None:
+        """Ask and receive, until all is here or the source has nothing more for us."""
+        async with come:
             while not self._is_complete():
-                while len(asked) < BLOB_ASKS_MAX and (piece := self._next(source, held)) is not None:
-                    asked.append(piece)
+                while len(draw.asked) < BLOB_ASKS_MAX and (piece := self._next(draw)) is not None:
+                    draw.asked.append(piece)
                     await talk.send(Ask(piece))
-                if not asked:
-                    # All that it has is on its way from others: until one of them fails.
+                if not draw.asked:
+                    # All that it has is on its way from it or from others: until one of them fails.
                     with trio.move_on_after(WAIT_S) as waiting:
                         await self._changed.wait()
                     if waiting.cancelled_caught:
                         return
                     continue
-                data = await self._receive(talk, asked[0])
-                await self._take(partial, asked[0], data)
-                asked.popleft()
-        finally:
-            for piece in asked:
-                self._give_back(source, piece)
-            await stream.close()
+                data = await self._receive(talk, draw.asked[0])
+                draw.unwritten.append(draw.asked.popleft())
+                await come.send((draw.unwritten[-1], data))
 
     async def _introduce(self, talk: BlobTalk, partial: PartialBlob) -> bytes:
         """Say what we want; which pieces the source has, empty for all."""
@@ -238,8 +282,9 @@ class Fetch:
 
     # --- Sharing the pieces out --------------------------------------------------------------------
 
-    def _next(self, source: bytes, held: bytes) -> int | None:
+    def _next(self, draw: _Draw) -> int | None:
         """A piece to ask this source for, and note that it is asked."""
+        source, held = draw.source, draw.held
         piece = next((piece for piece in self._free if not held or held[piece]), None)
         if piece is not None:
             del self._free[piece]

@@ -17,7 +17,7 @@ from p2p_node.network.port import BulkStream
 from protocols.blobs import Ask, Blob, Holding, Lacking, Piece, Want, blob_message
 from protocols.errors import Malformed
 from protocols.identity import short_id
-from protocols.limits import BLOB_STREAMS_MAX, BLOB_STREAMS_PER_PEER_MAX
+from protocols.limits import BLOB_PIECE_BYTES, BLOB_STREAMS_MAX, BLOB_STREAMS_PER_PEER_MAX
 
 __all__ = ["BlobServer", "Offload", "TokenBucket"]
 
@@ -30,7 +30,10 @@ BURST_S = 1.0
 """A rate may be exceeded for so long."""
 
 SLICE_BYTES = 1 << 16
-"""What passes a rate limit at once: where a rate is slow, a little comes often rather than much seldom."""
+"""What passes a slow rate limit at once: a little comes often rather than much seldom."""
+
+SLICES_PER_S = 16
+"""Where a rate is faster, more passes at once, up to a piece."""
 
 SLICE_S_MAX = 5.0
 """So many streams are served as leave each of them a slice in this time."""
@@ -81,6 +84,8 @@ class BlobServer:
         self._all = TokenBucket(bytes_per_s)
         self._buckets: OrderedDict[bytes, TokenBucket] = OrderedDict()
         self._streams: Counter[bytes] = Counter()
+        slowest = min(bytes_per_s, peer_bytes_per_s)
+        self._slice_bytes = min(BLOB_PIECE_BYTES, max(SLICE_BYTES, slowest // SLICES_PER_S))
         self._streams_max = min(BLOB_STREAMS_MAX, max(1, int(bytes_per_s * SLICE_S_MAX) // SLICE_BYTES))
         self.bytes_served = 0
 
@@ -118,20 +123,45 @@ class BlobServer:
         await talk.send(Holding(pieces))
         if want.with_index:
             await self._pass(talk, bucket, index)
-        while True:
-            ask = await talk.message()
-            if not isinstance(ask, Ask):
-                raise Malformed(f"a piece must be asked for, got {type(ask).__name__}")
+        failure: Exception | None = None
+        # One piece is read from the disk while another is sent.
+        ahead, pieces_read = trio.open_memory_channel[tuple[int, bytes] | Exception](0)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._read_ahead, talk, blob, ahead)
             try:
-                data = await self._offload(self._piece, blob, ask.piece)
-            except ValueError as error:
-                raise Malformed(str(error)) from error
-            await self._pass(talk, bucket, blob_message(Piece(ask.piece)) + data)
-            self.bytes_served += len(data)
+                async for piece in pieces_read:
+                    if isinstance(piece, Exception):
+                        raise piece
+                    number, data = piece
+                    await self._pass(talk, bucket, blob_message(Piece(number)) + data)
+                    self.bytes_served += len(data)
+            except Exception as error:
+                # Raised below: a nursery would wrap it in a group.
+                failure = error
+            nursery.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
+
+    async def _read_ahead(
+        self, talk: BlobTalk, blob: Blob, ahead: trio.MemorySendChannel[tuple[int, bytes] | Exception]
+    ) -> None:
+        """What was asked for, piece by piece, and at last why there is no more."""
+        try:
+            while True:
+                ask = await talk.message()
+                if not isinstance(ask, Ask):
+                    raise Malformed(f"a piece must be asked for, got {type(ask).__name__}")
+                try:
+                    data = await self._offload(self._piece, blob, ask.piece)
+                except ValueError as error:
+                    raise Malformed(str(error)) from error
+                await ahead.send((ask.piece, data))
+        except Exception as error:
+            await ahead.send(error)
 
     async def _pass(self, talk: BlobTalk, bucket: TokenBucket, data: bytes) -> None:
-        for at in range(0, len(data), SLICE_BYTES):
-            part = data[at : at + SLICE_BYTES]
+        for at in range(0, len(data), self._slice_bytes):
+            part = data[at : at + self._slice_bytes]
             await bucket.take(len(part))
             await self._all.take(len(part))
             await talk.send_bytes(part)

@@ -7,7 +7,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protocols.blobs import (
+    Ask,
     Blob,
+    BlobMessage,
+    Holding,
+    Lacking,
+    MessageSplitter,
+    Piece,
+    Want,
+    blob_message,
     blob_name,
     blob_of,
     check_blob,
@@ -16,9 +24,10 @@ from protocols.blobs import (
     piece_count,
     piece_digest,
     piece_range,
+    read_blob_message,
 )
-from protocols.errors import Malformed
-from protocols.limits import BLOB_BYTES_MAX, BLOB_PIECE_BYTES
+from protocols.errors import Malformed, Oversized
+from protocols.limits import BLOB_BYTES_MAX, BLOB_MESSAGE_BYTES_MAX, BLOB_PIECE_BYTES
 
 DIGEST = "ab" * 32
 
@@ -90,3 +99,88 @@ def test_a_name_that_isnt_one_is_refused_by_its_rule(text: str, rule: str) -> No
 def test_a_peers_blob_is_checked(blob: Blob) -> None:
     with pytest.raises(Malformed):
         check_blob(blob)
+
+
+# --- What peers say to each other ----------------------------------------------------------------
+
+NAMES = st.builds(Blob, st.binary(min_size=32, max_size=32), st.integers(0, BLOB_BYTES_MAX))
+PIECES = st.integers(0, BLOB_BYTES_MAX // BLOB_PIECE_BYTES - 1)
+MESSAGES: st.SearchStrategy[BlobMessage] = st.one_of(
+    st.builds(Want, NAMES, st.booleans()),
+    st.builds(Holding, st.binary(max_size=64)),
+    st.builds(Lacking, st.booleans(), st.text(max_size=32)),
+    st.builds(Ask, PIECES),
+    st.builds(Piece, PIECES),
+)
+
+
+@settings(max_examples=100)
+@given(MESSAGES)
+def test_a_message_is_read_back(message: BlobMessage) -> None:
+    assert read_blob_message(blob_message(message)[4:]) == message
+
+
+@settings(max_examples=200)
+@given(MESSAGES, st.data())
+def test_bytes_are_a_message_in_one_form_or_refused(message: BlobMessage, data: st.DataObject) -> None:
+    body = bytearray(blob_message(message)[4:])
+    for _ in range(data.draw(st.integers(1, 3))):
+        at = data.draw(st.integers(0, len(body) - 1))
+        match data.draw(st.integers(0, 2)):
+            case 0:
+                body[at] ^= data.draw(st.integers(1, 255))
+            case 1:
+                body[at:at] = data.draw(st.binary(min_size=1, max_size=4))
+            case 2 if len(body) > 1:
+                del body[at]
+    try:
+        read = read_blob_message(bytes(body))
+    except Malformed:
+        return
+    assert blob_message(read)[4:] == bytes(body)
+
+
+@settings(max_examples=50)
+@given(st.lists(st.one_of(MESSAGES, st.binary(max_size=200)), max_size=8), st.integers(1, 50))
+def test_messages_and_bytes_come_off_a_stream_cut_anywhere(
+    items: list[BlobMessage | bytes], cut: int
+) -> None:
+    stream = b"".join(item if isinstance(item, bytes) else blob_message(item) for item in items)
+    splitter, taken = MessageSplitter(), []
+    for at in range(0, len(stream) + cut, cut):
+        splitter.feed(stream[at : at + cut])
+        while len(taken) < len(items):
+            item = items[len(taken)]
+            found: BlobMessage | bytes | None = (
+                splitter.take_bytes(len(item)) if isinstance(item, bytes) else splitter.take_message()
+            )
+            if found is None:
+                break
+            taken.append(found)
+    assert taken == items
+    assert splitter.waiting == 0
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        blob_message(Want(Blob(b"short", 1), True))[4:],
+        blob_message(Want(Blob(bytes(32), -1), True))[4:],
+        blob_message(Ask(-1))[4:],
+        blob_message(Piece(BLOB_BYTES_MAX // BLOB_PIECE_BYTES))[4:],
+        blob_message(Lacking(True, "x" * 300))[4:],
+        blob_message(Holding(bytes(BLOB_MESSAGE_BYTES_MAX)))[4:],
+        b"",
+        b"\x92\xa7unknown\x01",
+    ],
+)
+def test_a_message_that_breaks_a_bound_is_refused(body: bytes) -> None:
+    with pytest.raises(Malformed):
+        read_blob_message(body)
+
+
+def test_an_announced_length_beyond_the_bound_is_refused_before_it_comes() -> None:
+    splitter = MessageSplitter()
+    splitter.feed((BLOB_MESSAGE_BYTES_MAX + 1).to_bytes(4, "little"))
+    with pytest.raises(Oversized):
+        splitter.take_message()
