@@ -19,6 +19,7 @@ PROGRAMS = {
     "disputes": "from a chunk that differs to one operator: tracing, bytes, referee",
     "exact_ops": "each exact operator over native float32",
     "generation": "text: prompts decoded together, and checking against doing",
+    "items": "embeddings and image classes: exact over native, and checking one chunk over the job",
     "kernels": "linear layers, prefill and decode: compiled kernels, numpy and native float32",
     "model": "what exactness costs: native, exact14 and exact21 on the model that ships",
     "network": "gossip and direct streams, against raw TCP",

@@ -98,7 +98,7 @@ class Native:
 
     def pack(self, weight: Tensor) -> object:
         """See `Operators`."""
-        return weight
+        return weight.to(self.dtype)
 
     def linear(self, x: Tensor, weight: object, bias: Tensor) -> Tensor:
         """See `Operators`."""
