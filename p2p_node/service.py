@@ -43,6 +43,7 @@ from p2p_node.workers import WorkerPool, WorkerSettings, Zygote, readable_places
 from protocols.digest import tagged
 from protocols.identity import peer_id
 from protocols.messages import Accelerator
+from workloads.registry import PLUGIN_FAULTS
 from workloads.sandbox import LayerReport
 
 __all__ = ["Options", "is_offered", "run"]
@@ -134,6 +135,8 @@ async def _serve(
         raise UserError(
             f"--devices {','.join(config.devices)} must include cpu or auto: exact profiles run on the CPU"
         )
+    for name, why in PLUGIN_FAULTS.items():
+        log.warning("a plug-in can't be used", plugin=name, why=why)
     store = Store.open(place.store)
     with ExitStack() as stack:
         stack.callback(store.close)

@@ -18,6 +18,7 @@ from p2p_node.executor import ModelPlace
 from p2p_node.itemspec import ClassifyTask, EmbedTask
 from p2p_node.itemtasks import classes_file, embed_input, image_input, vectors_file
 from p2p_node.lmtask import text_input
+from p2p_node.pluginspec import PluginTask
 from p2p_node.taskspec import DiffusionTask, LmTask, MatmulTask, ProgramTask, RenderTask, Task, TrainingTask
 from workloads.blobs import NO_BLOBS, Blobs
 from workloads.diffusion.input import SampleInput
@@ -114,6 +115,8 @@ def prepare(
                 )
             case ProgramTask():
                 return _program(task)
+            case PluginTask():
+                return _of_plugin(task)
             case TrainingTask():
                 training = _training(task)
                 return Prepared(_weightless(task), encode_training(training), 0, training.units_total)
@@ -168,7 +171,7 @@ def artifact(
     kind = KINDS[task["workload"]]
     if kind.present is None:
         return None
-    typed = msgspec.convert(task, _TASKS[kind.name])
+    typed = msgspec.convert(task, _TASKS.get(kind.name, PluginTask))
     asked = prepare(typed, models, {}, is_whole=True, blobs=blobs).input if input is None else input
     try:
         match typed:
@@ -192,6 +195,15 @@ def _digest_of(name: str, workload: str, models: Mapping[str, ModelPlace]) -> by
 def _weightless(task: RenderTask | MatmulTask | ProgramTask | TrainingTask) -> bytes:
     (model,) = KINDS[task.workload].models()
     return model.digest
+
+
+def _of_plugin(task: PluginTask) -> Prepared:
+    kind = KINDS[task.workload]
+    (model,) = kind.models()
+    if kind.plan is None:
+        raise UserError(f"task: {kind.name} can't be asked for by a job file")
+    job = kind.plan(task.fields)
+    return Prepared(model.digest, job.input, job.input_units, job.units_max)
 
 
 def _program(task: ProgramTask) -> Prepared:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 from p2p_node.itemspec import CLASSIFY_FIELDS, EMBED_FIELDS, ClassifyTask, EmbedTask
+from p2p_node.pluginspec import PluginTask, plugin_fields
 from p2p_node.programspec import PROGRAM_FIELDS, ProgramTask
 from p2p_node.yamltree import (
     Field,
@@ -29,6 +30,7 @@ from protocols import limits
 from workloads.diffusion import input as diffusion
 from workloads.linalg import input as linalg
 from workloads.lm import input as lm
+from workloads.registry import PLUGINS
 from workloads.render import scene
 
 __all__ = [
@@ -215,7 +217,15 @@ class TrainingTask(Struct, frozen=True, kw_only=True):
 
 
 Task = (
-    LmTask | DiffusionTask | RenderTask | MatmulTask | ProgramTask | TrainingTask | EmbedTask | ClassifyTask
+    LmTask
+    | DiffusionTask
+    | RenderTask
+    | MatmulTask
+    | ProgramTask
+    | PluginTask
+    | TrainingTask
+    | EmbedTask
+    | ClassifyTask
 )
 
 _NAME = identifier(bytes_max=limits.NAME_BYTES_MAX)
@@ -396,6 +406,7 @@ TASK: Reader[Task] = one_of(
         "render.trace": _RENDER,
         "linalg.matmul": _MATMUL,
         "program.run": PROGRAM_FIELDS,
+        **{name: plugin_fields(name) for name in PLUGINS},
         "training.run": _TRAINING,
         "embed.text": EMBED_FIELDS,
         "classify.image": CLASSIFY_FIELDS,

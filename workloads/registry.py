@@ -11,15 +11,19 @@ from workloads.errors import InputRefused
 from workloads.exported.kind import PROGRAM
 from workloads.linalg.kind import MATMUL
 from workloads.lm.kind import LM
+from workloads.plugins import load_plugins
 from workloads.render.kind import RENDER
 from workloads.training.kind import TRAINING
 from workloads.vision.kind import VISION
 from workloads.workload import Kind, Workload
 
-__all__ = ["KINDS", "kind_of", "open_workload"]
+__all__ = ["KINDS", "PLUGINS", "PLUGIN_FAULTS", "kind_of", "open_workload"]
 
 _ALL = (LM, DIFFUSION, RENDER, MATMUL, PROGRAM, TRAINING, EMBEDDING, VISION)
-KINDS: dict[str, Kind] = {kind.name: kind for kind in _ALL}
+PLUGINS, PLUGIN_FAULTS = load_plugins(kind.name for kind in _ALL)
+"""Kinds of work that other packages add, and why some can't be used."""
+
+KINDS: dict[str, Kind] = {kind.name: kind for kind in _ALL} | PLUGINS
 """Kinds of work by the name that jobs carry."""
 
 

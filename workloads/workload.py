@@ -16,16 +16,16 @@ node knows without torch; a `Workload` is the thing itself, opened in a worker p
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from protocols.blobs import Blob
 from protocols.digest import tagged
 from workloads.blobs import Blobs
 from workloads.errors import InputRefused
-from workloads.split import Split
+from workloads.split import Part, Split
 
 __all__ = [
     "EXACT_PROFILES",
@@ -166,6 +166,8 @@ class Kind:
         read_model: the model that a directory holds, called as the directory is, or None if it is another
             kind's; raises `ModelRefused` if it is this kind's and broken.
         split: how a job falls into parts; None if it doesn't.
+        plan: the job that a job file's fields ask for, as plain data. For plug-ins (`workloads.plugins`):
+            fields of the built-in kinds are read by the node. Raises `InputRefused`.
     """
 
     name: str
@@ -183,6 +185,7 @@ class Kind:
     chunk_blobs: Callable[[bytes, Sequence[int], int], tuple[Blob, ...]] = names_none
     read_model: Callable[[Path], Model | None] = _reads_none
     split: Split | None = None
+    plan: Callable[[Mapping[str, Any]], Part] | None = None
 
 
 def chunk_range(chunk: int, units: int, chunk_units: int) -> range:
