@@ -32,6 +32,7 @@ __all__ = [
     "models_in",
     "places_of",
     "read_model",
+    "refuse_name",
     "remove_model",
     "size_bytes",
     "take_model",
@@ -155,10 +156,7 @@ def add_model(place: DataDir, directory: Path, name: str) -> Served:
     Raises:
         UserError: it is broken, the name is taken or can't be one, or it can't be copied.
     """
-    if not _NAME.fullmatch(name) or len(name) > NAME_BYTES_MAX:
-        raise UserError(f"name {name!r} must be letters, digits, '.', '_' and '-', {NAME_BYTES_MAX} at most")
-    if (place.models / name).exists() or name in places_of(builtin_models()):
-        raise UserError(f"a model called {name!r} is there already: give another --name")
+    refuse_name(place, name)
     # Before gigabytes are copied.
     if read_model(directory) is None:
         raise UserError(f"{directory} is no model: none of {', '.join(KINDS)} reads it")
@@ -176,16 +174,35 @@ def add_model(place: DataDir, directory: Path, name: str) -> Served:
         return take_model(place, copied)
 
 
-def take_model(place: DataDir, directory: Path) -> Served:
-    """Check a model that lies on the data directory's disk, and make it one of the node's.
+def refuse_name(place: DataDir, name: str) -> None:
+    """Check what a new model is to be called.
 
     Raises:
-        UserError: as `read_model`, or it is none.
+        UserError: it can't be a name, or is taken.
+    """
+    if not _NAME.fullmatch(name) or len(name) > NAME_BYTES_MAX:
+        raise UserError(f"name {name!r} must be letters, digits, '.', '_' and '-', {NAME_BYTES_MAX} at most")
+    if (place.models / name).exists() or name in places_of(builtin_models()):
+        raise UserError(f"a model called {name!r} is there already: give another --name")
+
+
+def take_model(place: DataDir, directory: Path, *, digest: bytes | None = None) -> Served:
+    """Check a model that lies on the data directory's disk, and make it one of the node's.
+
+    Args:
+        place: the node's.
+        directory: of the model, which is moved.
+        digest: what it must hash to; None takes it as it is.
+
+    Raises:
+        UserError: as `read_model`, or it is none, or another.
     """
     found = read_model(directory)
     if found is None:
         raise UserError(f"{directory.name} is no model: none of {', '.join(KINDS)} reads it")
     kind, model = found
+    if digest is not None and model.digest != digest:
+        raise UserError(f"model {model.name} hashes to {model.digest.hex()}, and must to {digest.hex()}")
     target = place.models / model.name
     directory.rename(target)
     return kind, replace(model, path=target)

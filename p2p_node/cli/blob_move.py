@@ -12,7 +12,7 @@ import click
 from p2p_node.cli.options import datadir_option, output_option
 from p2p_node.errors import UserError
 
-__all__ = ["add", "get"]
+__all__ = ["add", "get", "progress_bar"]
 
 PART_BYTES = 1 << 20
 
@@ -33,7 +33,7 @@ def add(*, file: Path, is_pinned: bool, datadir: Path | None, output: str) -> No
     except OSError as error:
         raise UserError(f"can't read {file}: {error.strerror}") from error
     with source, connect(datadir) as client:
-        with _bar(f"adding {file.name}", size) as advance:
+        with progress_bar(f"adding {file.name}", size) as advance:
 
             def parts() -> Iterator[bytes]:
                 sent = 0
@@ -76,10 +76,10 @@ def get(*, name: str, target: Path, peer: str | None, datadir: Path | None) -> N
     except ValueError as error:
         raise UserError(str(error)) from None
     with connect(datadir) as client:
-        with _bar("fetching", size) as advance:
+        with progress_bar("fetching", size) as advance:
             for here in client.fetch_blob(name, peer):
                 advance(here)
-        with _bar("writing", size) as advance:
+        with progress_bar("writing", size) as advance:
             _write(client.blob_content(name), target, advance)
     if str(target) != "-":
         click.echo(f"{target}: {size} bytes", err=True)
@@ -110,7 +110,7 @@ def _write(parts: Iterator[bytes], target: Path, advance: Callable[[int], None])
 
 
 @contextmanager
-def _bar(what: str, size: int) -> Iterator[Callable[[int], None]]:
+def progress_bar(what: str, size: int) -> Iterator[Callable[[int], None]]:
     """A bar on the error output, if that is a terminal; takes how far it is, in bytes."""
     from rich.console import Console
     from rich.progress import (
