@@ -21,7 +21,8 @@ from p2p_node.itempacking import pack_item_files
 from p2p_node.itemspec import ClassifyTask, EmbedTask
 from p2p_node.jobspec import parse_job_spec
 from p2p_node.programspec import ProgramSpec, ProgramTask
-from p2p_node.taskspec import LmTask
+from p2p_node.taskspec import LmTask, TrainingTask
+from p2p_node.trainingtask import pack_text_file
 from p2p_node.yamltree import DOCUMENT_BYTES_MAX, parse
 from workloads.blobs import NO_BLOBS, Blobs
 
@@ -47,6 +48,8 @@ def pack_files(document: bytes, file: Path, blobs: Blobs = NO_BLOBS) -> bytes:
         return pack_item_files(task, document, file.parent, blobs)
     if isinstance(task, LmTask) and task.prompts_file:
         return _with_prompts(document, _lines(file.parent / task.prompts_file))
+    if isinstance(task, TrainingTask) and task.text_file:
+        return pack_text_file(task, document, file.parent, blobs)
     if not isinstance(task, ProgramTask) or task.program.packed:
         return document
     return _with_program(document, _packed(task.program, file.parent, blobs))

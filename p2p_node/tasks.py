@@ -20,6 +20,7 @@ from p2p_node.itemtasks import classes_file, embed_input, image_input, vectors_f
 from p2p_node.lmtask import text_input
 from p2p_node.pluginspec import PluginTask
 from p2p_node.taskspec import DiffusionTask, LmTask, MatmulTask, ProgramTask, RenderTask, Task, TrainingTask
+from p2p_node.trainingtask import training_input
 from workloads.blobs import NO_BLOBS, Blobs
 from workloads.diffusion.input import SampleInput
 from workloads.diffusion.input import encode_input as encode_sample
@@ -32,8 +33,8 @@ from workloads.lm.input import encode_input as encode_prompt
 from workloads.lm.tokenizer import TextTokenizer
 from workloads.registry import KINDS
 from workloads.render import scene
-from workloads.training.input import ClassifierShape, LlamaShape, TrainingInput
 from workloads.training.input import encode_input as encode_training
+from workloads.training.kind import run_files
 from workloads.vision.input import encode_input as encode_images
 from workloads.workload import Artifact
 
@@ -118,7 +119,7 @@ def prepare(
             case PluginTask():
                 return _of_plugin(task)
             case TrainingTask():
-                training = _training(task)
+                training = training_input(task, models, blobs)
                 return Prepared(_weightless(task), encode_training(training), 0, training.units_total)
             case EmbedTask():
                 digest = _digest_of(task.model, task.workload, models)
@@ -177,6 +178,8 @@ def artifact(
         match typed:
             case EmbedTask():
                 return vectors_file(typed, asked, units, blobs)
+            case TrainingTask():
+                return run_files(asked, units, blobs)
             case ClassifyTask():
                 return classes_file(typed, units, models[typed.model].path, blobs)
     except WorkloadRefused as error:
@@ -277,23 +280,4 @@ def _product(task: MatmulTask) -> MatmulInput:
         bits=task.bits,
         left=Matrix(tuple(chain.from_iterable(task.left)), task.left_seed),
         right=Matrix(tuple(chain.from_iterable(task.right)), task.right_seed),
-    )
-
-
-def _training(task: TrainingTask) -> TrainingInput:
-    if bool(task.text) == bool(task.data):
-        raise UserError("task: exactly one of text and data must be given")
-    classifier, llama = task.classifier, task.llama
-    return TrainingInput(
-        classifier=None if classifier is None else ClassifierShape(classifier.widths),
-        llama=None if llama is None else LlamaShape(**msgspec.structs.asdict(llama)),
-        segments=task.segments,
-        segment_steps=task.segment_steps,
-        batch=task.batch,
-        learning_rate_micro=task.learning_rate_micro,
-        beta1_micro=task.beta1_micro,
-        beta2_micro=task.beta2_micro,
-        weight_decay_micro=task.weight_decay_micro,
-        seed=task.seed,
-        data=task.data or task.text.encode(),
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from p2p_node.itemspec import CLASSIFY_FIELDS, EMBED_FIELDS, ClassifyTask, EmbedTask
+from p2p_node.itemspec import CLASSIFY_FIELDS, EMBED_FIELDS, ClassifyTask, EmbedTask, blob_field
 from p2p_node.pluginspec import PluginTask, plugin_fields
 from p2p_node.programspec import PROGRAM_FIELDS, ProgramTask
 from p2p_node.yamltree import (
@@ -197,11 +197,26 @@ class LlamaSpec(Struct, frozen=True, kw_only=True):
 
 
 class TrainingTask(Struct, frozen=True, kw_only=True):
-    """A run of AdamW over data that the file holds; the state after each segment is the output."""
+    """A run of AdamW; the state after each segment is the output.
+
+    Exactly one of ``classifier``, ``llama`` and ``base`` says what is trained.
+    """
 
     workload: str
     classifier: ClassifierSpec | None = None
     llama: LlamaSpec | None = None
+    base: str = ""
+    """A decoder known here, whose shape, tokenizer and, unless ``scratch``, parameters are taken."""
+    scratch: bool = False
+    positions: int = 128
+    """Tokens of one example, with a base."""
+    lora_rank: int = 0
+    """Train adapters of this rank and leave the base as it is; 0 trains all of it."""
+    lora_alpha_milli: int = 0
+    """0 is twice the rank."""
+    start: str = ""
+    """The blob of a state to go on from."""
+    start_step: int = 0
     segments: int = 4
     segment_steps: int = 8
     batch: int = 8
@@ -212,6 +227,10 @@ class TrainingTask(Struct, frozen=True, kw_only=True):
     seed: int = 0
     text: str = ""
     """Data of a decoder."""
+    text_file: str = ""
+    """The same in a file; read by the command line, beside the job file."""
+    text_blob: str = ""
+    """The same as a node takes it."""
     data: bytes = b""
     """Data of either, as bytes."""
 
@@ -369,8 +388,8 @@ _LLAMA = mapping(
     LlamaSpec,
     {
         "vocabulary": Field("vocabulary", integer(2, 256)),
-        "hidden": Field("hidden", integer(1, 1_024), required=True),
-        "inner": Field("inner", integer(1, 1_024), required=True),
+        "hidden": Field("hidden", integer(1, 8_192), required=True),
+        "inner": Field("inner", integer(1, 8_192), required=True),
         "layers": Field("layers", integer(1, 1_024)),
         "heads": Field("heads", integer(1, 1_024)),
         "key_value_heads": Field("key_value_heads", integer(1, 1_024)),
@@ -385,6 +404,13 @@ _TRAINING = mapping(
         "workload": Field("workload", choice("training.run"), required=True),
         "classifier": Field("classifier", _CLASSIFIER),
         "llama": Field("llama", _LLAMA),
+        "base": Field("base", _NAME),
+        "scratch": Field("scratch", boolean()),
+        "positions": Field("positions", integer(1, 1_024)),
+        "lora_rank": Field("lora_rank", integer(0, 256)),
+        "lora_alpha": Field("lora_alpha_milli", milli(0, 2_048)),
+        "start": Field("start", blob_field),
+        "start_step": Field("start_step", integer(0, 2**40)),
         "segments": Field("segments", integer(1, limits.UNITS_MAX)),
         "segment_steps": Field("segment_steps", integer(1, 64)),
         "batch": Field("batch", integer(1, 256)),
@@ -394,6 +420,8 @@ _TRAINING = mapping(
         "weight_decay": Field("weight_decay_micro", micro(0, 1)),
         "seed": Field("seed", _SEED),
         "text": Field("text", text(bytes_max=DATA_BYTES_MAX)),
+        "text_file": Field("text_file", text(bytes_max=PATH_BYTES_MAX)),
+        "text_blob": Field("text_blob", blob_field),
         "data": Field("data", encoded_bytes(bytes_max=DATA_BYTES_MAX)),
     },
 )

@@ -270,6 +270,13 @@ class TrainingInput(Wire, frozen=True, array_like=True, forbid_unknown_fields=Tr
         return 1 if self.is_large else -(-WORDS_PER_PARAMETER * self.parameters // CHUNK_UNITS)
 
     @property
+    def work(self) -> int:
+        """Multiply-adds of a segment, roughly."""
+        # Forward and backward contract every parameter with every row three times.
+        row_work = 3 * (self.shape.parameters + self.shape.mixing)
+        return row_work * self.batch * self.shape.rows * self.segment_steps
+
+    @property
     def data_bytes(self) -> int:
         """How large the data are."""
         return len(self.data) if self.data_blob is None else self.data_blob.size_bytes
@@ -306,9 +313,7 @@ class TrainingInput(Wire, frozen=True, array_like=True, forbid_unknown_fields=Tr
                 f"{self.segments} segments of {self.segment_chunks} x {CHUNK_UNITS} words "
                 f"must be at most {UNITS_MAX} words"
             )
-        # Forward and backward contract every parameter with every row three times.
-        row_work = 3 * (self.shape.parameters + self.shape.mixing)
-        work = row_work * self.batch * self.shape.rows * self.segment_steps
+        work = self.work
         most = LARGE_SEGMENT_WORK_MAX if self.is_large else SEGMENT_WORK_MAX
         if work > most:
             raise InputRefused(f"a segment is {work} multiply-adds, more than {most}")
