@@ -1,0 +1,89 @@
+"""One zygote for both pools: what it shares, and what happens when it dies."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+import trio
+
+from p2p_node.workers import WorkerPool, WorkerSettings, Zygote
+from workloads.frames import Event, Failed, Finished, Generate, ModelRef
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux")
+
+PLUGIN = Path(__file__).with_name("hostile.py")
+MODEL = ModelRef(".", bytes(32), "native", workload="test.hostile")
+LOOK, HANG = b'["look_around"]', b'["compute_forever"]'
+
+
+def start(pool: WorkerPool, data: bytes) -> tuple[trio.Event, list[Event]]:
+    over, events = trio.Event(), list[Event]()
+
+    def on_event(event: Event) -> None:
+        events.append(event)
+        if isinstance(event, Finished | Failed):
+            over.set()
+
+    pool.start_run(Generate(0, MODEL, data), on_event)
+    return over, events
+
+
+async def finished(pool: WorkerPool, data: bytes) -> Event:
+    over, events = start(pool, data)
+    with trio.fail_after(60):
+        await over.wait()
+    return events[-1]
+
+
+async def test_two_pools_share_one_that_is_started_again_when_it_dies() -> None:
+    deaths: list[str] = []
+    zygote = Zygote(WorkerSettings(plugins=(PLUGIN,)), deaths.append)
+    pools = [WorkerPool(1, zygote=zygote), WorkerPool(1, zygote=zygote)]
+    async with trio.open_nursery() as nursery:
+        for runner in (zygote.run, pools[0].run, pools[1].run):
+            await nursery.start(runner)
+        waiting = psutil.Process(zygote.pid)
+        (origin,) = waiting.children()
+        workers = origin.children()
+        assert len(workers) == 2
+        # A fork copies the thread that calls it and no other.
+        assert origin.num_threads() == 1
+        assert [worker.num_threads() for worker in workers] == [2, 2]
+
+        over, events = start(pools[0], HANG)
+        await trio.sleep(0.05)
+        os.kill(origin.pid, signal.SIGKILL)
+        with trio.fail_after(60):
+            await over.wait()
+        failed = events[-1]
+        assert isinstance(failed, Failed)
+        assert failed.reason == "worker-died"
+        # Whatever was forked from it went with it.
+        psutil.wait_procs(workers, timeout=10)
+        assert not any(worker.is_running() for worker in workers)
+        for pool in pools:
+            assert isinstance(await finished(pool, LOOK), Finished)
+        assert len(deaths) == 1
+        assert "zygote" in deaths[0]
+        everybody = psutil.Process(zygote.pid).children(recursive=True)
+        assert len(everybody) == 3
+        nursery.cancel_scope.cancel()
+    _, left = psutil.wait_procs(everybody, timeout=10)
+    assert left == []
+
+
+def test_a_zygote_with_threads_refuses_to_fork() -> None:
+    code = (
+        "import threading, workloads.zygote\n"
+        "threading.Thread(target=threading.Event().wait, daemon=True).start()\n"
+        "workloads.zygote._stay_alone()\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert ended.returncode == 1
+    assert "2 threads run after the imports, and only 1 may" in ended.stderr
