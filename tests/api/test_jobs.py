@@ -70,6 +70,8 @@ def test_a_job_from_its_file_to_its_receipt(client: NodeClient, http: httpx.Clie
     assert done["text"].startswith(
         "".join(event["text"] for event in events if event["event"] == "output")[:10]
     )
+    (output,) = done.pop("outputs")
+    assert (output["text"], output["finish"], output["tokens"]) == (done["text"], "length", 40)
     assert done in client.jobs()
     report = check_file(client.receipt(job["id"]), RealCrypto())
     assert report.job_id.hex() == job["id"]

@@ -71,7 +71,9 @@ def test_a_peer_that_has_not_advertised_itself(run: Run, monkeypatch: pytest.Mon
 @FORMATS
 def test_job_status_and_list(run: Run, done: dict[str, Any], output: str, load: Load) -> None:
     assert load(run("job", "status", done["id"][:16], "-o", output).stdout) == done
-    assert done in load(run("job", "list", "-o", output).stdout)
+    # A list leaves out each prompt's result.
+    listed = {name: value for name, value in done.items() if name != "outputs"}
+    assert listed in load(run("job", "list", "-o", output).stdout)
     assert f"{done['id'][:12]}  shown" in run("job", "list").stdout
     assert "verified" in run("job", "status", done["id"]).stdout
 
