@@ -10,7 +10,7 @@ from p2p_node.core.request import FINAL_STATES, JobState
 from p2p_node.partition.whole import JobAdvanced, JobAwarded, JobCommitted, JobEnded, PartJob
 from tests.partition.test_whole import UNITS, Driver
 
-ENDINGS = ("verified",) * 12 + ("no_bids", "no_bids", "task_failed", "verification_failed")
+ENDINGS = ("verified",) * 24 + ("no_bids", "no_bids", "task_failed", "verification_failed")
 FINAL = {state.value for state in FINAL_STATES}
 PRICE_MAX = 9
 """With fees of 50 a part costs 950 at most; its plan says 1,000."""
@@ -21,7 +21,7 @@ class Play(Driver):
 
     def __init__(self, seed: int) -> None:
         self.luck = random.Random(seed)
-        self.ceiling = self.luck.choice((0, 0, 2_500, 20_000))
+        self.ceiling = self.luck.choice((0, 2_100, 3_100, 20_000))
         super().__init__(
             parts=self.luck.randint(1, 6), slots=self.luck.randint(0, 4), cost_micros_max=self.ceiling
         )
@@ -33,14 +33,14 @@ class Play(Driver):
         self.tick(self.luck.choice((1, 250, 3_000, 30_000)))
         if self.luck.random() < 0.1:
             self.slots = self.luck.randint(0, 4)
-        if self.luck.random() < 0.01:
+        if self.luck.random() < 0.004:
             self.perform(self.whole.cancel(self.now_ms))
         if not self.open():
             return
         job = self.luck.choice(self.open())
         match self.luck.randint(0, 4):
             case 0:
-                event = JobAwarded(job.job_id, b"peer", self.luck.randint(1, PRICE_MAX), 4_000)
+                event = JobAwarded(job.job_id, b"peer", self.luck.randint(PRICE_MAX - 1, PRICE_MAX), 4_000)
             case 1:
                 event = JobAdvanced(job.job_id, self.luck.randint(job.units, UNITS))
             case 2:
