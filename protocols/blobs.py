@@ -13,6 +13,7 @@ lengths follow from the blob's name.
 from __future__ import annotations
 
 import struct
+from collections import deque
 from collections.abc import Iterable
 from typing import TypeAlias
 
@@ -164,6 +165,7 @@ class Piece(Wire, tag="piece", frozen=True):
 BlobMessage: TypeAlias = Want | Holding | Lacking | Ask | Piece
 
 _LENGTH = struct.Struct("<I")
+_PARTS_MAX = 1_024
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[BlobMessage] = msgspec.msgpack.Decoder(BlobMessage)
 
@@ -204,25 +206,35 @@ class MessageSplitter:
     """Takes messages and bare bytes off a stream, in whatever parts it comes."""
 
     def __init__(self) -> None:
-        self._buffer = bytearray()
-
-    @property
-    def waiting(self) -> int:
+        # Joined once for each thing taken: a buffer that grows and shrinks would be copied many times.
+        self._parts: deque[bytes] = deque()
+        self._size: int | None = None
+        self.waiting = 0
         """Bytes that have come and weren't taken."""
-        return len(self._buffer)
 
     def feed(self, data: bytes) -> None:
         """Add what was received."""
-        self._buffer += data
+        if data:
+            self._parts.append(data)
+            self.waiting += len(data)
+        if len(self._parts) > _PARTS_MAX:
+            # Bytes that come one by one would take forty times their room.
+            self._parts = deque((b"".join(self._parts),))
 
     def take_bytes(self, size: int) -> bytes | None:
         """The next ``size`` bytes, once they are all there."""
-        if len(self._buffer) < size:
+        if self.waiting < size:
             return None
-        with memoryview(self._buffer) as view:
-            taken = bytes(view[:size])
-        del self._buffer[:size]
-        return taken
+        self.waiting -= size
+        taken: list[bytes] = []
+        while size:
+            part = self._parts.popleft()
+            if len(part) > size:
+                self._parts.appendleft(part[size:])
+                part = part[:size]
+            taken.append(part)
+            size -= len(part)
+        return b"".join(taken)
 
     def take_message(self) -> BlobMessage | None:
         """The next message, once all of it is there.
@@ -230,13 +242,15 @@ class MessageSplitter:
         Raises:
             Malformed: what comes isn't one, or announces more than it may have.
         """
-        if len(self._buffer) < _LENGTH.size:
+        if self._size is None:
+            prefix = self.take_bytes(_LENGTH.size)
+            if prefix is None:
+                return None
+            (self._size,) = _LENGTH.unpack(prefix)
+        if self._size > BLOB_MESSAGE_BYTES_MAX:
+            raise Oversized(f"blob message of {self._size} bytes exceeds {BLOB_MESSAGE_BYTES_MAX}")
+        body = self.take_bytes(self._size)
+        if body is None:
             return None
-        (size,) = _LENGTH.unpack_from(self._buffer)
-        if size > BLOB_MESSAGE_BYTES_MAX:
-            raise Oversized(f"blob message of {size} bytes exceeds {BLOB_MESSAGE_BYTES_MAX}")
-        if len(self._buffer) < _LENGTH.size + size:
-            return None
-        framed = self.take_bytes(_LENGTH.size + size)
-        assert framed is not None  # noqa: S101  all of it is there
-        return read_blob_message(framed[_LENGTH.size :])
+        self._size = None
+        return read_blob_message(body)

@@ -179,6 +179,14 @@ def test_a_message_that_breaks_a_bound_is_refused(body: bytes) -> None:
         read_blob_message(body)
 
 
+def test_bytes_that_come_one_by_one_dont_pile_up() -> None:
+    splitter = MessageSplitter()
+    for number in range(5_000):
+        splitter.feed(bytes((number % 256,)))
+    assert len(splitter._parts) <= 1_025
+    assert splitter.take_bytes(5_000) == bytes(number % 256 for number in range(5_000))
+
+
 def test_an_announced_length_beyond_the_bound_is_refused_before_it_comes() -> None:
     splitter = MessageSplitter()
     splitter.feed((BLOB_MESSAGE_BYTES_MAX + 1).to_bytes(4, "little"))
