@@ -90,7 +90,7 @@ class _Demo:
                     f"this machine: {found['cores']} cores, {found['gemm_fp32_mflops'] / 1e3:.0f} GFLOP/s "
                     f"in fp32, memory {found['memory_mib_s'] / 1024:.1f} GiB/s, torch {found['torch']}"
                 )
-                self.say("starting the peers; each loads torch into two workers, which takes the longest")
+                self.say("starting the peers; each loads torch once, which takes the longest")
             case "up":
                 peer: SwarmPeer = details["peer"]
                 self.say(f"peer {peer.index} is up: {short_peer(peer.peer_id)}, process {peer.process.pid}")

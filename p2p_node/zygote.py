@@ -22,6 +22,7 @@ import psutil
 import trio
 
 from p2p_node.kernels import NO_KERNELS, VARIABLE
+from workloads.devices import CPU
 from workloads.sandbox import LAYERS
 from workloads.zygote import (
     DESCRIPTORS_PER_WORKER,
@@ -67,6 +68,8 @@ class WorkerSettings:
         start_timeout_s: to import torch, on a loaded machine.
         kernels: compiled kernels to use (`p2p_node.kernels`); a worker never compiles any.
         readable: where models and blobs lie; workers read nothing else of the owner's.
+        device: torch's name of an accelerator that workers may use; the CPU they always may.
+        device_memory_percent: of that accelerator's memory, for each worker.
         layers: of the sandbox; fewer only to measure what each costs.
         plugins: Python files with further kinds of work, for tests.
     """
@@ -77,6 +80,8 @@ class WorkerSettings:
     start_timeout_s: float = 120.0
     kernels: str = NO_KERNELS
     readable: tuple[Path, ...] = ()
+    device: str = CPU
+    device_memory_percent: int = 90
     layers: tuple[str, ...] = LAYERS
     plugins: tuple[Path, ...] = ()
 
@@ -318,7 +323,8 @@ class Zygote:
     def _spawn(self) -> tuple[subprocess.Popen[bytes], Any]:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         settings = self.settings
-        options = ["--layers", ",".join(settings.layers)]
+        options = ["--layers", ",".join(settings.layers), "--device", settings.device]
+        options += ["--device-memory-percent", str(settings.device_memory_percent)]
         for path in settings.plugins:
             options += ["--plugin", str(path)]
         with theirs:

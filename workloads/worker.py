@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from protocols.limits import OUTPUT_UNITS_PER_MESSAGE_MAX
-from workloads import lockdown
+from workloads import devices, lockdown
 from workloads.blobpipe import PipedBlobs
 from workloads.errors import InputRefused, ModelRefused, NumericsRefused, ProgramRefused, WorkloadRefused
 from workloads.frames import (
@@ -329,6 +329,8 @@ def run(
     threads: int,
     models_max: int,
     exact_refusal: str,
+    device: str = devices.CPU,
+    device_memory_percent: int = 100,
 ) -> None:
     """Lock this process in and serve commands from descriptor 0 until they end. It has one thread so far.
 
@@ -338,6 +340,8 @@ def run(
         threads: for torch.
         models_max: models kept loaded.
         exact_refusal: why this machine can't be judged by the exact profiles, or nothing.
+        device: torch's name of what it may compute on beside the CPU.
+        device_memory_percent: of that device's memory, what it may take.
     """
     import torch
 
@@ -347,6 +351,7 @@ def run(
     layers = lock_down(policy, entered)
     inbox, outbox = _Inbox(commands), _Outbox(events)
     torch.set_num_threads(threads)
+    devices.cap_memory(device, device_memory_percent / 100)
     blobs = PipedBlobs(outbox.send)
     models = _Models(models_max, policy.memory_bytes_max, memory, blobs, exact_refusal)
     start_ms = round((time.monotonic() - started) * 1000)

@@ -22,7 +22,7 @@ from typing import NoReturn
 
 import msgspec
 
-from workloads import lockdown
+from workloads import devices, lockdown
 from workloads.sandbox import LAYERS, LayerReport, Policy, namespaces
 from workloads.sandbox.landlock import interpreter_paths
 
@@ -116,7 +116,7 @@ class _Zygote:
         self._entered = entered
         self._exact_refusal = import_everything(arguments.plugin)
         # Looked up once: the same for every worker.
-        self._readable = tuple(interpreter_paths())
+        self._readable = (*interpreter_paths(), *devices.driver_facts(arguments.device))
         self._selector = selectors.DefaultSelector()
         self._pids: dict[int, int] = {}
 
@@ -171,12 +171,15 @@ class _Zygote:
                 policy=Policy(
                     order.memory_bytes_max,
                     (*self._readable, *map(Path, order.readable)),
+                    devices.device_files(self._arguments.device),
                     layers=self._arguments.layers,
                 ),
                 entered=self._entered,
                 threads=self._arguments.threads,
                 models_max=self._arguments.models_max,
                 exact_refusal=self._exact_refusal,
+                device=self._arguments.device,
+                device_memory_percent=self._arguments.device_memory_percent,
             )
         except BaseException as error:
             print(f"worker: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
@@ -261,6 +264,8 @@ def main() -> None:
     parser.add_argument("--parent", type=int, required=True, help="process id of the node")
     parser.add_argument("--threads", type=int, default=1, help="of each worker, for torch")
     parser.add_argument("--models-max", type=int, default=8, help="models kept loaded by a worker")
+    parser.add_argument("--device", default=devices.CPU, help="torch's name of an accelerator to use")
+    parser.add_argument("--device-memory-percent", type=int, default=100, help="of the accelerator's")
     parser.add_argument("--layers", default=",".join(LAYERS), help="of the sandbox")
     parser.add_argument("--plugin", type=Path, action="append", default=[], help="further kinds of work")
     arguments = parser.parse_args()
