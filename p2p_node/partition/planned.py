@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 __all__ = ["PlannedWhole", "Planner", "request_of", "split_of"]
 
+COUNTED_MS = 2_000
+"""How long a count of able peers is believed."""
+
 
 @dataclass(slots=True, kw_only=True)
 class PlannedWhole:
@@ -36,6 +39,9 @@ class PlannedWhole:
     split: Split
     total_micros_max: int
     machine: Whole
+    slots: int = 0
+    """Parts that the peers known could do at once, when they were last counted."""
+    counted_ms: int = 0
     told_units: int = 0
     told_ms: int = 0
     text_parts: int = 0
@@ -98,7 +104,11 @@ class Planner:
 
     def slots(self, planned: PlannedWhole, now_ms: int) -> int:
         """Parts that the peers known could do at once."""
-        return slots(self._candidates(request_of(planned.request, planned.parts[0]), now_ms))
+        # A large network has many adverts to go through. Without anybody, every moment counts.
+        if not planned.slots or now_ms - planned.counted_ms >= COUNTED_MS:
+            candidates = self._candidates(request_of(planned.request, planned.parts[0]), now_ms)
+            planned.slots, planned.counted_ms = slots(candidates), now_ms
+        return planned.slots
 
     def part_plans(self, request: JobRequest, counts: tuple[int, ...], now_ms: int) -> list[PartPlan]:
         """What each part may cost.
