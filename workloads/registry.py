@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from workloads.blobs import NO_BLOBS, Blobs
+from workloads.consistency.kind import TERRAIN
 from workloads.diffusion.kind import DIFFUSION
 from workloads.embedding.kind import EMBEDDING
 from workloads.errors import InputRefused
@@ -13,13 +14,14 @@ from workloads.linalg.kind import MATMUL
 from workloads.lm.kind import LM
 from workloads.plugins import load_plugins
 from workloads.render.kind import RENDER
+from workloads.speech.kind import SPEECH
 from workloads.training.kind import TRAINING
 from workloads.vision.kind import VISION
 from workloads.workload import Kind, Workload
 
 __all__ = ["KINDS", "PLUGINS", "PLUGIN_FAULTS", "kind_of", "open_workload"]
 
-_ALL = (LM, DIFFUSION, RENDER, MATMUL, PROGRAM, TRAINING, EMBEDDING, VISION)
+_ALL = (LM, DIFFUSION, RENDER, MATMUL, PROGRAM, TRAINING, EMBEDDING, VISION, SPEECH, TERRAIN)
 PLUGINS, PLUGIN_FAULTS = load_plugins(kind.name for kind in _ALL)
 """Kinds of work that other packages add, and why some can't be used."""
 

@@ -17,7 +17,7 @@ from p2p_node.executor import ModelPlace, builtin_places
 from p2p_node.jobs import build_request
 from p2p_node.jobspec import JobSpec, JobSpecError, parse_job_spec
 from p2p_node.tasks import artifact, is_text, prepare, tokenizers_of, unit_name
-from tests.support.tiny_models import tiny_bert, tiny_vision
+from tests.support.tiny_models import model_of, tiny_bert, tiny_vision
 from workloads.blobs import MemoryBlobs
 from workloads.linalg.input import decode_input as decode_product
 from workloads.registry import KINDS
@@ -35,10 +35,24 @@ EXAMPLES = {
     "train": "training.run",
     "embed": "embed.text",
     "classify": "classify.image",
+    "transcribe": "speech.transcribe",
+    "terrain": "diffusion.terrain",
+    "knot": "render.trace",
+    "poster": "render.trace",
+    "train-kjv": "training.run",
+    "train-lora": "training.run",
 }
+
+
+def _tiny(workload: str) -> Path:
+    return model_of(KINDS[workload]).path
+
+
 FETCHED = {
     "all-minilm-l6-v2": ("embed.text", tiny_bert()),
     "efficientnet-lite0": ("classify.image", tiny_vision(224)),
+    "whisper-tiny.en": ("speech.transcribe", _tiny("speech.transcribe")),
+    "terrain": ("diffusion.terrain", _tiny("diffusion.terrain")),
 }
 """Models that the examples take and the package doesn't bring, and small ones in their stead."""
 MODELS = builtin_places() | {
@@ -95,7 +109,8 @@ def test_every_example_becomes_a_request_of_its_kind(name: str) -> None:
     assert request.workload == kind.name
     assert model is not None or kind.name in {workload for workload, _ in FETCHED.values()}
     assert (request.chunk_units, request.segment_chunks) == (kind.chunk_units, kind.segment_chunks)
-    assert model is None or request.input_units + request.units_max <= model.context_units_max
+    fits = model is None or request.input_units + request.units_max <= model.context_units_max
+    assert fits or spec.parts is not None
     assert is_text(kind.name) == (name in {"verse", "verses"})
 
 
@@ -121,7 +136,8 @@ def test_a_finished_job_is_a_file_even_after_a_restart(name: str) -> None:
 
 def test_units_have_names() -> None:
     named = [unit_name(name) for name in EXAMPLES.values()]
-    assert named == ["token", "token", "word", "pixel", "entry", "word", "word", "word", "word"]
+    assert named[:9] == ["token", "token", "word", "pixel", "entry", "word", "word", "word", "word"]
+    assert named[9:] == ["token", "point", "pixel", "pixel", "word", "word"]
     assert unit_name("lm.dream") == "unit"
     assert not is_text("lm.dream")
 
@@ -173,8 +189,8 @@ def test_training_data_arrive_as_bytes() -> None:
         (MATMUL, "columns: 1", "columns: 3", "task.right: must have 2 rows of 3 entries"),
         (MATMUL, "[3, 4]", "[3]", "task.left: must have 2 rows of 2 entries"),
         (MATMUL, "bits: 4", "bits: 1", "task: left has an entry of magnitude 2**1 or more"),
-        (TRAIN, "data: AAEBAgMA", "data: AAEC\ntext: x", "task: exactly one of text and data must be given"),
-        (TRAIN, "data: AAEBAgMA", "seed: 1", "task: exactly one of text and data must be given"),
+        (TRAIN, "data: AAEBAgMA", "data: AAEC\ntext: x", "exactly one of text, text_file and data must be given"),
+        (TRAIN, "data: AAEBAgMA", "seed: 1", "task: exactly one of text, text_file and data must be given"),
         (TRAIN, "data: AAEBAgMA", "data: AAE=", "task: data of 2 bytes hold no example"),
         (TRAIN, "{widths: [2, 2]}", "{widths: [2, 1]}", "task: classes=1 must be in [2, 256]"),
         (

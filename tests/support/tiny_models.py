@@ -6,6 +6,7 @@ import atexit
 import json
 import shutil
 import tempfile
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -108,7 +109,17 @@ def model_of(kind: Kind) -> Model:
     if shipped := kind.models():
         (model,) = shipped
         return model
-    model = kind.read_model({"embed.text": tiny_bert, "classify.image": tiny_vision}[kind.name]())
+    # They take their weights from here.
+    from tests.support.tiny_terrain import tiny_terrain
+    from tests.support.tiny_whisper import tiny_whisper
+
+    makers: dict[str, Callable[[], Path]] = {
+        "embed.text": tiny_bert,
+        "classify.image": tiny_vision,
+        "speech.transcribe": lambda: tiny_whisper(_folder() / "tiny-whisper"),
+        "diffusion.terrain": lambda: tiny_terrain(_folder() / "tiny-terrain"),
+    }
+    model = kind.read_model(makers[kind.name]())
     assert model is not None
     return model
 

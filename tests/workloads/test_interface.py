@@ -12,6 +12,8 @@ from protocols.limits import UNITS_MAX
 from protocols.units import FALSE_UNITS, chunk_count
 from tests.support.tiny_models import model_of
 from workloads.blobs import MemoryBlobs
+from workloads.consistency.input import TerrainInput
+from workloads.consistency.input import encode_input as encode_maps
 from workloads.diffusion.input import SampleInput
 from workloads.diffusion.input import encode_input as encode_sample
 from workloads.embedding.input import EmbedInput
@@ -27,6 +29,8 @@ from workloads.lm.input import encode_input as encode_prompt
 from workloads.registry import KINDS, kind_of, open_workload
 from workloads.render.scene import Camera, Material, RenderInput, Sphere
 from workloads.render.scene import encode_input as encode_scene
+from workloads.speech.input import TranscribeInput
+from workloads.speech.input import encode_input as encode_recording
 from workloads.training.input import ClassifierShape, TrainingInput
 from workloads.training.input import encode_input as encode_training
 from workloads.vision.input import ClassifyInput
@@ -74,6 +78,10 @@ JOBS = {
     "classify.image": encode_images(
         ClassifyInput(8, 0, 12, bytes(5 * n % 251 for n in range(12 * 8 * 8 * 3)))
     ),
+    "speech.transcribe": encode_recording(
+        TranscribeInput(bytes(n * 7 % 251 for n in range(6_000)), None, 0, (900, 1_800, 3_000))
+    ),
+    "diffusion.terrain": encode_maps(TerrainInput((3,), (80_000, 5_000, 500), 9)),
 }
 """A job of each kind, of three chunks or more."""
 

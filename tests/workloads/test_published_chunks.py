@@ -26,6 +26,10 @@ PUBLISHED = {
     ("embed.text", "exact21"): "b9909d54aa8835d7",
     ("classify.image", "exact14"): "7578a6089d3adc7a",
     ("classify.image", "exact21"): "90676ff2d8e07297",
+    ("speech.transcribe", "exact14"): "bf600c934be19950",
+    ("speech.transcribe", "exact21"): "ef9e78b6dedc98fa",
+    ("diffusion.terrain", "exact14"): "0dfd3645433374a7",
+    ("diffusion.terrain", "exact21"): "9d5776bd085b3da9",
 }
 
 

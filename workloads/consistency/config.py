@@ -13,7 +13,15 @@ from typing import Any
 from workloads.errors import ModelRefused
 from workloads.modelconfig import CONFIG_FILE, integer_field, read_fields
 
-__all__ = ["MODEL_TYPE", "PROGRAM_FILE", "SMALL_FILES", "ConsistencyConfig", "load_config", "parse_config"]
+__all__ = [
+    "MODEL_TYPE",
+    "PROGRAM_FILE",
+    "SIDE",
+    "SMALL_FILES",
+    "ConsistencyConfig",
+    "load_config",
+    "parse_config",
+]
 
 MODEL_TYPE = "consistency-program"
 PROGRAM_FILE = "program.bin"

@@ -8,7 +8,7 @@ from protocols.limits import INPUT_BYTES_MAX, UNITS_MAX, WHOLE_UNITS_MAX
 from workloads.consistency.config import SIDE
 from workloads.errors import InputRefused
 
-__all__ = ["LATENT_UNITS", "STEPS_MAX", "TerrainInput", "decode_input", "encode_input"]
+__all__ = ["LATENT_UNITS", "SIGMA_MILLI_MAX", "STEPS_MAX", "TerrainInput", "decode_input", "encode_input"]
 
 LATENT_UNITS = SIDE * SIDE
 """A map after one step is a chunk: its points as 32-bit floats."""

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import io
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from msgspec.structs import replace
 
 from protocols.limits import UNITS_MAX
 from workloads.blobs import Blobs
-from workloads.consistency.config import MODEL_TYPE, SMALL_FILES, load_config
+from workloads.consistency.config import MODEL_TYPE, SIDE, SMALL_FILES, load_config
 from workloads.consistency.input import LATENT_UNITS, TerrainInput, decode_input, encode_input
 from workloads.errors import InputRefused
 from workloads.lm.manifest import load_manifest
 from workloads.modelconfig import has_model_type
 from workloads.split import Part, Split
-from workloads.workload import EXACT_PROFILES, Kind, Model, Workload
+from workloads.workload import EXACT_PROFILES, Artifact, Kind, Model, Workload
 
 __all__ = ["NAME", "STALE_STEPS", "TERRAIN"]
 
@@ -46,6 +49,17 @@ def _open(
     return TerrainSampler(model_dir, profile, variant, expected_digest=expected_digest)
 
 
+def _present(input: bytes, units: Sequence[int]) -> Artifact:
+    """Each map after each step; whoever has the model knows how high that is."""
+    job = decode_input(input, is_whole=True)
+    values = np.array(units, dtype="<u4").view("<f4").reshape(-1, len(job.sigmas_milli), SIDE, SIDE)
+    file = io.BytesIO()
+    np.save(file, values)
+    return Artifact(
+        "application/octet-stream", file.getvalue(), f"NumPy file of {len(values)} maps after each step"
+    )
+
+
 def _maps(input: bytes) -> int:
     return len(decode_input(input, is_whole=True).conditions)
 
@@ -70,5 +84,6 @@ TERRAIN = Kind(
     probe=_probe,
     open=_open,
     read_model=_read_model,
+    present=_present,
     split=Split("map", _maps, _part),
 )

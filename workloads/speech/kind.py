@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 
 from protocols.blobs import Blob
@@ -12,6 +14,7 @@ from workloads.lm.manifest import load_manifest
 from workloads.modelconfig import has_model_type
 from workloads.speech.config import MODEL_TYPE, load_config
 from workloads.speech.input import (
+    PADDING,
     SAMPLE_BYTES,
     WINDOW_TOKENS,
     TranscribeInput,
@@ -19,7 +22,7 @@ from workloads.speech.input import (
     encode_input,
 )
 from workloads.split import Part, Split
-from workloads.workload import EXACT_PROFILES, Kind, Model, Workload
+from workloads.workload import EXACT_PROFILES, Artifact, Kind, Model, Workload
 
 __all__ = ["NAME", "SHORT_HEARING", "SPEECH"]
 
@@ -70,6 +73,16 @@ def _part(input: bytes, first: int, count: int) -> Part:
     return Part(encode_input(part), 0, part.units_total)
 
 
+def _present(input: bytes, units: Sequence[int]) -> Artifact:
+    """The tokens of each window; whoever has the model's tokenizer makes more of it."""
+    rows = []
+    for number in range(len(units) // WINDOW_TOKENS):
+        window = units[number * WINDOW_TOKENS : (number + 1) * WINDOW_TOKENS]
+        rows.append([unit for unit in window if unit != PADDING])
+    content = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    return Artifact("application/jsonl", content, f"JSON lines of the tokens of {len(rows)} windows")
+
+
 def _input_blobs(input: bytes) -> tuple[Blob, ...]:
     blob = decode_input(input, is_whole=True).blob
     return () if blob is None else (blob,)
@@ -86,6 +99,7 @@ SPEECH = Kind(
     probe=_probe,
     open=_open,
     read_model=_read_model,
+    present=_present,
     input_blobs=_input_blobs,
     split=Split("window", _windows, _part),
 )
