@@ -156,6 +156,7 @@ def build_request(
         tolerance=_tolerance(spec, task.model, models),
         answer_ms=spec.verify.reveal_ms,
         queue_ms=spec.timeouts.queue_ms,
+        stall_ms=spec.timeouts.stall_ms,
         execution_ms=spec.timeouts.execution_ms,
         total_ms=spec.timeouts.total_ms,
         attempts_max=spec.retry.retries + 1,

@@ -125,6 +125,7 @@ class TimeoutsSpec(Struct, frozen=True, kw_only=True):
     """How long the client waits for each phase, and for all."""
 
     queue_ms: int = 30_000
+    stall_ms: int = 20_000
     execution_ms: int = 300_000
     total_ms: int = 600_000
 
@@ -296,6 +297,7 @@ _TIMEOUTS = mapping(
     TimeoutsSpec,
     {
         "queue": Field("queue_ms", _TIMEOUT),
+        "stall": Field("stall_ms", _TIMEOUT),
         "execution": Field("execution_ms", _TIMEOUT),
         "total": Field("total_ms", _TIMEOUT),
     },

@@ -34,7 +34,7 @@ resources: {ram: 3MiB, min_rate: 12.5}
 placement: {exclude: [%s]}
 auction: {mode: posted, window: 1500ms, max_price: 9, rebids: 0, max_total: 77}
 verify: {profile: exact21, verifiers: 3, chunks: 4, reveal: 2s}
-timeouts: {queue: 1m, execution: 1h, total: 2h}
+timeouts: {queue: 1m, stall: 40s, execution: 1h, total: 2h}
 retry: {max: 0}
 parts: 3
 """  # noqa: E501
@@ -111,7 +111,7 @@ def test_every_field_arrives_in_its_unit() -> None:
     )
     verify = spec.verify
     assert (verify.profile, verify.verifiers, verify.chunks, verify.reveal_ms) == ("exact21", 3, 4, 2_000)
-    assert spec.timeouts == TimeoutsSpec(queue_ms=60_000, execution_ms=3_600_000, total_ms=7_200_000)
+    assert spec.timeouts == TimeoutsSpec(queue_ms=60_000, stall_ms=40_000, execution_ms=3_600_000, total_ms=7_200_000)
     assert spec.retry.retries == 0
     assert (spec.parts, auction.total_micros_max) == (3, 77)
 
