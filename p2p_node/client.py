@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from p2p_node.datadir import DataDir
 from p2p_node.errors import ExitCode, UserError
 from protocols.blobs import parse_blob_name
+from protocols.limits import BLOB_PIECE_BYTES
 
 if TYPE_CHECKING:
     import httpx
@@ -104,7 +105,8 @@ class NodeClient:
 
     def add_blob(self, content: bytes) -> str:
         """Hand content to the node, which keeps it; what job files call it."""
-        return str(self._call("POST", "/v1/blobs", content=content).json()["blob"])
+        starts = range(0, len(content), BLOB_PIECE_BYTES) or [0]
+        return str(self.upload_blob(content[at : at + BLOB_PIECE_BYTES] for at in starts)["blob"])
 
     def quote(self, document: bytes) -> dict[str, Any]:
         """What a job would be checked by and cost; nothing is offered to anybody."""

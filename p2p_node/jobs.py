@@ -226,17 +226,28 @@ class JobBook:
 
     # --- Commands --------------------------------------------------------------------------------
 
-    def submit(self, spec: JobSpec, described: dict[str, Any]) -> JobRecord:
+    def prepare(self, spec: JobSpec) -> JobRequest:
+        """What a job asks of peers. Safe in any thread: a hundred thousand texts take a while to tokenize.
+
+        Raises:
+            UserError: the job can't be asked for from here.
+        """
+        return build_request(spec, self._models, self._tokenizers, self._blobs)
+
+    def submit(
+        self, spec: JobSpec, described: dict[str, Any], request: JobRequest | None = None
+    ) -> JobRecord:
         """Offer a job.
 
         Args:
             spec: a valid job file.
             described: the same, as plain data for display.
+            request: as `prepare` made it; None to make it here.
 
         Raises:
             UserError: the job can't be asked for from here.
         """
-        request = build_request(spec, self._models, self._tokenizers, self._blobs)
+        request = request or self.prepare(spec)
         self._check_blobs(request.input_blobs)
         now_ms, ceiling = self._clock(), spec.auction.total_micros_max
         if spec.parts is not None:
@@ -291,13 +302,13 @@ class JobBook:
         self._forget_oldest()
         return record
 
-    def quote(self, spec: JobSpec) -> dict[str, Any]:
+    def quote(self, spec: JobSpec, request: JobRequest | None = None) -> dict[str, Any]:
         """What a job would be checked by and cost; see `p2p_node.quote`. Nothing is offered.
 
         Raises:
             UserError: the job can't be asked for from here.
         """
-        request = build_request(spec, self._models, self._tokenizers, self._blobs)
+        request = request or self.prepare(spec)
         if spec.parts is not None:
             return self.wholes.planner.quote(request, parts=_number(spec.parts), now_ms=self._clock())
         return quote(self._runtime.core, request, self._clock())

@@ -128,14 +128,16 @@ class _Routes:
         with _job_files_refused():
             # A thread: a file of 64 KiB can be made to take a second, and peers shouldn't wait.
             spec = await trio.to_thread.run_sync(parse_job_spec, document)
-            record = self._node.book.submit(spec, views.described_spec(spec))
+            prepared = await trio.to_thread.run_sync(self._node.book.prepare, spec)
+            record = self._node.book.submit(spec, views.described_spec(spec), prepared)
         return _json({"id": record.id.hex(), "state": record.state, "name": record.name}, status=201)
 
     async def quote_job(self, request: Request) -> Response:
         document = await _body(request, DOCUMENT_BYTES_MAX)
         with _job_files_refused():
             spec = await trio.to_thread.run_sync(parse_job_spec, document)
-            return _json(self._node.book.quote(spec))
+            prepared = await trio.to_thread.run_sync(self._node.book.prepare, spec)
+            return _json(self._node.book.quote(spec, prepared))
 
     async def show_job(self, request: Request) -> Response:
         return _json(self._details(self._find(request)))
