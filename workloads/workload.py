@@ -140,6 +140,10 @@ def names_none(*_: object) -> tuple[Blob, ...]:
     return ()
 
 
+def _says_nothing(input: bytes, units: Sequence[int]) -> str:
+    return ""
+
+
 def _reads_none(directory: Path) -> Model | None:
     return None
 
@@ -166,6 +170,7 @@ class Kind:
         read_model: the model that a directory holds, called as the directory is, or None if it is another
             kind's; raises `ModelRefused` if it is this kind's and broken.
         split: how a job falls into parts; None if it doesn't.
+        remark: what output so far is worth saying of, as it comes, from input and units; empty for nothing.
         plan: the job that a job file's fields ask for, as plain data. For plug-ins (`workloads.plugins`):
             fields of the built-in kinds are read by the node. Raises `InputRefused`.
     """
@@ -185,6 +190,7 @@ class Kind:
     chunk_blobs: Callable[[bytes, Sequence[int], int], tuple[Blob, ...]] = names_none
     read_model: Callable[[Path], Model | None] = _reads_none
     split: Split | None = None
+    remark: Callable[[bytes, Sequence[int]], str] = _says_nothing
     plan: Callable[[Mapping[str, Any]], Part] | None = None
 
 

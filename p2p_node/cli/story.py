@@ -142,7 +142,8 @@ class Story:
                 self.phase.end()
                 self.text += str(event.get("text", ""))
                 self.units = int(event.get("units_total", 0))
-                return None
+                remark = str(event.get("remark", ""))
+                return ("output", harmless(remark)) if remark else None
             case "paid":
                 self.phase.end()
                 return self._tell_payment(str(event.get("peer", "")), event)

@@ -88,6 +88,13 @@ def _chunk_blobs(input: bytes, units: Sequence[int], chunk: int) -> tuple[Blob, 
     return (state_blob(units, chunk - 1),) if chunk and decode_input(input).is_large else ()
 
 
+def _remark(input: bytes, units: Sequence[int]) -> str:
+    """The loss before the last step."""
+    job = decode_input(input)
+    curve = losses(job, units) if job.is_large else []
+    return f"loss {curve[-1]:.4f} before step {job.start_step + len(curve)}" if curve else ""
+
+
 def present(input: bytes, units: Sequence[int]) -> Artifact:
     """What a finished run's output words hold by themselves: the last state, or the losses as a picture."""
     job = decode_input(input)
@@ -168,4 +175,5 @@ TRAINING = Kind(
     input_blobs=_input_blobs,
     output_blobs=_output_blobs,
     chunk_blobs=_chunk_blobs,
+    remark=_remark,
 )

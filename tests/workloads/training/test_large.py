@@ -108,6 +108,8 @@ def test_the_losses_of_each_segment_are_output(
     assert len(curve) == 12
     assert curve[0] > 4.7 > 4.3 > curve[-1]
     assert losses(job, units[:CHUNK_UNITS]) == curve[:4]
+    said = [TRAINING.remark(encode_input(job), units[:count]) for count in (0, CHUNK_UNITS - 1, CHUNK_UNITS)]
+    assert said == ["", "", f"loss {curve[3]:.4f} before step 4"]
     result = run_files(encode_input(job), units, blobs)
     with zipfile.ZipFile(io.BytesIO(result.content)) as archive:
         assert archive.namelist() == ["loss.csv", "loss.png", "model.safetensors"]
