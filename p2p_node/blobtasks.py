@@ -36,9 +36,9 @@ from protocols.events import (
 from protocols.limits import BLOBS_PER_JOB_MAX
 from workloads.errors import InputRefused, WorkloadRefused
 from workloads.registry import KINDS
-from workloads.workload import Kind
+from workloads.workload import Kind, names_none
 
-__all__ = ["BlobTasks", "Fetch", "Store", "blobs_of_input"]
+__all__ = ["BlobTasks", "Fetch", "Store", "blobs_of_input", "leaves_blobs"]
 
 log = structlog.get_logger(__name__)
 
@@ -90,6 +90,13 @@ def blobs_of_input(kind: Kind, input: bytes) -> tuple[Blob, ...]:
         InputRefused: they can't be, or are too many; or the workload refuses the input.
     """
     return _checked(kind.input_blobs(input), BLOBS_PER_JOB_MAX)
+
+
+def leaves_blobs(kind: Kind, input: bytes) -> bool:
+    """Whether a job's output will name blobs."""
+    if kind.output_blobs is names_none:
+        return False
+    return kind.leaves_blobs is None or kind.leaves_blobs(input)
 
 
 def _checked(blobs: Sequence[Blob], count_max: int | None = None) -> tuple[Blob, ...]:

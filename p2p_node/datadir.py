@@ -89,6 +89,11 @@ class DataDir:
         return self.path / "blobs"
 
     @property
+    def blob_files(self) -> Path:
+        """The complete blobs among them, each a file called by its digest."""
+        return self.blobs / "complete"
+
+    @property
     def models(self) -> Path:
         """Models that were added, each in a directory of its name."""
         return self.path / "models"

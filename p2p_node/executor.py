@@ -73,6 +73,7 @@ class WorkerExecutor:
         *,
         cheat: str = "",
         blobs: BlobStore | None = None,
+        blob_folder: Path | None = None,
     ) -> None:
         """Run the models in ``models``, by digest.
 
@@ -83,12 +84,14 @@ class WorkerExecutor:
             cheat: how executions (never recomputations) deviate, for hostile test peers; ``withheld-blob``
                 throws away what they leave.
             blobs: where what executions leave is put; None refuses it.
+            blob_folder: where blobs are read; None for those of ``blobs``.
         """
         self._working = working
         self._checking = checking
         self._models = models
         self._cheat = cheat
         self._blobs = blobs
+        self._blob_folder = blob_folder or (blobs.folder if blobs is not None else None)
         self._runs: dict[tuple[Any, ...], tuple[WorkerPool, int]] = {}
         self.executed_cpu_us = 0
         """CPU time of finished executions."""
@@ -164,7 +167,7 @@ class WorkerExecutor:
         kind = KINDS.get(task.workload)
         # A hostile peer cheats in the workload that its cheat belongs to, and is honest in all others.
         variant = cheat if kind is not None and cheat in kind.variants else ""
-        blobs = str(self._blobs.folder) if self._blobs is not None else ""
+        blobs = str(self._blob_folder) if self._blob_folder is not None else ""
         return frames.ModelRef(str(place.path), task.model, task.profile, variant, task.workload, blobs)
 
     def cancel(self, key: tuple[Any, ...]) -> None:

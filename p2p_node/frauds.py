@@ -6,13 +6,16 @@ process runs one operator again. A chunk's fraud proof takes the model, to recom
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import trio
 
 from p2p_node.errors import UserError
-from p2p_node.executor import WorkerExecutor, builtin_places
+from p2p_node.executor import ModelPlace, WorkerExecutor, builtin_places
 from p2p_node.workers import WorkerPool
 from protocols.crypto import Crypto
 from protocols.effects import Judge, Recompute
@@ -75,21 +78,29 @@ def read_file(data: bytes, crypto: Crypto) -> FraudFile:
     return FraudFile(network, proof, accusation)
 
 
-def judge_file(file: FraudFile) -> Judgement:
+def judge_file(
+    file: FraudFile, places: Mapping[str, ModelPlace] | None = None, blob_folder: Path | None = None
+) -> Judgement:
     """Run what convicts or acquits, in a worker process of this machine.
+
+    Args:
+        file: as `read_file` gave it.
+        places: models by name; None for the built-in ones.
+        blob_folder: with what the job's input and units name, each file called by its digest.
 
     Raises:
         UserError: it can't be run here: a chunk's proof needs the model.
     """
     accusation = file.accusation
+    run = partial(_run, places or builtin_places(), blob_folder)
     if isinstance(accusation, OperatorAccusation):
         if accusation.case is None:
             return Judgement(Finding.GUILTY, "its signed trace contradicts its signed digest")
-        event = trio.run(_run, Judge(accusation.case))
+        event = trio.run(run, Judge(accusation.case))
         if isinstance(event, RunJudged):
             return Judgement(event.finding, event.detail)
     else:
-        event = trio.run(_run, accusation.task)
+        event = trio.run(run, accusation.task)
         if isinstance(event, RunRecomputed):
             is_guilty = accusation.is_guilty(dict(event.digests)[accusation.chunk])
             finding = Finding.GUILTY if is_guilty else Finding.ACQUITTED
@@ -99,9 +110,12 @@ def judge_file(file: FraudFile) -> Judgement:
     raise AssertionError(f"a judgement ended with {event}")
 
 
-async def _run(task: Judge | Recompute) -> RunEvent:
+async def _run(
+    places: Mapping[str, ModelPlace], blob_folder: Path | None, task: Judge | Recompute
+) -> RunEvent:
     pool = WorkerPool(1)
-    executor = WorkerExecutor(pool, pool, {place.digest: place for place in builtin_places().values()})
+    models = {place.digest: place for place in places.values()}
+    executor = WorkerExecutor(pool, pool, models, blob_folder=blob_folder)
     ended = trio.Event()
     events: list[RunEvent] = []
 

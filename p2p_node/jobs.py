@@ -17,7 +17,7 @@ import trio
 
 from p2p_node import explain
 from p2p_node.blobs import BlobStore
-from p2p_node.blobtasks import blobs_of_input
+from p2p_node.blobtasks import blobs_of_input, leaves_blobs
 from p2p_node.core.request import FINAL_STATES, CheckPolicy, JobRequest, JobState
 from p2p_node.errors import UserError
 from p2p_node.executor import ModelPlace
@@ -39,7 +39,7 @@ from workloads.errors import InputRefused
 from workloads.lm.tokenizer import TextTokenizer
 from workloads.lm.tolerance import load_tolerance
 from workloads.registry import KINDS
-from workloads.workload import Artifact, Kind, names_none
+from workloads.workload import Artifact, Kind
 
 __all__ = ["JobBook", "JobRecord", "build_request"]
 
@@ -135,7 +135,7 @@ def build_request(
         profile=spec.verify.profile,
         input=task.input,
         input_blobs=_blobs_of(kind, task.input),
-        has_output_blobs=kind.output_blobs is not names_none,
+        has_output_blobs=leaves_blobs(kind, task.input),
         input_units=task.input_units,
         units_max=task.units_max,
         stop_unit=task.stop_unit,

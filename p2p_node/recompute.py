@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import trio
 
@@ -19,23 +20,33 @@ from verification.receipt_parts import WholeReport
 __all__ = ["recompute_receipt"]
 
 
-def recompute_receipt(report: ReceiptReport | WholeReport) -> list[ClaimResult]:
+def recompute_receipt(
+    report: ReceiptReport | WholeReport,
+    places: Mapping[str, ModelPlace] | None = None,
+    blob_folder: Path | None = None,
+) -> list[ClaimResult]:
     """Recompute every claim of a receipt that holds.
+
+    Args:
+        report: of the receipt.
+        places: models by name; None for the built-in ones.
+        blob_folder: with what the job's input and units name, each file called by its digest.
 
     Raises:
         UserError: the model isn't on this machine, or doesn't run here.
     """
-    models = {place.digest: place for place in builtin_places().values()}
+    known = builtin_places() if places is None else places
+    models = {place.digest: place for place in known.values()}
     if report.claims and report.model not in models:
         raise UserError(f"model {report.model.hex()} isn't on this machine, so nothing can be recomputed")
-    return trio.run(_recompute_all, report, models)
+    return trio.run(_recompute_all, report, models, blob_folder)
 
 
 async def _recompute_all(
-    report: ReceiptReport | WholeReport, models: Mapping[bytes, ModelPlace]
+    report: ReceiptReport | WholeReport, models: Mapping[bytes, ModelPlace], blob_folder: Path | None
 ) -> list[ClaimResult]:
     pool = WorkerPool(1, WorkerSettings(kernels=await find_kernels()))
-    executor = WorkerExecutor(pool, pool, models)
+    executor = WorkerExecutor(pool, pool, models, blob_folder=blob_folder)
 
     async def run(task: Recompute) -> Mapping[int, bytes]:
         ended = trio.Event()

@@ -169,6 +169,8 @@ class Kind:
         chunk_blobs: blobs of earlier output that the check of a chunk starts from: input, units and chunk.
         read_model: the model that a directory holds, called as the directory is, or None if it is another
             kind's; raises `ModelRefused` if it is this kind's and broken.
+        leaves_blobs: whether the units that come of an input name blobs at all; None if `output_blobs` finds
+            some in every output.
         split: how a job falls into parts; None if it doesn't.
         remark: what output so far is worth saying of, as it comes, from input and units; empty for nothing.
         plan: the job that a job file's fields ask for, as plain data. For plug-ins (`workloads.plugins`):
@@ -189,6 +191,7 @@ class Kind:
     output_blobs: Callable[[bytes, Sequence[int]], tuple[Blob, ...]] = names_none
     chunk_blobs: Callable[[bytes, Sequence[int], int], tuple[Blob, ...]] = names_none
     read_model: Callable[[Path], Model | None] = _reads_none
+    leaves_blobs: Callable[[bytes], bool] | None = None
     split: Split | None = None
     remark: Callable[[bytes, Sequence[int]], str] = _says_nothing
     plan: Callable[[Mapping[str, Any]], Part] | None = None

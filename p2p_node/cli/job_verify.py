@@ -2,19 +2,40 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from p2p_node.cli.options import output_option
+from p2p_node.cli.options import datadir_option, models_option, output_option
 from p2p_node.errors import ExitCode, UserError
 
 if TYPE_CHECKING:
+    from p2p_node.executor import ModelPlace
     from verification.receipt import ReceiptReport
     from verification.receipt_parts import WholeReport
 
 __all__ = ["verify"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Here:
+    """What this machine has to recompute with."""
+
+    datadir: Path | None
+    models: tuple[Path, ...]
+
+    def places(self) -> dict[str, ModelPlace]:
+        from p2p_node.models import models_here, places_of
+
+        return places_of(models_here(self.datadir, self.models))
+
+    def blob_folder(self) -> Path | None:
+        from p2p_node.datadir import DataDir
+
+        place = DataDir.existing(self.datadir)
+        return place.blob_files if place is not None and place.blob_files.is_dir() else None
 
 
 class _ReceiptRefused(UserError):
@@ -26,8 +47,12 @@ class _ReceiptRefused(UserError):
 @click.command(short_help="Check a receipt or a fraud proof, offline.")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--recompute", is_flag=True, help="Run the model to settle what signatures can't.")
+@datadir_option
+@models_option
 @output_option
-def verify(file: Path, recompute: bool, output: str) -> None:
+def verify(
+    *, file: Path, recompute: bool, datadir: Path | None, models: tuple[Path, ...], output: str
+) -> None:
     """Check the receipt or the fraud proof in FILE.
 
     Of a receipt: every signature, commitment, draw, opening, verdict and payment; of a job in parts, those
@@ -35,7 +60,8 @@ def verify(file: Path, recompute: bool, output: str) -> None:
     signature and every part, and then the one operator that convicts, which is run again and takes no
     model.
 
-    Needs no network and no running node. Exits with 5 at the first thing that is wrong, and names it.
+    Needs no network and no running node: models and files are those of the data directory and --models.
+    Exits with 5 at the first thing that is wrong, and names it.
     """
     from p2p_node.cli.output import print_record
     from p2p_node.core.keyring import RealCrypto
@@ -46,7 +72,7 @@ def verify(file: Path, recompute: bool, output: str) -> None:
     data = _read(file)
     # A receipt is JSON, a fraud proof is a MessagePack array.
     if not data.lstrip().startswith(b"{"):
-        print_record(_judged(data, file), output)
+        print_record(_judged(data, file, _Here(datadir, models)), output)
         return
     try:
         report = check_any_file(data, RealCrypto())
@@ -54,7 +80,7 @@ def verify(file: Path, recompute: bool, output: str) -> None:
         raise _ReceiptRefused(f"{file} doesn't hold: {error}") from error
     record = _described_whole(report) if isinstance(report, WholeReport) else _described(report)
     if recompute:
-        record["recomputed"] = _recompute(report, file)
+        record["recomputed"] = _recompute(report, file, _Here(datadir, models))
     elif report.claims and output == "table":
         click.echo(
             f"signed results not recomputed: {len(report.claims)} (--recompute settles them)", err=True
@@ -62,7 +88,7 @@ def verify(file: Path, recompute: bool, output: str) -> None:
     print_record(record, output)
 
 
-def _judged(data: bytes, file: Path) -> dict[str, Any]:
+def _judged(data: bytes, file: Path, here: _Here) -> dict[str, Any]:
     """Judge the fraud proof in a file, and describe it."""
     from p2p_node.core.keyring import RealCrypto
     from p2p_node.frauds import FraudRefused, judge_file, read_file
@@ -75,7 +101,7 @@ def _judged(data: bytes, file: Path) -> dict[str, Any]:
         raise _ReceiptRefused(f"{file} doesn't hold: no receipt, and as a fraud proof: {error}") from error
     accusation = fraud.accusation
     accused = f"the {accusation.role} {peer_id(accusation.accused)}"
-    judgement = judge_file(fraud)
+    judgement = judge_file(fraud, here.places(), here.blob_folder())
     if judgement.finding is Finding.ACQUITTED:
         raise _ReceiptRefused(f"{file} doesn't hold: {accused} stated what is true of {judgement.detail}")
     if judgement.finding is Finding.INCONCLUSIVE:
@@ -109,12 +135,12 @@ def _read(file: Path) -> bytes:
         raise UserError(f"can't read {file}: {error.strerror}") from error
 
 
-def _recompute(report: ReceiptReport | WholeReport, file: Path) -> str:
+def _recompute(report: ReceiptReport | WholeReport, file: Path, here: _Here) -> str:
     # Imported late: it brings trio, and its worker brings torch.
     from p2p_node.recompute import recompute_receipt
     from protocols.identity import peer_id
 
-    results = recompute_receipt(report)
+    results = recompute_receipt(report, here.places(), here.blob_folder())
     for result in results:
         if result.holds:
             continue

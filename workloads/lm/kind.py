@@ -71,6 +71,10 @@ def _output_blobs(input: bytes, units: Sequence[int]) -> tuple[Blob, ...]:
     return tuple(blob_from_words(words) for words in words_of(decode_input(input), units))
 
 
+def _leaves_blobs(input: bytes) -> bool:
+    return decode_input(input, is_whole=True).logprobs != NO_LOGPROBS
+
+
 LM = Kind(
     name="lm.generate",
     unit="token",
@@ -83,5 +87,6 @@ LM = Kind(
     open=_open,
     read_model=_read_model,
     output_blobs=_output_blobs,
+    leaves_blobs=_leaves_blobs,
     split=Split("prompt", _prompts, _part),
 )
