@@ -334,6 +334,9 @@ async def test_a_link_ends_though_a_frame_is_stuck_in_its_connection(
 ) -> None:
     monkeypatch.setattr(mends, "_GOODBYE_S", 0.1)
     monkeypatch.setattr(links, "CLOSE_S", 0.3)
+    # Nobody else may end it: not the peer either, whose pings go unanswered.
+    monkeypatch.setattr(links, "SILENCE_S", 1_000)
+    monkeypatch.setattr(links, "PING_EVERY_S", 2_000)
     async with network(1) as one, network(2) as two:
         await join(one, two)
         two.serve_bulk("deaf/1", never_read)
