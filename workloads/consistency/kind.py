@@ -6,7 +6,6 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 from msgspec.structs import replace
 
 from protocols.limits import UNITS_MAX
@@ -52,6 +51,9 @@ def _open(
 def _present(input: bytes, units: Sequence[int]) -> Artifact:
     """Each map after each step; whoever has the model knows how high that is."""
     job = decode_input(input, is_whole=True)
+    # Imported late: the node and its commands start without it.
+    import numpy as np
+
     values = np.array(units, dtype="<u4").view("<f4").reshape(-1, len(job.sigmas_milli), SIDE, SIDE)
     file = io.BytesIO()
     np.save(file, values)
