@@ -5,6 +5,8 @@
 The same bytes go over a raw trio TCP stream, over a bare libp2p stream (noise and yamux, in writes of 1 MiB),
 and as a blob: read and checked by its peer, checked again on arrival, and written to our disk. Rounds of the
 three are interleaved, and each figure is the best of its rounds: what else the machine does only slows.
+Processor time is that of both processes; where they have cores to spare, hashing and the disk hide behind the
+network.
 """
 
 from __future__ import annotations
@@ -102,6 +104,8 @@ async def giver_process(folder: Path) -> None:
             command, _, count = line.strip().partition(" ")
             if command == "make":
                 print(blob_name(await trio.to_thread.run_sync(make, store, int(count))), flush=True)
+            elif command == "cpu":
+                print(time.process_time(), flush=True)
             else:
                 peak = memory_mib()
                 reset_peak()
@@ -125,10 +129,23 @@ async def drain(net: Network) -> None:
 # --- Our side -------------------------------------------------------------------------------------
 
 
-async def mib_per_s(move: Callable[[], Awaitable[None]], count: int) -> float:
+@dataclass(frozen=True)
+class Moved:
+    """One round: MiB a second, and processor milliseconds for each MiB."""
+
+    mib_per_s: float
+    cpu_ms: float
+
+
+async def timed(
+    move: Callable[[], Awaitable[None]], count: int, their_cpu_s: Callable[[], Awaitable[float]]
+) -> Moved:
+    cpu_s = time.process_time() + await their_cpu_s()
     began = time.perf_counter()
     await move()
-    return count / (time.perf_counter() - began)
+    took_s = time.perf_counter() - began
+    cpu_s = time.process_time() + await their_cpu_s() - cpu_s
+    return Moved(count / took_s, 1_000 * cpu_s / count)
 
 
 async def take_tcp(port: int, count: int) -> None:
@@ -149,7 +166,7 @@ async def take_bulk(net: Network, peer: bytes, count: int) -> None:
     await stream.close()
 
 
-async def measure(effort: Effort, folder: Path) -> tuple[dict[str, list[float]], list[list[str]]]:
+async def measure(effort: Effort, folder: Path) -> tuple[dict[str, list[Moved]], list[list[str]]]:
     """Speeds by name, and the table of memory."""
     process = await trio.lowlevel.open_process(
         [sys.executable, "-m", "benchmarks.blobs", "--giver", str(folder / "giver")],
@@ -176,12 +193,19 @@ async def measure(effort: Effort, folder: Path) -> tuple[dict[str, list[float]],
             async def take_blob(blob: Blob) -> None:
                 await service.fetch(blob, [peer])
 
-            speeds: dict[str, list[float]] = {"raw trio TCP": [], "libp2p stream": [], "blob": []}
+            async def their_cpu_s() -> float:
+                return float(await ask("cpu"))
+
+            size = effort.speed_mib
+            paths: dict[str, Callable[[], Awaitable[None]]] = {
+                "raw trio TCP": partial(take_tcp, port, size),
+                "libp2p stream": partial(take_bulk, net, peer, size),
+                "blob": partial(take_blob, blob),
+            }
+            speeds: dict[str, list[Moved]] = {name: [] for name in paths}
             for _ in range(effort.rounds):
-                size = effort.speed_mib
-                speeds["raw trio TCP"].append(await mib_per_s(partial(take_tcp, port, size), size))
-                speeds["libp2p stream"].append(await mib_per_s(partial(take_bulk, net, peer, size), size))
-                speeds["blob"].append(await mib_per_s(partial(take_blob, blob), size))
+                for name, move in paths.items():
+                    speeds[name].append(await timed(move, size, their_cpu_s))
                 store.remove(blob)
             large = parse_blob_name(await ask(f"make {effort.memory_mib}"))
             await ask("memory")
@@ -201,15 +225,18 @@ async def measure(effort: Effort, folder: Path) -> tuple[dict[str, list[float]],
     return speeds, rows
 
 
-def speed_rows(speeds: dict[str, list[float]]) -> list[list[str]]:
+def speed_rows(speeds: dict[str, list[Moved]]) -> list[list[str]]:
     """Each path's best round, beside the raw stream's and the libp2p stream's."""
-    best = {name: max(values) for name, values in speeds.items()}
+    best = {name: max(moved.mib_per_s for moved in rounds) for name, rounds in speeds.items()}
+    cpu = {name: min(moved.cpu_ms for moved in rounds) for name, rounds in speeds.items()}
     return [
         [
             name,
             f"{value:.0f}",
             f"{value / best['raw trio TCP']:.3f}",
             f"{value / best['libp2p stream']:.2f}",
+            f"{cpu[name]:.1f}",
+            f"{cpu[name] / cpu['libp2p stream']:.2f}x",
         ]
         for name, value in best.items()
     ]
@@ -226,7 +253,7 @@ def main(*, quick: bool = False) -> None:
         shutil.rmtree(folder, ignore_errors=True)
     print_table(
         f"{effort.speed_mib} MiB between two processes, best of {effort.rounds} rounds",
-        ["path", "MiB/s", "to raw", "to libp2p"],
+        ["path", "MiB/s", "to raw", "to libp2p", "CPU ms/MiB", "to libp2p"],
         speed_rows(speeds),
     )
     print_table(
