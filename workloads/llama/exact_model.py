@@ -121,7 +121,7 @@ class ExactDecoder:
         """
         if not spans:
             return np.empty((0, self.config.hidden_size), dtype=np.float32)
-        tokens = np.concatenate([span.tokens for span in spans])
+        tokens = spans[0].tokens if len(spans) == 1 else np.concatenate([span.tokens for span in spans])
         if isinstance(cache, FusedCache):
             return self._extend_fused(tokens, spans, cache)
         cache.check(spans)
@@ -180,8 +180,10 @@ class ExactDecoder:
             raise TypeError("a fused cache belongs to a decoder with kernels")
         stream = self._embedding.take(tokens, axis=0)
         rows = [self._rotary.rows(cache.lengths[sequence], len(piece)) for sequence, piece in spans]
-        cosines = np.concatenate([cosine for cosine, _ in rows])
-        sines = np.concatenate([sine for _, sine in rows])
+        cosines, sines = rows[0]
+        if len(rows) > 1:
+            cosines = np.concatenate([cosine for cosine, _ in rows])
+            sines = np.concatenate([sine for _, sine in rows])
         hidden, status = self._fused.run(stream, cosines, sines, spans, cache)
         if status:
             index, part = divmod(status - 1, 2)

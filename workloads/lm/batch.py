@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,12 +18,13 @@ from numpy.typing import NDArray
 from workloads.llama.spans import Span
 from workloads.lm.continued import PASS_TOKENS
 from workloads.lm.engine import Decoder
-from workloads.lm.input import LmInput
+from workloads.lm.input import NO_LOGPROBS, LmInput
 from workloads.lm.layout import Ending
+from workloads.lm.logprobs import Logprobs, logprobs_of
 from workloads.lm.pieces import TokenBytes
 from workloads.lm.sampling import noise_position, penalised, sample
 
-__all__ = ["Drawn", "decode"]
+__all__ = ["Drawn", "decode", "wanted_logprobs"]
 
 _WAITING_PER_PLACE = 4
 """Prompts that may be done but wait for one before them, for each that is decoded: they hold memory."""
@@ -35,14 +37,14 @@ class Drawn(NamedTuple):
         prompt: its number.
         token: that was drawn.
         state: (hidden,), what it was drawn from.
-        logits: (vocabulary,), of the state.
+        logprobs: of the token, if the job asks for them.
         reason: why the output ends here, or None.
     """
 
     prompt: int
     token: int
     state: NDArray[np.float32]
-    logits: NDArray[np.float64]
+    logprobs: Logprobs | None
     reason: str | None
 
 
@@ -117,7 +119,7 @@ def _step(
             spans.append(Span(place, sequence.take(room)))
             room -= len(spans[-1].tokens)
     hidden = decoder.extend(spans, cache)
-    ends = np.cumsum([len(span.tokens) for span in spans]) - 1
+    ends = [count - 1 for count in accumulate(len(span.tokens) for span in spans)]
     ready = [
         (span.sequence, active[span.sequence], end)
         for span, end in zip(spans, ends, strict=True)
@@ -125,7 +127,7 @@ def _step(
     ]
     if not ready:
         return []
-    states = hidden[[end for _, _, end in ready]]
+    states = hidden if len(ready) == len(hidden) else hidden[[end for _, _, end in ready]]
     logits = decoder.logits(states)
     drawn_from = logits
     if job.has_penalty:
@@ -139,10 +141,20 @@ def _step(
         for _, sequence, _ in ready
     ]
     found = []
-    for (place, sequence, _), token, state, row in zip(
-        ready, sample(drawn_from, positions, job), states, logits, strict=True
-    ):
+    tokens = sample(drawn_from, positions, job)
+    # Now, since tokens may wait long for their turn, and logits are large.
+    values = wanted_logprobs(job, logits, tokens)
+    for (place, sequence, _), token, state, value in zip(ready, tokens, states, values, strict=True):
         sequence.tokens.append(token)
         sequence.pending = [token]
-        found.append((Drawn(sequence.prompt, token, state, row, sequence.ending.feed(token)), place))
+        found.append((Drawn(sequence.prompt, token, state, value, sequence.ending.feed(token)), place))
     return found
+
+
+def wanted_logprobs(
+    job: LmInput, logits: NDArray[np.float64], tokens: Sequence[int]
+) -> Sequence[Logprobs | None]:
+    """Log-probabilities of tokens, if the job asks for them."""
+    if job.logprobs == NO_LOGPROBS:
+        return [None] * len(tokens)
+    return logprobs_of(logits, tokens, job.logprobs)

@@ -332,8 +332,7 @@ class _Writer:
         tokens = [drawn.token for drawn in self._open]
         units = list(tokens)
         if self._job.logprobs != NO_LOGPROBS and tokens:
-            logits = np.stack([drawn.logits for drawn in self._open])
-            blob, data = logprobs_blob(logprobs_of(logits, tokens, self._job.logprobs))
+            blob, data = logprobs_blob([drawn.logprobs for drawn in self._open if drawn.logprobs])
             self._executor._blobs.write(data)
             units += blob_words(blob)
         if has_end and len(units) < LM_CHUNK_UNITS:

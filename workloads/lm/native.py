@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from protocols.messages import EQUAL_BITS
 from workloads.blobs import NO_BLOBS, Blobs
 from workloads.errors import InputRefused, ModelRefused, NumericsRefused
-from workloads.lm.batch import Drawn
+from workloads.lm.batch import Drawn, wanted_logprobs
 from workloads.lm.engine import HOMOGENEOUS, NATIVE, REFERENCE, Decoder, prefill
 from workloads.lm.fingerprint import fingerprint, misses_ppb, projection_signs
 from workloads.lm.generate import LmExecutor
@@ -152,9 +152,10 @@ class HomogeneousExecutor(LmExecutor):
             logits = self._generating.logits(states)
             drawn = self._sampled(job, output, tokens, states, logits)
             if drawn == tokens:
+                values = wanted_logprobs(job, logits, tokens)
                 return [
-                    Drawn(output.prompt, *values)
-                    for values in zip(tokens, states, logits, reasons, strict=True)
+                    Drawn(output.prompt, *fields)
+                    for fields in zip(tokens, states, values, reasons, strict=True)
                 ]
             same = next(i for i, pair in enumerate(zip(tokens, drawn, strict=True)) if pair[0] != pair[1])
             tokens = drawn[: same + 1]
