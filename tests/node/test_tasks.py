@@ -189,7 +189,12 @@ def test_training_data_arrive_as_bytes() -> None:
         (MATMUL, "columns: 1", "columns: 3", "task.right: must have 2 rows of 3 entries"),
         (MATMUL, "[3, 4]", "[3]", "task.left: must have 2 rows of 2 entries"),
         (MATMUL, "bits: 4", "bits: 1", "task: left has an entry of magnitude 2**1 or more"),
-        (TRAIN, "data: AAEBAgMA", "data: AAEC\ntext: x", "exactly one of text, text_file and data must be given"),
+        (
+            TRAIN,
+            "data: AAEBAgMA",
+            "data: AAEC\ntext: x",
+            "exactly one of text, text_file and data must be given",
+        ),
         (TRAIN, "data: AAEBAgMA", "seed: 1", "task: exactly one of text, text_file and data must be given"),
         (TRAIN, "data: AAEBAgMA", "data: AAE=", "task: data of 2 bytes hold no example"),
         (TRAIN, "{widths: [2, 2]}", "{widths: [2, 1]}", "task: classes=1 must be in [2, 256]"),
