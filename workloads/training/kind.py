@@ -84,6 +84,10 @@ def _output_blobs(input: bytes, units: Sequence[int]) -> tuple[Blob, ...]:
     return tuple(state_blob(units, segment) for segment in range(len(units) // CHUNK_UNITS))
 
 
+def _leaves_blobs(input: bytes) -> bool:
+    return decode_input(input).is_large
+
+
 def _chunk_blobs(input: bytes, units: Sequence[int], chunk: int) -> tuple[Blob, ...]:
     return (state_blob(units, chunk - 1),) if chunk and decode_input(input).is_large else ()
 
@@ -174,6 +178,7 @@ TRAINING = Kind(
     present=present,
     input_blobs=_input_blobs,
     output_blobs=_output_blobs,
+    leaves_blobs=_leaves_blobs,
     chunk_blobs=_chunk_blobs,
     remark=_remark,
 )
