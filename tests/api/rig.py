@@ -245,7 +245,7 @@ async def _open_node(
     core.capability = replace(core.capability, addresses=tuple(network.addresses))
     bootstrap += network.addresses
     notes.book = JobBook(runtime, store, models, clock=clock)
-    blob_store = BlobStore.open(place.blobs, bytes_max=64 * 1024**2, clock=clock)
+    blob_store = BlobStore.open(place.blobs, bytes_max=16 * 1024**2, clock=clock)
     stack.callback(blob_store.close)
     blobs = BlobService(blob_store, serve_bytes_per_s=10**9, serve_peer_bytes_per_s=10**9)
     await nursery.start(blobs.run, network)

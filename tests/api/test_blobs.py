@@ -75,7 +75,7 @@ def test_a_fetch_that_fails_says_why(rig: Rig, client: NodeClient) -> None:
 
 def test_a_blob_that_doesnt_fit_is_refused(client: NodeClient) -> None:
     with pytest.raises(ApiError, match="must fit into blob_bytes_max") as refusal:
-        client.upload_blob(bytes(MIB) for _ in range(65))
+        client.upload_blob(bytes(MIB) for _ in range(17))
     assert refusal.value.status == 507
     assert client.blobs() == []
 
