@@ -14,7 +14,6 @@ from protocols.limits import UNITS_MAX
 from workloads.blobs import Blobs
 from workloads.errors import InputRefused
 from workloads.png import animation, png
-from workloads.render.exr import exr
 from workloads.render.scene import (
     TILE,
     TILE_UNITS,
@@ -82,6 +81,9 @@ def picture(input: bytes, units: Sequence[int]) -> Artifact:
     ]
     size = f"{job.width} x {job.height} pixels, {job.samples} samples each"
     if job.is_light:
+        # Imported late: it takes numpy, and the node and its commands start without it.
+        from workloads.render.exr import exr
+
         files = [exr(job.width, job.height, frame) for frame in frames]
         if len(files) == 1:
             return Artifact("image/x-exr", files[0], f"OpenEXR image of {size}")
