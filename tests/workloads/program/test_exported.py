@@ -363,6 +363,33 @@ def test_too_dear_a_program_is_refused_before_it_is_run() -> None:
         budget_of(program(2_500, 20))
 
 
+@pytest.mark.parametrize(
+    ("op", "attributes"),
+    [
+        ("conv", {"stride": [65_536] * 2, "padding": [65_535] * 2, "dilation": [1, 1], "groups": 1}),
+        ("max_pool2d", {"stride": [65_536] * 2, "padding": [32_768] * 2, "kernel": [65_536] * 2}),
+        (
+            "conv_transpose",
+            {
+                "stride": [65_536] * 2,
+                "padding": [0, 0],
+                "output_padding": [0, 0],
+                "dilation": [1, 1],
+                "groups": 1,
+            },
+        ),
+    ],
+)
+def test_margins_that_make_much_out_of_little_are_refused(op: str, attributes: dict[str, Any]) -> None:
+    builder = Builder()
+    x = builder.input("x", ValueSpec("float32", (1, 1, 1, 1)), "job")
+    if op != "max_pool2d":
+        attributes = attributes | {"precision": "exact14"}
+    operands = [x] if op == "max_pool2d" else [x, x]
+    with pytest.raises(ProgramRefused, match="elements with margins exceed"):
+        builder.apply(op, *operands, **attributes)
+
+
 # --- Archives that lie --------------------------------------------------------------------------
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 from typing import Any
 
 from torch import Tensor
@@ -27,6 +28,17 @@ _SIDE_MAX = 2**16
 _GROUPS = integer(1, _SIDE_MAX)
 _STEPS = integers(1, _SIDE_MAX, 2)
 _MARGINS = integers(0, _SIDE_MAX, 2)
+
+
+_PADDED_ELEMENTS_MAX = 1 << 27
+"""Of an input with its margins, a gibibyte: margins can make much out of little."""
+
+
+def _check_padded(x: ValueSpec, sides: Sequence[int]) -> None:
+    elements = x.shape[0] * x.shape[1] * prod(sides)
+    require(
+        elements <= _PADDED_ELEMENTS_MAX, f"{elements} elements with margins exceed {_PADDED_ELEMENTS_MAX}"
+    )
 
 
 def _check_geometry(rank: int, **sizes: tuple[int, ...]) -> None:
@@ -71,6 +83,7 @@ def _conv_spec(
         side = (size + 2 * margin - spread * (kernel - 1) - 1) // step + 1
         require(side >= 1, f"kernel {weight.shape[2:]} doesn't fit into {x.shape[2:]}")
         sides.append(side)
+    _check_padded(x, [size + 2 * margin for size, margin in zip(x.shape[2:], padding, strict=True)])
     return ValueSpec("float64", (x.shape[0], outputs, *sides))
 
 
@@ -197,7 +210,8 @@ def _conv_transpose_spec(
         x.shape[1] == weight.shape[0] and x.shape[1] % groups == 0,
         f"groups={groups} don't fit {x.shape[1]} channels and weight {weight.shape}",
     )
-    sides = []
+    sides: list[int] = []
+    spread_out: list[int] = []
     for size, kernel, step, margin, spread, extra in zip(
         x.shape[2:], weight.shape[2:], stride, padding, dilation, output_padding, strict=True
     ):
@@ -207,8 +221,9 @@ def _conv_transpose_spec(
         side = (size - 1) * step - 2 * margin + spread * (kernel - 1) + extra + 1
         require(side >= 1, f"padding={padding} leaves nothing of {x.shape[2:]}")
         # The input, spread out and padded for a plain convolution, is a value too.
-        require(size * step + 2 * spread * kernel <= 2**20, "the spread input is too large")
+        spread_out.append(size * step + 2 * spread * kernel)
         sides.append(side)
+    _check_padded(x, spread_out)
     return ValueSpec("float64", (x.shape[0], outputs, *sides))
 
 
@@ -282,6 +297,7 @@ def _pool_spec(
         side = (size + 2 * margin - width) // step + 1
         require(side >= 1, f"kernel={kernel} doesn't fit into {x.shape[2:]}")
         sides.append(side)
+    _check_padded(x, [size + 2 * margin for size, margin in zip(x.shape[2:], padding, strict=True)])
     return ValueSpec("float64", (*x.shape[:2], *sides))
 
 
