@@ -75,7 +75,7 @@ def _change(reason: str, members: list[DeclineReason]) -> str:
         case "ram":
             return f"lower resources.ram from {nearest.need}B to {nearest.have}B"
         case "storage":
-            return f"send less: files of {nearest.need} bytes, where the roomiest peer has {nearest.have} left"
+            return f"send less: files of {nearest.need} bytes, the roomiest peer has {nearest.have} left"
         case "rate":
             return f"lower resources.min_rate from {_per_second(nearest.need)} to {_per_second(nearest.have)}"
         case "context":

@@ -433,7 +433,7 @@ class JobBook:
                     details["text"] = stream.feed(record.units[details["first_unit"] :])
                     record.text += details["text"]
                 details["units_total"] = len(record.units)
-                details |= self._remark(record, details["first_unit"])
+                details["remark"] = self._remark(record, details["first_unit"])
             case "finished":
                 self._finish(record, now_ms)
         job = self._runtime.core.jobs.get(record.id)
@@ -445,14 +445,14 @@ class JobBook:
         self.tell(record, note.event, details, now_ms)
         self.wholes.hear(note, now_ms)
 
-    def _remark(self, record: JobRecord, first_unit: int) -> dict[str, str]:
-        """What new output is worth saying of, if that is anything new."""
+    def _remark(self, record: JobRecord, first_unit: int) -> str:
+        """What is worth saying of new output; empty if it is nothing new."""
         kind, job = KINDS[record.spec["task"]["workload"]], self._runtime.core.jobs.get(record.id)
         if job is None:
-            return {}
+            return ""
         units = record.units
         told, known = (kind.remark(job.request.input, part) for part in (units, units[:first_unit]))
-        return {"remark": told} if told != known else {}
+        return told if told != known else ""
 
     def tell(self, record: JobRecord, name: str, details: dict[str, Any], now_ms: int) -> None:
         """Add an event to a job's story, and pass it on to whoever follows it."""

@@ -146,7 +146,7 @@ def test_a_bad_file_is_located(run: Run, job_file: JobFile, tmp_path: Path) -> N
         (["--no-follow", "--receipt", "r.json"], "need --follow"),
         (["--id-only", "--timeout", "1s"], "need --follow"),
         (["--no-follow", "--swarm", "3"], "need --follow"),
-        (["--cheat", "skipped-layer=1"], "--cheat needs --swarm"),
+        (["--cheat", "skipped-layer=1"], "--cheat and --models need --swarm"),
         (["--swarm", "3", "--datadir", "/tmp"], "--swarm and --datadir exclude each other"),
         (["--swarm", "3", "--cheat", "skipped-layer"], "must be KIND=COUNT"),
         (["--swarm", "3", "--cheat", "=1"], "must be KIND=COUNT"),
@@ -165,7 +165,9 @@ def test_a_swarm_of_its_own(run: Run, rig: Rig, job_file: JobFile, monkeypatch: 
     story: list[Any] = []
 
     @contextlib.contextmanager
-    def running(count: int, *, cheats: dict[str, int], on_event: Any) -> Iterator[SimpleNamespace]:
+    def running(
+        count: int, *, cheats: dict[str, int], models: tuple[Path, ...], on_event: Any
+    ) -> Iterator[SimpleNamespace]:
         story.append((count, cheats))
         on_event("up", {"peer": SimpleNamespace(peer_id="12D3KooWpeer", cheat="")})
         on_event("acquainted", {"peers": [1, 2, 3]})
