@@ -111,7 +111,9 @@ def test_every_field_arrives_in_its_unit() -> None:
     )
     verify = spec.verify
     assert (verify.profile, verify.verifiers, verify.chunks, verify.reveal_ms) == ("exact21", 3, 4, 2_000)
-    assert spec.timeouts == TimeoutsSpec(queue_ms=60_000, stall_ms=40_000, execution_ms=3_600_000, total_ms=7_200_000)
+    assert spec.timeouts == TimeoutsSpec(
+        queue_ms=60_000, stall_ms=40_000, execution_ms=3_600_000, total_ms=7_200_000
+    )
     assert spec.retry.retries == 0
     assert (spec.parts, auction.total_micros_max) == (3, 77)
 
