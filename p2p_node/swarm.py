@@ -44,6 +44,7 @@ CHEAT_PRICE_MICROS = 60
 """What a cheater asks: its work costs it less, so it can underbid and win."""
 
 START_TIMEOUT_S = 240
+MESH_S = 1.2
 ACQUAINT_TIMEOUT_S = 60
 STOP_S = 5
 BOOTSTRAP_MAX = 4
@@ -237,6 +238,8 @@ class Swarm:
                             f"{ACQUAINT_TIMEOUT_S} s; its log ends:\n{peer.log_tail()}"
                         )
                     time.sleep(0.1)
+        # Adverts also come by direct sync; an offer comes by the mesh, which takes peers in at its heartbeat.
+        time.sleep(MESH_S)
         self._on_event("acquainted", {"peers": running})
 
     def _wait_until_up(self) -> None:

@@ -92,7 +92,8 @@ def test_output_that_is_named_and_never_served_isnt_paid() -> None:
 
 
 def test_one_honest_verifier_is_enough_against_a_ring_of_keys() -> None:
-    fought = battle("sybil-swarm", colluders=4, verifiers=6)
+    # Which of the ring are drawn, and of which chunks, is chance: here some confirm what is made up.
+    fought = battle("sybil-swarm", colluders=4, verifiers=6, seed=7)
     assert fought.outcomes() == [Outcome.FRAUD]
     ring = {peer.core.key for peer in fought.hostile}
     executor = fought.hostile_attempts()[0].candidate.peer

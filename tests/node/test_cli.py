@@ -165,7 +165,12 @@ def test_start_hands_over_settings_directory_and_seed(
 def test_validate_fills_in_defaults() -> None:
     shown = json.loads(call("job", "validate", str(EXAMPLE), "-o", "json").output)
     assert shown["task"]["temperature_milli"] == 800
-    assert shown["timeouts"] == {"queue_ms": 30_000, "execution_ms": 300_000, "total_ms": 600_000}
+    assert shown["timeouts"] == {
+        "queue_ms": 30_000,
+        "stall_ms": 20_000,
+        "execution_ms": 300_000,
+        "total_ms": 600_000,
+    }
     assert "task.prompt" in call("job", "validate", str(EXAMPLE)).output
 
 

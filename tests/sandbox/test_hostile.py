@@ -125,7 +125,7 @@ def listening(folder: Path) -> Iterator[tuple[int, Path]]:
 
 async def attack(inputs: list[bytes]) -> tuple[list[Event], list[tuple[int, ...]], set[str]]:
     settings = WorkerSettings(memory_bytes_max=MEMORY_BYTES_MAX, plugins=(PLUGIN,))
-    limits = RunLimits(wall_s=10, cpu_s=0.5, units_max=UNITS_MAX)
+    limits = RunLimits(wall_s=10, cpu_s=2.0, units_max=UNITS_MAX)
     before = set(psutil.Process().children(recursive=True))
     pool = WorkerPool(1, settings, limits=limits)
     async with trio.open_nursery() as nursery:

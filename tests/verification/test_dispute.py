@@ -133,7 +133,8 @@ def test_no_exhibit_of_an_honest_trace_convicts_it() -> None:
     proof = table.accusation(VERIFIER)
     assert proof is not None
     for index in range(PROGRAM_INDEX, VALUES):
-        task = program.OpenValues(*(getattr(HONEST_TASK, n) for n in HONEST_TASK.__slots__), max(index, 0))
+        named = {name: getattr(HONEST_TASK, name) for name in HONEST_TASK.__slots__}
+        task = program.OpenValues(**named, index=max(index, 0))
         opened, context = program.open_values(task, chunk_units=32)
         values = opened if index >= 0 else ()
         against = changed(

@@ -100,6 +100,8 @@ def mesh_of(parts: Sequence[tuple[Surface, Placing, int]]) -> Mesh:
 
 
 def _placed(corners: NDArray[np.float64], placing: Placing) -> NDArray[np.float64]:
+    if not np.isfinite(corners).all():
+        raise InputRefused("a corner of the mesh lies nowhere: it isn't a finite number")
     angle = math.radians(placing.turn_milli / 1_000)
     cosine, sine = math.cos(angle), math.sin(angle)
     x, y, z = (corners * (placing.scale_milli / 1_000)).T
