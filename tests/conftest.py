@@ -15,8 +15,15 @@ settings.register_profile("deterministic", derandomize=True, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "deterministic"))
 
 _TESTS = Path(__file__).parent
-_SHARED = {"swarm": "swarm"}
-_LONGEST_FIRST = ("swarm", "sim/test_swarm.py", "node/test_wheel.py", "workloads/test_worker.py")
+_ALONE = {"swarm/test_the_demo.py"}
+"""Tests that bring a swarm of their own."""
+_LONGEST_FIRST = (
+    "swarm",
+    "swarm/test_the_demo.py",
+    "sim/test_swarm.py",
+    "node/test_wheel.py",
+    "workloads/test_worker.py",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -27,7 +34,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     def group(item: pytest.Item) -> str:
         place = item.path.relative_to(_TESTS)
-        return _SHARED.get(place.parts[0], str(place))
+        uses_swarm = place.parts[0] == "swarm" and str(place) not in _ALONE
+        return "swarm" if uses_swarm else str(place)
 
     for item in items:
         item.add_marker(pytest.mark.xdist_group(group(item)))
