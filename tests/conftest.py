@@ -26,6 +26,8 @@ _LONGEST_FIRST = (
 )
 
 
+# Before xdist looks at the groups.
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Where several processes share the tests, each file stays whole, and so does all that uses one swarm.
 
