@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 import yaml
 
+from p2p_node.documents import with_task_field
 from p2p_node.errors import UserError
 from p2p_node.itempacking import pack_item_files
 from p2p_node.itemspec import ClassifyTask, EmbedTask
@@ -58,7 +59,8 @@ def pack_files(document: bytes, file: Path, blobs: Blobs = NO_BLOBS) -> bytes:
         return pack_text_file(task, document, file.parent, blobs)
     if not isinstance(task, ProgramTask) or task.program.packed:
         return document
-    return _with_program(document, _packed(task.program, file.parent, blobs))
+    packed = base64.b64encode(_packed(task.program, file.parent, blobs)).decode()
+    return with_task_field(document, "program", f'{{packed: "{packed}"}}')
 
 
 def read_program(request: dict[str, Any]) -> bytes:
@@ -106,16 +108,6 @@ def _packed(program: ProgramSpec, folder: Path, blobs: Blobs) -> bytes:
     if content:
         blobs.write(content)
     return packed
-
-
-def _with_program(document: bytes, packed: bytes) -> bytes:
-    content = document.decode("utf-8")
-    node = _member(_member(parse(document), "task"), "program")
-    start, end = node.start_mark.index, node.end_mark.index
-    # A block's end is where the next one begins, behind its last line's end.
-    tail = content[start:end].rstrip()
-    written = f'{{packed: "{base64.b64encode(packed).decode()}"}}'
-    return (content[:start] + written + content[start + len(tail) :]).encode()
 
 
 def _lines(path: Path) -> list[str]:
