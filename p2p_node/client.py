@@ -70,8 +70,10 @@ def connect(datadir: Path | None = None) -> Iterator[NodeClient]:
     # Imported late: it takes a quarter of a second.
     import httpx
 
+    on_socket = url.startswith("unix:")
     with httpx.Client(
-        base_url=url,
+        base_url="http://localhost" if on_socket else url,
+        transport=httpx.HTTPTransport(uds=url.removeprefix("unix:")) if on_socket else None,
         headers={"authorization": f"Bearer {token}"},
         timeout=TIMEOUT_S,
         # A proxy from the environment must see neither the requests nor the token.

@@ -28,6 +28,7 @@ _PeerMultiaddr = Annotated[
     str, Meta(pattern=r"^/(ip4|ip6|dns|dns4|dns6)/[^/]+/tcp/[0-9]{1,5}/p2p/12D3Koo\w+$", max_length=320)
 ]
 _HostPort = Annotated[str, Meta(pattern=r"^(\[[0-9a-fA-F:.]+\]|[^:/\s]+):[0-9]{1,5}$")]
+_ApiPlace = Annotated[str, Meta(pattern=r"^(unix|(\[[0-9a-fA-F:.]+\]|[^:/\s]+):[0-9]{1,5})$")]
 _Profile = Literal["exact14", "exact21", "homogeneous", "native"]
 _Folder = Annotated[str, Meta(pattern=r"^[/~]", max_length=4_096)]
 _Device = Annotated[str, Meta(pattern=r"^(auto|cpu|mps|(cuda|xpu)(:[0-9]+)?)$")]
@@ -66,8 +67,9 @@ class NodeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """What peers may draw from us, all together."""
     blob_serve_peer_bytes_per_s: Annotated[int, Meta(ge=64 * 1024, le=2**40)] = 64 * 1024**2
     """And each of them."""
-    api: _HostPort | None = "127.0.0.1:4151"
-    """Local HTTP API as host:port; port 0 lets the system choose; None turns it off."""
+    api: _ApiPlace | None = "127.0.0.1:4151"
+    """Local HTTP API as host:port, port 0 lets the system choose; or unix, for a socket in the data
+    directory; None turns it off."""
     metrics: _HostPort | None = None
     """Prometheus metrics as host:port; None turns them off."""
     log_format: Literal["console", "json"] = "console"

@@ -103,6 +103,11 @@ class DataDir:
         """Where the running node writes the address of its local API."""
         return self.path / "api.json"
 
+    @property
+    def api_socket(self) -> Path:
+        """Where it answers if it is on a Unix socket."""
+        return self.path / "api.sock"
+
     def is_in_use(self) -> bool:
         """Whether a process holds the directory."""
         try:

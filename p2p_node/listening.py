@@ -6,9 +6,11 @@ import ipaddress
 
 from p2p_node.errors import UserError
 
-__all__ = ["host_and_port", "loopback_host_and_port"]
+__all__ = ["UNIX", "host_and_port", "loopback_host_and_port"]
 
 PORT_MAX = 65_535
+UNIX = "unix"
+"""In place of host:port: a Unix socket in the data directory."""
 
 
 def host_and_port(address: str, *, flag: str) -> tuple[str, int]:

@@ -28,7 +28,7 @@ from p2p_node.executor import RUN_OWNER, WorkerExecutor
 from p2p_node.hostile import hostile_core, worker_variant
 from p2p_node.jobs import JobBook
 from p2p_node.kernels import find_kernels
-from p2p_node.listening import host_and_port, loopback_host_and_port
+from p2p_node.listening import UNIX, host_and_port, loopback_host_and_port
 from p2p_node.logs import configure_logging
 from p2p_node.models import Served, find_models, model_folders, places_of
 from p2p_node.network.delayed import delayed
@@ -127,7 +127,7 @@ async def _serve(
     config: NodeConfig, place: DataDir, seed: bytes, options: Options, *, stop: Callable[[], None]
 ) -> None:
     started_ms = wall_clock_ms()
-    if config.api is not None:
+    if config.api is not None and config.api != UNIX:
         loopback_host_and_port(config.api, flag="--api")
     if config.metrics is not None:
         host_and_port(config.metrics, flag="--metrics")

@@ -6,7 +6,6 @@ and field.
 
 from __future__ import annotations
 
-import hmac
 import json
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
@@ -22,10 +21,10 @@ from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from p2p_node import receipts
 from p2p_node.api import views
+from p2p_node.api.access import AccessGuard
 from p2p_node.api.blobs import blob_routes
 from p2p_node.api.refusals import Refusal as _Refusal
 from p2p_node.errors import UserError
@@ -47,11 +46,14 @@ KEEP_ALIVE_S = 15
 DRAINED_BYTES_MAX = 8 * 1024 * 1024
 """A body that is too large is read this far: whoever is still sending doesn't hear an answer."""
 
+BODY_S = 20
+"""A job file that isn't here by then isn't waited for: it would hold its connection for ever."""
+
 HEADERS = {"cache-control": "no-store"}
 
 
-def make_app(node: Node, token: str) -> Starlette:
-    """The API of ``node`` for callers who know ``token``."""
+def make_app(node: Node, token: str, hosts: frozenset[str] | None = None) -> Starlette:
+    """The API of ``node`` for callers who know ``token`` and name one of ``hosts``; see `AccessGuard`."""
     routes = _Routes(node)
     job = "/v1/jobs/{prefix}"
     return Starlette(
@@ -74,7 +76,7 @@ def make_app(node: Node, token: str) -> Starlette:
             Route("/v1/shutdown", routes.shut_down, methods=["POST"]),
             *blob_routes(node.blobs, lambda: [status.key for status in node.network.peers()]),
         ],
-        middleware=[Middleware(_TokenRequired, token=token)],
+        middleware=[Middleware(AccessGuard, token=token, hosts=hosts)],
         exception_handlers={
             _Refusal: _answer_refusal,
             HTTPException: _answer_http_exception,
@@ -252,26 +254,6 @@ class _Routes:
 # --- Requests and answers ------------------------------------------------------------------------
 
 
-class _TokenRequired:
-    """Lets nothing through without the token: not even whether a route exists."""
-
-    def __init__(self, app: ASGIApp, token: str) -> None:
-        self._app = app
-        self._expected = f"Bearer {token}".encode()
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "websocket":
-            await send({"type": "websocket.close", "code": 1008})
-            return
-        given = b"".join(value for name, value in scope["headers"] if name == b"authorization")
-        if hmac.compare_digest(given, self._expected):
-            await self._app(scope, receive, send)
-            return
-        refusal = _Refusal(401, "the header authorization must be 'Bearer <token>', with api.json's token")
-        response = _json({"error": refusal.error}, status=401, headers={"www-authenticate": "Bearer"})
-        await response(scope, receive, send)
-
-
 async def _replay(record: JobRecord) -> AsyncIterator[str]:
     for event in list(record.events):
         yield _event(event)
@@ -307,12 +289,15 @@ async def _body(request: Request, bytes_max: int) -> bytes:
     """
     body, size = bytearray(), 0
     try:
-        async for part in request.stream():
-            size += len(part)
-            if size <= bytes_max:
-                body += part
-            elif size > DRAINED_BYTES_MAX:
-                break
+        with trio.fail_after(BODY_S):
+            async for part in request.stream():
+                size += len(part)
+                if size <= bytes_max:
+                    body += part
+                elif size > DRAINED_BYTES_MAX:
+                    break
+    except trio.TooSlowError:
+        raise _Refusal(408, f"a body must arrive within {BODY_S} s", f"{size} bytes so far") from None
     except ClientDisconnect:
         raise _Refusal(400, "a body must be complete") from None
     if size > bytes_max:

@@ -1,8 +1,9 @@
-"""Serves the API on loopback, and says where in ``api.json``.
+"""Serves the API on loopback or a Unix socket, and says where in ``api.json``.
 
 Whoever may read that file may command the node: it holds a random token that every request must
 carry, and only its owner may read it. Other addresses than loopback are refused, since the token
-would cross the network in the clear.
+would cross the network in the clear. A Unix socket also keeps other users of the machine from
+connecting at all.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import contextlib
 import json
 import os
 import secrets
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,9 +20,10 @@ from typing import TYPE_CHECKING
 import structlog
 import trio
 
+from p2p_node.api.access import hosts_of
 from p2p_node.api.routes import make_app
-from p2p_node.api.serving import listening, run_app, url_of
-from p2p_node.listening import loopback_host_and_port
+from p2p_node.api.serving import listening, listening_on_unix, run_app, url_of
+from p2p_node.listening import UNIX, loopback_host_and_port
 
 if TYPE_CHECKING:
     # libp2p brings stubs that hide trio's own types, and these that go with them.
@@ -40,21 +43,35 @@ async def serve(
 
     Args:
         node: what is asked and commanded.
-        address: ``host:port`` on loopback; port 0 lets the system choose.
+        address: ``host:port`` on loopback; port 0 lets the system choose; or ``unix``, for a socket in the
+            data directory.
         task_status: told when requests are answered.
 
     Raises:
         UserError: the address isn't loopback, or is taken.
     """
-    host, port = loopback_host_and_port(address, flag="--api")
     token = secrets.token_urlsafe(32)
+    with (
+        _listening(node, address) as (sock, url),
+        _announced(node.place.api, {"url": url, "token": token, "pid": os.getpid()}),
+    ):
+        log.info("api is up", url=url)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(run_app, make_app(node, token, hosts_of(url)), sock)
+            task_status.started()
+
+
+@contextlib.contextmanager
+def _listening(node: Node, address: str) -> Iterator[tuple[socket.socket, str]]:
+    """A listening socket, and the URL that says where it is."""
+    if address == UNIX:
+        path = node.place.api_socket.absolute()
+        with listening_on_unix(path) as sock:
+            yield sock, f"unix:{path}"
+        return
+    host, port = loopback_host_and_port(address, flag="--api")
     with listening(host, port, flag="--api") as sock:
-        url = url_of(sock)
-        with _announced(node.place.api, {"url": url, "token": token, "pid": os.getpid()}):
-            log.info("api is up", url=url)
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(run_app, make_app(node, token), sock)
-                task_status.started()
+        yield sock, url_of(sock)
 
 
 @contextlib.contextmanager

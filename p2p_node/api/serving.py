@@ -1,11 +1,13 @@
-"""An ASGI application on one TCP socket, on hypercorn's trio worker, that ends when it is told to."""
+"""An ASGI application on one listening socket, on hypercorn's trio worker, that ends when it is told to."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import trio
@@ -17,11 +19,18 @@ from hypercorn.utils import wrap_app
 
 from p2p_node.errors import UserError
 
-__all__ = ["listening", "run_app", "url_of"]
+__all__ = ["listening", "listening_on_unix", "run_app", "url_of"]
 
 BACKLOG = 64
 HEADER_BYTES_MAX = 16 * 1024
 KEEP_ALIVE_S = 30
+"""Between two requests, and for a request's line and headers to arrive."""
+
+CONNECTIONS_MAX = 64
+"""At once; who comes then is hung up on. Each holds a task, a descriptor and some buffers."""
+
+UNIX_PATH_BYTES_MAX = 107
+"""What the kernel's address structure takes, less its terminator."""
 
 
 @contextlib.contextmanager
@@ -54,8 +63,39 @@ def listening(host: str, port: int, *, flag: str) -> Iterator[socket.socket]:
         yield sock
 
 
+@contextlib.contextmanager
+def listening_on_unix(path: Path) -> Iterator[socket.socket]:
+    """A Unix socket at ``path``, for its owner only; the path is free again afterwards.
+
+    The caller makes sure that nobody else uses the path: what an earlier process left there is replaced.
+
+    Raises:
+        UserError: the path is too long for the kernel, or can't be made.
+    """
+    if len(os.fsencode(path)) > UNIX_PATH_BYTES_MAX:
+        raise UserError(
+            f"--api unix: {path} is longer than {UNIX_PATH_BYTES_MAX} bytes, which a Unix socket's path may "
+            f"have; choose a shorter --datadir"
+        )
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        # Never open to others, not even between being made and having its mode changed.
+        os.fchmod(sock.fileno(), 0o600)
+        try:
+            path.unlink(missing_ok=True)
+            sock.bind(os.fspath(path))
+            path.chmod(0o600)
+            sock.listen(BACKLOG)
+        except OSError as error:
+            raise UserError(f"--api unix: can't listen on {path}: {error.strerror}") from error
+        sock.setblocking(False)
+        try:
+            yield sock
+        finally:
+            path.unlink(missing_ok=True)
+
+
 def url_of(sock: socket.socket) -> str:
-    """The URL under which a listening socket is reached."""
+    """The URL under which a listening TCP socket is reached."""
     host, port = sock.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
@@ -72,6 +112,9 @@ async def run_app(app: Any, sock: socket.socket) -> None:
     streams: set[trio.SocketStream] = set()
 
     async def handle(stream: trio.SocketStream) -> None:
+        if len(streams) >= CONNECTIONS_MAX:
+            stream.socket.close()
+            return
         streams.add(stream)
         try:
             await _Connection(

@@ -26,7 +26,7 @@ __all__ = ["start"]
 @click.option("--devices", metavar="LIST", help="Torch devices to offer, by commas: auto, cpu, cuda:0, …")
 @models_option
 @click.option("--price", type=int, metavar="MICROS", help="Asked for one output unit, in micro-units.")
-@click.option("--api", metavar="HOST:PORT", help="Where the local API listens; off turns it off.")
+@click.option("--api", metavar="HOST:PORT", help="Where the local API listens: unix for a socket, or off.")
 @click.option("--metrics", metavar="HOST:PORT", help="Where Prometheus reads metrics; off turns them off.")
 @click.option("--log-format", type=click.Choice(["console", "json"]), help="Form of the log on stderr.")
 @click.option(
