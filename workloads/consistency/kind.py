@@ -8,32 +8,18 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from protocols.limits import UNITS_MAX
 from workloads.blobs import Blobs
 from workloads.consistency.config import MODEL_TYPE, SIDE, SMALL_FILES, load_config
-from workloads.consistency.input import LATENT_UNITS, TerrainInput, decode_input, encode_input
-from workloads.errors import InputRefused
-from workloads.lm.manifest import load_manifest
-from workloads.modelconfig import has_model_type
-from workloads.split import Part, Split
-from workloads.workload import EXACT_PROFILES, Artifact, Kind, Model, Workload
+from workloads.consistency.input import CODEC, LATENT_UNITS, TerrainInput, decode_input, encode_input
+from workloads.inputs import items_split
+from workloads.modelfiles import model_reader
+from workloads.workload import EXACT_PROFILES, Artifact, Kind, Workload
 
 __all__ = ["NAME", "STALE_STEPS", "TERRAIN"]
 
 NAME = "diffusion.terrain"
 STALE_STEPS = "stale-steps"
 _PROBE_SIGMA_MILLI = 1_000
-
-
-def _models() -> tuple[Model, ...]:
-    return ()
-
-
-def _read_model(model_dir: Path) -> Model | None:
-    if not has_model_type(model_dir, MODEL_TYPE):
-        return None
-    load_config(model_dir)
-    return Model(model_dir.name, model_dir, load_manifest(model_dir, SMALL_FILES).digest, UNITS_MAX)
 
 
 def _probe() -> bytes:
@@ -62,17 +48,9 @@ def _present(input: bytes, units: Sequence[int]) -> Artifact:
     )
 
 
-def _maps(input: bytes) -> int:
-    return len(decode_input(input, is_whole=True).conditions)
-
-
-def _part(input: bytes, first: int, count: int) -> Part:
-    whole = decode_input(input, is_whole=True)
-    if not 0 <= first < first + count <= len(whole.conditions):
-        raise InputRefused(f"maps {first} to {first + count} must lie in [0, {len(whole.conditions)}]")
+def _narrowed(whole: TerrainInput, first: int, count: int) -> TerrainInput:
     conditions = whole.conditions[first : first + count]
-    job = replace(whole, conditions=conditions, first_map=whole.first_map + first)
-    return Part(encode_input(job), 0, job.units_total)
+    return replace(whole, conditions=conditions, first_map=whole.first_map + first)
 
 
 TERRAIN = Kind(
@@ -82,10 +60,10 @@ TERRAIN = Kind(
     segment_chunks=1,
     profiles=EXACT_PROFILES,
     variants=(STALE_STEPS,),
-    models=_models,
+    models=tuple,
     probe=_probe,
     open=_open,
-    read_model=_read_model,
+    read_model=model_reader(MODEL_TYPE, load_config, SMALL_FILES),
     present=_present,
-    split=Split("map", _maps, _part),
+    split=items_split(CODEC, "map", lambda job: len(job.conditions), _narrowed),
 )

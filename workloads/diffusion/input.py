@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from protocols.codec import Wire, decode, encode
-from protocols.errors import PeerFault
-from protocols.limits import INPUT_BYTES_MAX, PARTS_MAX
+from protocols.codec import Wire
+from protocols.limits import PARTS_MAX
 from workloads.errors import InputRefused
+from workloads.inputs import InputCodec, within
 
-__all__ = ["CLASSES", "LATENT_UNITS", "SIZE", "SampleInput", "decode_input", "encode_input"]
+__all__ = ["CLASSES", "CODEC", "LATENT_UNITS", "SIZE", "SampleInput", "decode_input", "encode_input"]
 
 SIZE = 8
 """Pixels of a side; pictures are grey."""
@@ -23,7 +23,7 @@ GUIDANCE_MILLI_MAX = 20_000
 _SEED_MAX = 2**64 - 1
 
 
-class SampleInput(Wire, frozen=True, array_like=True, forbid_unknown_fields=True):
+class SampleInput(Wire, frozen=True):
     """Pictures to draw out of noise.
 
     Args:
@@ -45,53 +45,18 @@ class SampleInput(Wire, frozen=True, array_like=True, forbid_unknown_fields=True
         """Output units: every latent of every picture."""
         return len(self.labels) * self.steps * LATENT_UNITS
 
-    def check(self, *, pictures_max: int = PICTURES_MAX) -> None:
-        """Hold every field against its rule.
-
-        Args:
-            pictures_max: pictures that it may ask for; a job that is yet to be split may ask for more.
-
-        Raises:
-            InputRefused: the first that breaks it.
-        """
+    def check(self, *, is_whole: bool = False) -> None:
+        """See `workloads.inputs.JobInput`."""
+        pictures_max = PICTURES_WHOLE_MAX if is_whole else PICTURES_MAX
         if not 1 <= len(self.labels) <= pictures_max:
             raise InputRefused(f"{len(self.labels)} labels must be 1 to {pictures_max}")
         for index, label in enumerate(self.labels):
-            _within(f"labels[{index}]", label, 0, CLASSES - 1)
-        _within("steps", self.steps, 1, STEPS_MAX)
-        _within("seed", self.seed, 0, _SEED_MAX)
-        _within("guidance_milli", self.guidance_milli, 0, GUIDANCE_MILLI_MAX)
-        _within("first_picture", self.first_picture, 0, PICTURES_WHOLE_MAX - 1)
+            within(f"labels[{index}]", label, 0, CLASSES - 1)
+        within("steps", self.steps, 1, STEPS_MAX)
+        within("seed", self.seed, 0, _SEED_MAX)
+        within("guidance_milli", self.guidance_milli, 0, GUIDANCE_MILLI_MAX)
+        within("first_picture", self.first_picture, 0, PICTURES_WHOLE_MAX - 1)
 
 
-def encode_input(value: SampleInput, *, is_whole: bool = False) -> bytes:
-    """The canonical bytes of an input, as a job carries it.
-
-    Args:
-        value: the input.
-        is_whole: it is yet to be split, so it may be larger than a job.
-
-    Raises:
-        InputRefused: the input breaks a rule.
-    """
-    value.check(pictures_max=PICTURES_WHOLE_MAX if is_whole else PICTURES_MAX)
-    return encode(value)
-
-
-def decode_input(data: bytes, *, is_whole: bool = False) -> SampleInput:
-    """Read the bytes of `encode_input`.
-
-    Raises:
-        InputRefused: the bytes are not a canonical input that keeps the rules.
-    """
-    try:
-        value = decode(data, SampleInput, bytes_max=INPUT_BYTES_MAX)
-    except PeerFault as error:
-        raise InputRefused(str(error)) from error
-    value.check(pictures_max=PICTURES_WHOLE_MAX if is_whole else PICTURES_MAX)
-    return value
-
-
-def _within(name: str, value: int, low: int, high: int) -> None:
-    if not low <= value <= high:
-        raise InputRefused(f"{name}={value} must be in [{low}, {high}]")
+CODEC = InputCodec(SampleInput)
+encode_input, decode_input = CODEC.encode, CODEC.decode

@@ -10,11 +10,11 @@ import msgspec
 
 from protocols.limits import UNITS_MAX
 from workloads.blobs import Blobs
-from workloads.diffusion.input import LATENT_UNITS, SIZE, SampleInput, decode_input, encode_input
-from workloads.errors import InputRefused, ModelRefused
+from workloads.diffusion.input import CODEC, LATENT_UNITS, SIZE, SampleInput, decode_input, encode_input
+from workloads.errors import ModelRefused
+from workloads.inputs import items_split
 from workloads.lm.manifest import load_manifest
 from workloads.png import png
-from workloads.split import Part, Split
 from workloads.workload import EXACT_PROFILES, Artifact, Kind, Model, Workload
 
 __all__ = ["DIFFUSION", "FEWER_STEPS", "MODEL", "NAME", "model_digest"]
@@ -93,17 +93,9 @@ def _grey(value: float) -> int:
     return int(min((value + 1) * 127.5, 255.0)) if value > -1 else 0
 
 
-def _pictures(input: bytes) -> int:
-    return len(decode_input(input, is_whole=True).labels)
-
-
-def _part(input: bytes, first: int, count: int) -> Part:
-    whole = decode_input(input, is_whole=True)
+def _narrowed(whole: SampleInput, first: int, count: int) -> SampleInput:
     labels = whole.labels[first : first + count]
-    if first < 0 or count < 1 or len(labels) != count:
-        raise InputRefused(f"pictures {first} to {first + count} must lie in [0, {len(whole.labels)}]")
-    job = msgspec.structs.replace(whole, labels=labels, first_picture=whole.first_picture + first)
-    return Part(encode_input(job), 0, job.units_total)
+    return msgspec.structs.replace(whole, labels=labels, first_picture=whole.first_picture + first)
 
 
 DIFFUSION = Kind(
@@ -117,6 +109,6 @@ DIFFUSION = Kind(
     probe=_probe,
     open=_open,
     present=sheet,
-    split=Split("picture", _pictures, _part),
+    split=items_split(CODEC, "picture", lambda job: len(job.labels), _narrowed),
     read_model=_read_model,
 )

@@ -9,16 +9,14 @@ from pathlib import Path
 import msgspec
 
 from protocols.blobs import Blob
-from protocols.limits import CHUNKS_PER_SEGMENT, UNITS_MAX
+from protocols.limits import CHUNKS_PER_SEGMENT
 from workloads.blobs import BLOB_WORDS, Blobs, blob_from_words
 from workloads.embedding.config import MODEL_TYPE, load_config
-from workloads.embedding.input import CHUNK_TEXTS, EmbedInput, decode_input, encode_input
+from workloads.embedding.input import CHUNK_TEXTS, CODEC, EmbedInput, decode_input, encode_input
 from workloads.embedding.tokens import pack
-from workloads.errors import InputRefused
-from workloads.lm.manifest import load_manifest
-from workloads.modelconfig import has_model_type
-from workloads.split import Part, Split
-from workloads.workload import EXACT_PROFILES, Artifact, Kind, Model, Workload
+from workloads.inputs import items_split
+from workloads.modelfiles import model_reader
+from workloads.workload import EXACT_PROFILES, Artifact, Kind, Workload
 
 __all__ = ["COPIED_ITEM", "EMBEDDING", "NAME", "QUANTIZED_ENCODER"]
 
@@ -29,13 +27,6 @@ QUANTIZED_ENCODER = "quantized-encoder"
 """The weights have four bits."""
 _PROBE_TEXTS = 2 * CHUNK_TEXTS
 _PROBE_TOKENS = 8
-
-
-def _read_model(model_dir: Path) -> Model | None:
-    if not has_model_type(model_dir, MODEL_TYPE):
-        return None
-    load_config(model_dir)
-    return Model(model_dir.name, model_dir, load_manifest(model_dir).digest, UNITS_MAX)
 
 
 def _probe() -> bytes:
@@ -50,11 +41,6 @@ def _open(
     from workloads.embedding.workload import TextEmbedder
 
     return TextEmbedder(model_dir, profile, variant, expected_digest=expected_digest, blobs=blobs)
-
-
-def _input_blobs(input: bytes) -> tuple[Blob, ...]:
-    blob = decode_input(input, is_whole=True).blob
-    return () if blob is None else (blob,)
 
 
 def _output_blobs(input: bytes, units: Sequence[int]) -> tuple[Blob, ...]:
@@ -74,19 +60,10 @@ def _present(input: bytes, units: Sequence[int]) -> Artifact:
     return Artifact("application/jsonl", content, f"JSON lines that name the blobs of {job.count} vectors")
 
 
-def _chunks(input: bytes) -> int:
-    return decode_input(input, is_whole=True).chunks
-
-
-def _part(input: bytes, first: int, count: int) -> Part:
-    whole = decode_input(input, is_whole=True)
-    if first < 0 or count < 1 or first + count > whole.chunks:
-        raise InputRefused(f"chunks {first} to {first + count} must lie in [0, {whole.chunks}]")
+def _narrowed(whole: EmbedInput, first: int, count: int) -> EmbedInput:
     begin = first * CHUNK_TEXTS
-    job = msgspec.structs.replace(
-        whole, first=whole.first + begin, count=min(count * CHUNK_TEXTS, whole.count - begin)
-    )
-    return Part(encode_input(job), 0, job.units_total)
+    texts = min(count * CHUNK_TEXTS, whole.count - begin)
+    return msgspec.structs.replace(whole, first=whole.first + begin, count=texts)
 
 
 EMBEDDING = Kind(
@@ -100,8 +77,8 @@ EMBEDDING = Kind(
     probe=_probe,
     open=_open,
     present=_present,
-    split=Split("chunk of texts", _chunks, _part),
-    input_blobs=_input_blobs,
+    split=items_split(CODEC, "chunk of texts", lambda job: job.chunks, _narrowed),
+    input_blobs=CODEC.blobs,
     output_blobs=_output_blobs,
-    read_model=_read_model,
+    read_model=model_reader(MODEL_TYPE, load_config),
 )

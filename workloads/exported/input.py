@@ -11,16 +11,17 @@ from __future__ import annotations
 import math
 
 from protocols.blobs import Blob
-from protocols.codec import Wire, decode, encode
+from protocols.codec import Wire
 from protocols.digest import DIGEST_BYTES
-from protocols.errors import PeerFault
 from protocols.limits import INPUT_BYTES_MAX, UNITS_MAX
 from protocols.values import ELEMENT_BYTES, value_bytes
 from workloads.errors import InputRefused
+from workloads.inputs import InputCodec, content_rule, within
 
 __all__ = [
     "BATCHES_MAX",
     "CHUNK_UNITS",
+    "CODEC",
     "CONTENT_BYTES_MAX",
     "FILES",
     "Port",
@@ -120,20 +121,15 @@ class RunInput(Wire, frozen=True):
         return data if len(data) == size else data[batch * size : (batch + 1) * size]
 
     def check(self, *, is_whole: bool = False) -> None:
-        """Hold every field against its rule.
-
-        Args:
-            is_whole: it is to be split: its parts must keep the limits, not it.
-
-        Raises:
-            InputRefused: the first that breaks it.
-        """
+        """See `workloads.inputs.JobInput`."""
         if len(self.identity) != DIGEST_BYTES:
             raise InputRefused(f"identity of {len(self.identity)} bytes must have {DIGEST_BYTES}")
-        if bool(self.content) == (self.blob is not None):
-            raise InputRefused("exactly one of content and blob must be given")
-        if self.blob is not None and self.blob.size_bytes > CONTENT_BYTES_MAX:
-            raise InputRefused(f"program of {self.blob.size_bytes} bytes exceeds {CONTENT_BYTES_MAX}")
+        content_rule("program", self.content, self.blob, CONTENT_BYTES_MAX)
+        bytes_max = _WHOLE_BYTES_MAX if is_whole else INPUT_BYTES_MAX
+        if len(self.content) + (values := sum(map(len, self.values))) > bytes_max:
+            raise InputRefused(
+                f"{len(self.content)} bytes of program and {values} of values exceed {bytes_max}"
+            )
         if self.file not in FILES:
             raise InputRefused(f"file {self.file!r} must be one of {', '.join(FILES)}")
         if len(self.inputs) > PORTS_MAX or not 1 <= len(self.outputs) <= PORTS_MAX:
@@ -143,8 +139,7 @@ class RunInput(Wire, frozen=True):
         for port in (*self.inputs, *self.outputs):
             port.check()
         batches_max = UNITS_MAX if is_whole else BATCHES_MAX
-        if not 1 <= self.batches <= batches_max:
-            raise InputRefused(f"batches={self.batches} must be in [1, {batches_max}]")
+        within("batches", self.batches, 1, batches_max)
         if not 1 <= self.batch_words <= UNITS_MAX or (self.units_total > UNITS_MAX and not is_whole):
             raise InputRefused(
                 f"{self.batches} batches of {self.batch_words} output words must be 1 to {UNITS_MAX} words"
@@ -159,32 +154,5 @@ class RunInput(Wire, frozen=True):
                 )
 
 
-def encode_input(value: RunInput, *, is_whole: bool = False) -> bytes:
-    """The canonical bytes of an input, as a job carries it.
-
-    Raises:
-        InputRefused: the input breaks a rule.
-    """
-    value.check(is_whole=is_whole)
-    data = encode(value)
-    bytes_max = _WHOLE_BYTES_MAX if is_whole else INPUT_BYTES_MAX
-    if len(data) > bytes_max:
-        raise InputRefused(
-            f"input of {len(data)} bytes exceeds {bytes_max}: {len(value.content)} of the program, "
-            f"{sum(map(len, value.values))} of values"
-        )
-    return data
-
-
-def decode_input(data: bytes, *, is_whole: bool = False) -> RunInput:
-    """Read the bytes of `encode_input`.
-
-    Raises:
-        InputRefused: the bytes are not a canonical input that keeps the rules.
-    """
-    try:
-        value = decode(data, RunInput, bytes_max=_WHOLE_BYTES_MAX if is_whole else INPUT_BYTES_MAX)
-    except PeerFault as error:
-        raise InputRefused(str(error)) from error
-    value.check(is_whole=is_whole)
-    return value
+CODEC = InputCodec(RunInput, whole_bytes_max=_WHOLE_BYTES_MAX)
+encode_input, decode_input = CODEC.encode, CODEC.decode

@@ -13,12 +13,10 @@ from typing import Any
 
 import msgspec
 
-from protocols.blobs import Blob
 from protocols.limits import UNITS_MAX
 from workloads.blobs import Blobs
-from workloads.errors import InputRefused
-from workloads.exported.input import CHUNK_UNITS, Port, RunInput, decode_input, encode_input
-from workloads.split import Part, Split
+from workloads.exported.input import CHUNK_UNITS, CODEC, Port, RunInput, decode_input
+from workloads.inputs import items_split
 from workloads.workload import EXACT_PROFILES, Artifact, Kind, Model, Workload, weightless_model
 
 __all__ = [
@@ -95,27 +93,14 @@ def outputs_file(input: bytes, units: Sequence[int]) -> Artifact:
     return Artifact("application/octet-stream", content, f"{job.file} file of {shapes}")
 
 
-def _blobs(input: bytes) -> tuple[Blob, ...]:
-    blob = decode_input(input, is_whole=True).blob
-    return () if blob is None else (blob,)
-
-
-def _batches(input: bytes) -> int:
-    return decode_input(input, is_whole=True).batches
-
-
-def _part(input: bytes, first: int, count: int) -> Part:
-    whole = decode_input(input, is_whole=True)
-    if not 0 <= first < first + count <= whole.batches:
-        raise InputRefused(f"batches {first} to {first + count} must lie in [0, {whole.batches}]")
+def _narrowed(whole: RunInput, first: int, count: int) -> RunInput:
     values = tuple(
         data
         if len(data) == port.size_bytes
         else data[first * port.size_bytes : (first + count) * port.size_bytes]
         for port, data in zip(whole.inputs, whole.values, strict=True)
     )
-    job = msgspec.structs.replace(whole, batches=count, values=values)
-    return Part(encode_input(job), 0, job.units_total)
+    return msgspec.structs.replace(whole, batches=count, values=values)
 
 
 PROGRAM = Kind(
@@ -129,6 +114,6 @@ PROGRAM = Kind(
     probe=_probe,
     open=_open,
     present=outputs_file,
-    input_blobs=_blobs,
-    split=Split("batch", _batches, _part),
+    input_blobs=CODEC.blobs,
+    split=items_split(CODEC, "batch", lambda job: job.batches, _narrowed),
 )

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from protocols.codec import Wire, decode, encode
-from protocols.errors import PeerFault
-from protocols.limits import INPUT_BYTES_MAX, UNITS_MAX, WHOLE_UNITS_MAX
+from protocols.codec import Wire
+from protocols.limits import UNITS_MAX, WHOLE_UNITS_MAX
 from workloads.errors import InputRefused
+from workloads.inputs import InputCodec, within
 
-__all__ = ["CHUNK_UNITS", "MatmulInput", "Matrix", "decode_input", "encode_input"]
+__all__ = ["CHUNK_UNITS", "CODEC", "MatmulInput", "Matrix", "decode_input", "encode_input"]
 
 CHUNK_UNITS = 16_384
 """Entries of the product in a chunk, as many whole rows as they make. The check of a chunk multiplies one of
@@ -19,7 +19,7 @@ BITS_MAX = 10
 _SEED_MAX = 2**64 - 1
 
 
-class Matrix(Wire, frozen=True, array_like=True, forbid_unknown_fields=True):
+class Matrix(Wire, frozen=True):
     """A matrix of integers, row by row.
 
     Args:
@@ -33,7 +33,7 @@ class Matrix(Wire, frozen=True, array_like=True, forbid_unknown_fields=True):
     skip: int = 0
 
 
-class MatmulInput(Wire, frozen=True, array_like=True, forbid_unknown_fields=True):
+class MatmulInput(Wire, frozen=True):
     """The product of a (rows x inner) and a (inner x columns) matrix.
 
     Args:
@@ -63,19 +63,12 @@ class MatmulInput(Wire, frozen=True, array_like=True, forbid_unknown_fields=True
         return CHUNK_UNITS // self.columns
 
     def check(self, *, is_whole: bool = False) -> None:
-        """Hold every field against its rule.
-
-        Args:
-            is_whole: it is yet to be split, so it may be larger than a job.
-
-        Raises:
-            InputRefused: the first that breaks it.
-        """
+        """See `workloads.inputs.JobInput`."""
         units_max = WHOLE_UNITS_MAX if is_whole else UNITS_MAX
-        _within("rows", self.rows, 1, units_max)
-        _within("inner", self.inner, 1, INNER_MAX)
-        _within("columns", self.columns, 1, COLUMNS_MAX)
-        _within("bits", self.bits, 1, BITS_MAX)
+        within("rows", self.rows, 1, units_max)
+        within("inner", self.inner, 1, INNER_MAX)
+        within("columns", self.columns, 1, COLUMNS_MAX)
+        within("bits", self.bits, 1, BITS_MAX)
         if CHUNK_UNITS % self.columns:
             raise InputRefused(f"columns={self.columns} must divide {CHUNK_UNITS}")
         if self.units_total > units_max:
@@ -89,45 +82,13 @@ class MatmulInput(Wire, frozen=True, array_like=True, forbid_unknown_fields=True
             ("left", self.left, self.rows * self.inner),
             ("right", self.right, self.inner * self.columns),
         ):
-            _within(f"{name}.seed", matrix.seed, 0, _SEED_MAX)
-            _within(f"{name}.skip", matrix.skip, 0, 0 if matrix.entries else WHOLE_UNITS_MAX * INNER_MAX)
+            within(f"{name}.seed", matrix.seed, 0, _SEED_MAX)
+            within(f"{name}.skip", matrix.skip, 0, 0 if matrix.entries else WHOLE_UNITS_MAX * INNER_MAX)
             if matrix.entries and len(matrix.entries) != size:
                 raise InputRefused(f"{name} has {len(matrix.entries)} entries, must have {size}")
             if matrix.entries and max(map(abs, matrix.entries)) >= 2**self.bits:
                 raise InputRefused(f"{name} has an entry of magnitude 2**{self.bits} or more")
 
 
-def encode_input(value: MatmulInput, *, is_whole: bool = False) -> bytes:
-    """The canonical bytes of an input, as a job carries it.
-
-    Args:
-        value: the input.
-        is_whole: it is yet to be split, so it may be larger than a job.
-
-    Raises:
-        InputRefused: the input breaks a rule.
-    """
-    value.check(is_whole=is_whole)
-    data = encode(value)
-    if len(data) > INPUT_BYTES_MAX:
-        raise InputRefused(f"input of {len(data)} bytes exceeds {INPUT_BYTES_MAX}")
-    return data
-
-
-def decode_input(data: bytes, *, is_whole: bool = False) -> MatmulInput:
-    """Read the bytes of `encode_input`.
-
-    Raises:
-        InputRefused: the bytes are not a canonical input that keeps the rules.
-    """
-    try:
-        value = decode(data, MatmulInput, bytes_max=INPUT_BYTES_MAX)
-    except PeerFault as error:
-        raise InputRefused(str(error)) from error
-    value.check(is_whole=is_whole)
-    return value
-
-
-def _within(name: str, value: int, low: int, high: int) -> None:
-    if not low <= value <= high:
-        raise InputRefused(f"{name}={value} must be in [{low}, {high}]")
+CODEC = InputCodec(MatmulInput)
+encode_input, decode_input = CODEC.encode, CODEC.decode

@@ -10,9 +10,8 @@ import msgspec
 
 from protocols.limits import UNITS_MAX
 from workloads.blobs import Blobs
-from workloads.errors import InputRefused
-from workloads.linalg.input import CHUNK_UNITS, MatmulInput, Matrix, decode_input, encode_input
-from workloads.split import Part, Split
+from workloads.inputs import items_split
+from workloads.linalg.input import CHUNK_UNITS, CODEC, MatmulInput, Matrix, decode_input, encode_input
 from workloads.workload import EXACT_PROFILES, Artifact, Kind, Model, Workload, weightless_model
 
 __all__ = ["FEWER_TERMS", "MATMUL", "MODEL", "NAME", "model_digest"]
@@ -59,21 +58,13 @@ def array_file(input: bytes, units: Sequence[int]) -> Artifact:
     )
 
 
-def _rows(input: bytes) -> int:
-    return decode_input(input, is_whole=True).rows
-
-
-def _part(input: bytes, first: int, count: int) -> Part:
-    whole = decode_input(input, is_whole=True)
-    if not 0 <= first < first + count <= whole.rows:
-        raise InputRefused(f"rows {first} to {first + count} must lie in [0, {whole.rows}]")
+def _narrowed(whole: MatmulInput, first: int, count: int) -> MatmulInput:
     left, before = whole.left, first * whole.inner
     if left.entries:
         rows = Matrix(left.entries[before : before + count * whole.inner])
     else:
         rows = Matrix(seed=left.seed, skip=left.skip + before)
-    job = msgspec.structs.replace(whole, rows=count, left=rows)
-    return Part(encode_input(job), 0, job.units_total)
+    return msgspec.structs.replace(whole, rows=count, left=rows)
 
 
 MATMUL = Kind(
@@ -88,5 +79,5 @@ MATMUL = Kind(
     probe=_probe,
     open=_open,
     present=array_file,
-    split=Split("row", _rows, _part),
+    split=items_split(CODEC, "row", lambda job: job.rows, _narrowed),
 )

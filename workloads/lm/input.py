@@ -6,13 +6,13 @@ profile give the same tokens on every machine.
 
 from __future__ import annotations
 
-from protocols.codec import Wire, decode, encode
-from protocols.errors import PeerFault
+from protocols.codec import Wire
 from protocols.limits import INPUT_BYTES_MAX, LM_CHUNK_UNITS, PARTS_MAX, UNIT_VALUE_MAX, UNITS_MAX
 from workloads.blobs import BLOB_WORDS
 from workloads.errors import InputRefused
+from workloads.inputs import InputCodec, within
 
-__all__ = ["END_UNIT", "LmInput", "chunk_range", "decode_input", "encode_input"]
+__all__ = ["CODEC", "END_UNIT", "LmInput", "chunk_range", "decode_input", "encode_input"]
 
 END_UNIT = UNIT_VALUE_MAX
 """The last unit of an output with fewer tokens than it could have; no token is called so."""
@@ -32,7 +32,7 @@ _NO_PENALTY_MILLI = 1_000
 NO_LOGPROBS = -1
 
 
-class LmInput(Wire, frozen=True, array_like=True, forbid_unknown_fields=True):
+class LmInput(Wire, frozen=True):
     """Prompts and how to continue them.
 
     Args:
@@ -116,20 +116,20 @@ class LmInput(Wire, frozen=True, array_like=True, forbid_unknown_fields=True):
             wrong = next((token for token in prompt if not 0 <= token < vocabulary), None)
             if wrong is not None:
                 raise InputRefused(f"token {wrong} of prompt {number} must be in [0, {vocabulary})")
-        _within("max_tokens", self.max_tokens, 1, UNITS_MAX)
-        _within("seed", self.seed, 0, _SEED_MAX)
-        _within("temperature_milli", self.temperature_milli, 0, _TEMPERATURE_MILLI_MAX)
-        _within("top_k", self.top_k, 0, UNIT_VALUE_MAX)
-        _within("top_p_milli", self.top_p_milli, 1, TOP_P_MILLI_MAX)
-        _within("repetition_milli", self.repetition_milli, _REPETITION_MILLI_MIN, _REPETITION_MILLI_MAX)
-        _within("logprobs", self.logprobs, NO_LOGPROBS, min(LOGPROBS_MAX, vocabulary))
-        _within("first_prompt", self.first_prompt, 0, PROMPTS_WHOLE_MAX - 1)
-        _within("eos tokens", len(self.eos), 0, EOS_MAX)
+        within("max_tokens", self.max_tokens, 1, UNITS_MAX)
+        within("seed", self.seed, 0, _SEED_MAX)
+        within("temperature_milli", self.temperature_milli, 0, _TEMPERATURE_MILLI_MAX)
+        within("top_k", self.top_k, 0, UNIT_VALUE_MAX)
+        within("top_p_milli", self.top_p_milli, 1, TOP_P_MILLI_MAX)
+        within("repetition_milli", self.repetition_milli, _REPETITION_MILLI_MIN, _REPETITION_MILLI_MAX)
+        within("logprobs", self.logprobs, NO_LOGPROBS, min(LOGPROBS_MAX, vocabulary))
+        within("first_prompt", self.first_prompt, 0, PROMPTS_WHOLE_MAX - 1)
+        within("eos tokens", len(self.eos), 0, EOS_MAX)
         for token in self.eos:
-            _within("eos token", token, 0, vocabulary - 1)
-        _within("stop texts", len(self.stop), 0, STOPS_MAX)
+            within("eos token", token, 0, vocabulary - 1)
+        within("stop texts", len(self.stop), 0, STOPS_MAX)
         for text in self.stop:
-            _within("bytes of a stop text", len(text), 1, STOP_BYTES_MAX)
+            within("bytes of a stop text", len(text), 1, STOP_BYTES_MAX)
         for number, prompt in enumerate(self.prompts):
             if len(prompt) + self.max_tokens > positions:
                 raise InputRefused(
@@ -143,36 +143,8 @@ class LmInput(Wire, frozen=True, array_like=True, forbid_unknown_fields=True):
             )
 
 
-def encode_input(value: LmInput, *, is_whole: bool = False) -> bytes:
-    """The canonical bytes of an input, as a job carries it.
-
-    Args:
-        value: the input.
-        is_whole: it is yet to be split, so it may be larger than a job.
-
-    Raises:
-        InputRefused: the input breaks a limit.
-    """
-    value.check(is_whole=is_whole)
-    data = encode(value)
-    bytes_max = PARTS_MAX * INPUT_BYTES_MAX if is_whole else INPUT_BYTES_MAX
-    if len(data) > bytes_max:
-        raise InputRefused(f"input of {len(data)} bytes exceeds {bytes_max}")
-    return data
-
-
-def decode_input(data: bytes, *, is_whole: bool = False) -> LmInput:
-    """Read the bytes of `encode_input`.
-
-    Raises:
-        InputRefused: the bytes are not a canonical input within the limits.
-    """
-    try:
-        value = decode(data, LmInput, bytes_max=PARTS_MAX * INPUT_BYTES_MAX if is_whole else INPUT_BYTES_MAX)
-    except PeerFault as error:
-        raise InputRefused(str(error)) from error
-    value.check(is_whole=is_whole)
-    return value
+CODEC = InputCodec(LmInput, whole_bytes_max=PARTS_MAX * INPUT_BYTES_MAX)
+encode_input, decode_input = CODEC.encode, CODEC.decode
 
 
 def chunk_range(chunk: int, units: int) -> range:
@@ -185,8 +157,3 @@ def chunk_range(chunk: int, units: int) -> range:
     if not 0 <= first < units:
         raise InputRefused(f"chunk {chunk} does not exist in an output of {units} units")
     return range(first, min(first + LM_CHUNK_UNITS, units))
-
-
-def _within(name: str, value: int, low: int, high: int) -> None:
-    if not low <= value <= high:
-        raise InputRefused(f"{name}={value} must be in [{low}, {high}]")

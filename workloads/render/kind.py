@@ -12,9 +12,10 @@ import msgspec
 from protocols.blobs import Blob
 from protocols.limits import UNITS_MAX
 from workloads.blobs import Blobs
-from workloads.errors import InputRefused
+from workloads.inputs import items_split
 from workloads.png import animation, png
 from workloads.render.scene import (
+    CODEC,
     TILE,
     TILE_UNITS,
     Camera,
@@ -24,7 +25,6 @@ from workloads.render.scene import (
     decode_input,
     encode_input,
 )
-from workloads.split import Part, Split
 from workloads.workload import EXACT_PROFILES, Artifact, Kind, Model, Workload, weightless_model
 
 __all__ = ["FABRICATED_TILES", "MODEL", "NAME", "RENDER"]
@@ -120,16 +120,8 @@ def _input_blobs(input: bytes) -> tuple[Blob, ...]:
     return () if blob is None else (blob,)
 
 
-def _tiles(input: bytes) -> int:
-    return decode_input(input, is_whole=True).tiles_wanted
-
-
-def _part(input: bytes, first: int, count: int) -> Part:
-    whole = decode_input(input, is_whole=True)
-    if not 0 <= first < first + count <= whole.tiles_wanted:
-        raise InputRefused(f"tiles {first} to {first + count} must lie in [0, {whole.tiles_wanted}]")
-    job = msgspec.structs.replace(whole, first_tile=whole.first_tile + first, tiles=count)
-    return Part(encode_input(job), 0, job.units_total)
+def _narrowed(whole: RenderInput, first: int, count: int) -> RenderInput:
+    return msgspec.structs.replace(whole, first_tile=whole.first_tile + first, tiles=count)
 
 
 RENDER = Kind(
@@ -145,5 +137,5 @@ RENDER = Kind(
     open=_open,
     present=picture,
     input_blobs=_input_blobs,
-    split=Split("tile", _tiles, _part),
+    split=items_split(CODEC, "tile", lambda job: job.tiles_wanted, _narrowed),
 )

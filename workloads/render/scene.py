@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from protocols.blobs import Blob, check_blob
-from protocols.codec import Wire, decode, encode
-from protocols.errors import PeerFault
-from protocols.limits import INPUT_BYTES_MAX, UNITS_MAX, WHOLE_UNITS_MAX
+from protocols.blobs import Blob
+from protocols.codec import Wire
+from protocols.limits import UNITS_MAX, WHOLE_UNITS_MAX
 from workloads.errors import InputRefused
+from workloads.inputs import InputCodec, blob_rule, within
 
 __all__ = [
+    "CODEC",
     "TILE",
     "TILE_UNITS",
     "Camera",
@@ -47,7 +48,7 @@ Vector = tuple[int, int, int]
 """Right, up and towards the viewer, or red, green and blue; in thousandths."""
 
 
-class Material(Wire, frozen=True, array_like=True, forbid_unknown_fields=True):
+class Material(Wire, frozen=True):
     """How a surface looks.
 
     Args:
@@ -61,7 +62,7 @@ class Material(Wire, frozen=True, array_like=True, forbid_unknown_fields=True):
     mirror: bool = False
 
 
-class Sphere(Wire, frozen=True, array_like=True, forbid_unknown_fields=True):
+class Sphere(Wire, frozen=True):
     """A sphere, and the number of its material."""
 
     centre: Vector
@@ -69,7 +70,7 @@ class Sphere(Wire, frozen=True, array_like=True, forbid_unknown_fields=True):
     material: int
 
 
-class Plane(Wire, frozen=True, array_like=True, forbid_unknown_fields=True):
+class Plane(Wire, frozen=True):
     """The plane through a point, perpendicular to a direction of any length but 0."""
 
     point: Vector
@@ -77,7 +78,7 @@ class Plane(Wire, frozen=True, array_like=True, forbid_unknown_fields=True):
     material: int
 
 
-class Triangle(Wire, frozen=True, array_like=True, forbid_unknown_fields=True):
+class Triangle(Wire, frozen=True):
     """A triangle, seen from both sides."""
 
     a: Vector
@@ -86,7 +87,7 @@ class Triangle(Wire, frozen=True, array_like=True, forbid_unknown_fields=True):
     material: int
 
 
-class Camera(Wire, frozen=True, array_like=True, forbid_unknown_fields=True):
+class Camera(Wire, frozen=True):
     """Where the picture is taken from; up is the second axis.
 
     Args:
@@ -100,7 +101,7 @@ class Camera(Wire, frozen=True, array_like=True, forbid_unknown_fields=True):
     focal: int
 
 
-class RenderInput(Wire, frozen=True, array_like=True, forbid_unknown_fields=True):
+class RenderInput(Wire, frozen=True):
     """A picture and how finely it is sampled.
 
     Args:
@@ -154,33 +155,27 @@ class RenderInput(Wire, frozen=True, array_like=True, forbid_unknown_fields=True
         """Output units: one for each pixel of the tiles wanted."""
         return self.tiles_wanted * TILE_UNITS
 
-    def check(self, *, units_max: int = UNITS_MAX) -> None:
-        """Hold every field against its rule.
-
-        Args:
-            units_max: output units that it may ask for; a picture that is yet to be split may ask for more.
-
-        Raises:
-            InputRefused: the first that breaks it.
-        """
+    def check(self, *, is_whole: bool = False) -> None:
+        """See `workloads.inputs.JobInput`."""
+        units_max = WHOLE_UNITS_MAX if is_whole else UNITS_MAX
         for name, side in (("width", self.width), ("height", self.height)):
-            _within(name, side, TILE, SIDE_MAX)
+            within(name, side, TILE, SIDE_MAX)
             if side % TILE:
                 raise InputRefused(f"{name}={side} must be a multiple of {TILE}")
         if not 1 <= len(self.cameras) <= FRAMES_MAX:
             raise InputRefused(f"{len(self.cameras)} cameras must be 1 to {FRAMES_MAX}")
         in_all = self.frame_tiles * len(self.cameras)
-        _within("first_tile", self.first_tile, 0, in_all - 1)
-        _within("tiles", self.tiles, 0, in_all - self.first_tile)
+        within("first_tile", self.first_tile, 0, in_all - 1)
+        within("tiles", self.tiles, 0, in_all - self.first_tile)
         if self.units_total > units_max:
             raise InputRefused(
                 f"width x height x frames = {self.units_total} pixels must be at most {units_max}"
             )
-        _within("samples", self.samples, 1, SAMPLES_MAX)
-        _within("depth", self.depth, 1, DEPTH_MAX)
+        within("samples", self.samples, 1, SAMPLES_MAX)
+        within("depth", self.depth, 1, DEPTH_MAX)
         if (rays := TILE_UNITS * self.samples * self.depth) > RAYS_MAX:
             raise InputRefused(f"samples x depth needs {rays} rays in a tile, more than {RAYS_MAX}")
-        _within("seed", self.seed, 0, _SEED_MAX)
+        within("seed", self.seed, 0, _SEED_MAX)
         for index, camera in enumerate(self.cameras):
             _check_camera(f"cameras[{index}]", camera)
         _light("background", self.background)
@@ -189,24 +184,20 @@ class RenderInput(Wire, frozen=True, array_like=True, forbid_unknown_fields=True
         for index, material in enumerate(self.materials):
             _light(f"materials[{index}].emission", material.emission)
             for share in material.albedo:
-                _within(f"materials[{index}].albedo", share, 0, 1_000)
+                within(f"materials[{index}].albedo", share, 0, 1_000)
         self._check_shapes()
 
     def _check_shapes(self) -> None:
         count = len(self.spheres) + len(self.planes) + len(self.triangles)
         if self.mesh and self.mesh_blob is not None:
             raise InputRefused("mesh and mesh_blob must not both be given")
-        if self.mesh_blob is not None:
-            try:
-                check_blob(self.mesh_blob)
-            except PeerFault as error:
-                raise InputRefused(f"mesh_blob: {error}") from error
+        blob_rule(self.mesh_blob)
         fewest = 0 if self.mesh or self.mesh_blob else 1
         if not fewest <= count <= SHAPES_MAX:
             raise InputRefused(f"{count} spheres, planes and triangles must be {fewest} to {SHAPES_MAX}")
         for index, sphere in enumerate(self.spheres):
             _point(f"spheres[{index}].centre", sphere.centre)
-            _within(f"spheres[{index}].radius", sphere.radius, 1, COORDINATE_MILLI_MAX)
+            within(f"spheres[{index}].radius", sphere.radius, 1, COORDINATE_MILLI_MAX)
         for index, plane in enumerate(self.planes):
             _point(f"planes[{index}].point", plane.point)
             _point(f"planes[{index}].normal", plane.normal)
@@ -222,58 +213,26 @@ class RenderInput(Wire, frozen=True, array_like=True, forbid_unknown_fields=True
         }
         for name, members in shapes.items():
             for index, shape in enumerate(members):
-                _within(f"{name}[{index}].material", shape.material, 0, len(self.materials) - 1)
+                within(f"{name}[{index}].material", shape.material, 0, len(self.materials) - 1)
 
 
-def encode_input(value: RenderInput, *, is_whole: bool = False) -> bytes:
-    """The canonical bytes of an input, as a job carries it.
-
-    Args:
-        value: the input.
-        is_whole: it is yet to be split, so it may be larger than a job.
-
-    Raises:
-        InputRefused: the input breaks a rule.
-    """
-    value.check(units_max=WHOLE_UNITS_MAX if is_whole else UNITS_MAX)
-    data = encode(value)
-    if len(data) > INPUT_BYTES_MAX:
-        raise InputRefused(f"scene of {len(data)} bytes exceeds {INPUT_BYTES_MAX}")
-    return data
-
-
-def decode_input(data: bytes, *, is_whole: bool = False) -> RenderInput:
-    """Read the bytes of `encode_input`.
-
-    Raises:
-        InputRefused: the bytes are not a canonical input that keeps the rules.
-    """
-    try:
-        value = decode(data, RenderInput, bytes_max=INPUT_BYTES_MAX)
-    except PeerFault as error:
-        raise InputRefused(str(error)) from error
-    value.check(units_max=WHOLE_UNITS_MAX if is_whole else UNITS_MAX)
-    return value
-
-
-def _within(name: str, value: int, low: int, high: int) -> None:
-    if not low <= value <= high:
-        raise InputRefused(f"{name}={value} must be in [{low}, {high}]")
+CODEC = InputCodec(RenderInput)
+encode_input, decode_input = CODEC.encode, CODEC.decode
 
 
 def _check_camera(name: str, camera: Camera) -> None:
     _point(f"{name}.position", camera.position)
     _point(f"{name}.target", camera.target)
-    _within(f"{name}.focal", camera.focal, 1, COORDINATE_MILLI_MAX)
+    within(f"{name}.focal", camera.focal, 1, COORDINATE_MILLI_MAX)
     if camera.position[::2] == camera.target[::2]:
         raise InputRefused(f"{name}.target must not lie straight above or below {name}.position")
 
 
 def _point(name: str, value: Vector) -> None:
     for coordinate in value:
-        _within(name, coordinate, -COORDINATE_MILLI_MAX, COORDINATE_MILLI_MAX)
+        within(name, coordinate, -COORDINATE_MILLI_MAX, COORDINATE_MILLI_MAX)
 
 
 def _light(name: str, value: Vector) -> None:
     for channel in value:
-        _within(name, channel, 0, LIGHT_MILLI_MAX)
+        within(name, channel, 0, LIGHT_MILLI_MAX)

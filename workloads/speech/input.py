@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from protocols.blobs import Blob, check_blob
-from protocols.codec import Wire, decode, encode
-from protocols.errors import PeerFault
-from protocols.limits import INPUT_BYTES_MAX
+from protocols.blobs import Blob
+from protocols.codec import Wire
 from workloads.errors import InputRefused
+from workloads.inputs import InputCodec, content_rule
 
 __all__ = [
+    "CODEC",
     "PADDING",
     "SAMPLE_BYTES",
     "SAMPLE_RATE_HZ",
@@ -66,21 +66,8 @@ class TranscribeInput(Wire, frozen=True):
         return range(self.ends[number - 1] if number else self.start, self.ends[number])
 
     def check(self, *, is_whole: bool = False) -> None:
-        """Hold every field against its rule.
-
-        Args:
-            is_whole: it is yet to be split, so it may have more windows than a job.
-
-        Raises:
-            InputRefused: the first that breaks it.
-        """
-        if (self.blob is None) == (not self.samples):
-            raise InputRefused("exactly one of samples and blob must be given")
-        if self.blob is not None:
-            try:
-                check_blob(self.blob)
-            except PeerFault as error:
-                raise InputRefused(str(error)) from error
+        """See `workloads.inputs.JobInput`."""
+        content_rule("recording", self.samples, self.blob)
         size = len(self.samples) if self.blob is None else self.blob.size_bytes
         if size % SAMPLE_BYTES:
             raise InputRefused(f"recording of {size} bytes must be whole samples of {SAMPLE_BYTES}")
@@ -98,36 +85,5 @@ class TranscribeInput(Wire, frozen=True):
             raise InputRefused(f"windows from {self.start} to {start} must lie in [0, {self.samples_total}]")
 
 
-def encode_input(value: TranscribeInput, *, is_whole: bool = False) -> bytes:
-    """The canonical bytes of an input, as a job carries it.
-
-    Args:
-        value: the input.
-        is_whole: it is yet to be split, so it may have more windows than a job.
-
-    Raises:
-        InputRefused: the input breaks a rule.
-    """
-    value.check(is_whole=is_whole)
-    data = encode(value)
-    if len(data) > INPUT_BYTES_MAX:
-        raise InputRefused(f"input of {len(data)} bytes exceeds {INPUT_BYTES_MAX}")
-    return data
-
-
-def decode_input(data: bytes, *, is_whole: bool = False) -> TranscribeInput:
-    """Read the bytes of `encode_input`.
-
-    Args:
-        data: those bytes.
-        is_whole: see there.
-
-    Raises:
-        InputRefused: the bytes are not a canonical input that keeps the rules.
-    """
-    try:
-        value = decode(data, TranscribeInput, bytes_max=INPUT_BYTES_MAX)
-    except PeerFault as error:
-        raise InputRefused(str(error)) from error
-    value.check(is_whole=is_whole)
-    return value
+CODEC = InputCodec(TranscribeInput)
+encode_input, decode_input = CODEC.encode, CODEC.decode

@@ -7,22 +7,19 @@ import struct
 from collections.abc import Sequence
 from pathlib import Path
 
-from protocols.blobs import Blob
-from protocols.limits import UNITS_MAX
 from workloads.blobs import Blobs
-from workloads.lm.manifest import load_manifest
-from workloads.modelconfig import has_model_type
+from workloads.inputs import items_split
+from workloads.modelfiles import model_reader
 from workloads.speech.config import MODEL_TYPE, load_config
 from workloads.speech.input import (
+    CODEC,
     PADDING,
     SAMPLE_BYTES,
     WINDOW_TOKENS,
     TranscribeInput,
-    decode_input,
     encode_input,
 )
-from workloads.split import Part, Split
-from workloads.workload import EXACT_PROFILES, Artifact, Kind, Model, Workload
+from workloads.workload import EXACT_PROFILES, Artifact, Kind, Workload
 
 __all__ = ["NAME", "SHORT_HEARING", "SPEECH"]
 
@@ -30,17 +27,6 @@ NAME = "speech.transcribe"
 SHORT_HEARING = "short-hearing"
 _SEGMENT_WINDOWS = 4
 _PROBE_SAMPLES = 8_000
-
-
-def _models() -> tuple[Model, ...]:
-    return ()
-
-
-def _read_model(model_dir: Path) -> Model | None:
-    if not has_model_type(model_dir, MODEL_TYPE):
-        return None
-    load_config(model_dir)
-    return Model(model_dir.name, model_dir, load_manifest(model_dir).digest, UNITS_MAX)
 
 
 def _probe() -> bytes:
@@ -58,19 +44,12 @@ def _open(
     return Transcriber(model_dir, profile, variant, expected_digest=expected_digest, blobs=blobs)
 
 
-def _windows(input: bytes) -> int:
-    return len(decode_input(input, is_whole=True).ends)
-
-
-def _part(input: bytes, first: int, count: int) -> Part:
-    whole = decode_input(input, is_whole=True)
+def _narrowed(whole: TranscribeInput, first: int, count: int) -> TranscribeInput:
     start, ends = whole.window(first).start, whole.ends[first : first + count]
     if whole.blob is not None:
-        part = TranscribeInput(b"", whole.blob, start, ends)
-    else:
-        samples = whole.samples[start * SAMPLE_BYTES : ends[-1] * SAMPLE_BYTES]
-        part = TranscribeInput(samples, None, 0, tuple(end - start for end in ends))
-    return Part(encode_input(part), 0, part.units_total)
+        return TranscribeInput(b"", whole.blob, start, ends)
+    samples = whole.samples[start * SAMPLE_BYTES : ends[-1] * SAMPLE_BYTES]
+    return TranscribeInput(samples, None, 0, tuple(end - start for end in ends))
 
 
 def _present(input: bytes, units: Sequence[int]) -> Artifact:
@@ -83,11 +62,6 @@ def _present(input: bytes, units: Sequence[int]) -> Artifact:
     return Artifact("application/jsonl", content, f"JSON lines of the tokens of {len(rows)} windows")
 
 
-def _input_blobs(input: bytes) -> tuple[Blob, ...]:
-    blob = decode_input(input, is_whole=True).blob
-    return () if blob is None else (blob,)
-
-
 SPEECH = Kind(
     name=NAME,
     unit="token",
@@ -95,11 +69,11 @@ SPEECH = Kind(
     segment_chunks=_SEGMENT_WINDOWS,
     profiles=EXACT_PROFILES,
     variants=(SHORT_HEARING,),
-    models=_models,
+    models=tuple,
     probe=_probe,
     open=_open,
-    read_model=_read_model,
+    read_model=model_reader(MODEL_TYPE, load_config),
     present=_present,
-    input_blobs=_input_blobs,
-    split=Split("window", _windows, _part),
+    input_blobs=CODEC.blobs,
+    split=items_split(CODEC, "window", lambda job: len(job.ends), _narrowed),
 )

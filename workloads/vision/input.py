@@ -6,15 +6,16 @@ honest peer with another one must not be convicted for that.
 
 from __future__ import annotations
 
-from protocols.blobs import Blob, check_blob
-from protocols.codec import Wire, decode, encode
-from protocols.errors import PeerFault
-from protocols.limits import BLOB_BYTES_MAX, INPUT_BYTES_MAX, UNITS_MAX, WHOLE_UNITS_MAX
+from protocols.blobs import Blob
+from protocols.codec import Wire
+from protocols.limits import BLOB_BYTES_MAX, UNITS_MAX, WHOLE_UNITS_MAX
 from workloads.errors import InputRefused
+from workloads.inputs import InputCodec, content_rule, within
 
 __all__ = [
     "CHUNK_IMAGES",
     "CHUNK_UNITS",
+    "CODEC",
     "IMAGE_UNITS",
     "SIDE_MAX",
     "TOP",
@@ -35,7 +36,7 @@ IMAGES_WHOLE_MAX = WHOLE_UNITS_MAX // IMAGE_UNITS
 _CHANNELS = 3
 
 
-class ClassifyInput(Wire, frozen=True, array_like=True, forbid_unknown_fields=True):
+class ClassifyInput(Wire, frozen=True):
     """Images to tell the classes of.
 
     Args:
@@ -69,28 +70,13 @@ class ClassifyInput(Wire, frozen=True, array_like=True, forbid_unknown_fields=Tr
         return self.count * IMAGE_UNITS
 
     def check(self, *, is_whole: bool = False) -> None:
-        """Hold every field against its rule.
-
-        Args:
-            is_whole: it is yet to be split, so it may be larger than a job.
-
-        Raises:
-            InputRefused: the first that breaks it.
-        """
-        if not 1 <= self.side <= SIDE_MAX:
-            raise InputRefused(f"side={self.side} must be in [1, {SIDE_MAX}]")
+        """See `workloads.inputs.JobInput`."""
+        within("side", self.side, 1, SIDE_MAX)
         count_max = IMAGES_WHOLE_MAX if is_whole else IMAGES_JOB_MAX
         if not 1 <= self.count <= count_max:
             raise InputRefused(f"{self.count} images must be 1 to {count_max}")
-        if not 0 <= self.first < IMAGES_WHOLE_MAX:
-            raise InputRefused(f"first={self.first} must be in [0, {IMAGES_WHOLE_MAX})")
-        if bool(self.samples) == (self.blob is not None):
-            raise InputRefused("images must be given either with the input or as a blob")
-        if self.blob is not None:
-            try:
-                check_blob(self.blob)
-            except PeerFault as error:
-                raise InputRefused(str(error)) from error
+        within("first", self.first, 0, IMAGES_WHOLE_MAX - 1)
+        content_rule("images", self.samples, self.blob)
         size = len(self.samples) if self.blob is None else self.blob.size_bytes
         least = (self.first + self.count) * self.image_bytes
         if size % self.image_bytes or not least <= size <= BLOB_BYTES_MAX:
@@ -99,28 +85,5 @@ class ClassifyInput(Wire, frozen=True, array_like=True, forbid_unknown_fields=Tr
             )
 
 
-def encode_input(value: ClassifyInput, *, is_whole: bool = False) -> bytes:
-    """The canonical bytes of an input, as a job carries it.
-
-    Raises:
-        InputRefused: the input breaks a rule.
-    """
-    value.check(is_whole=is_whole)
-    data = encode(value)
-    if len(data) > INPUT_BYTES_MAX:
-        raise InputRefused(f"input of {len(data)} bytes must have at most {INPUT_BYTES_MAX}")
-    return data
-
-
-def decode_input(data: bytes, *, is_whole: bool = False) -> ClassifyInput:
-    """Read the bytes of `encode_input`.
-
-    Raises:
-        InputRefused: the bytes are not a canonical input that keeps the rules.
-    """
-    try:
-        value = decode(data, ClassifyInput, bytes_max=INPUT_BYTES_MAX)
-    except PeerFault as error:
-        raise InputRefused(str(error)) from error
-    value.check(is_whole=is_whole)
-    return value
+CODEC = InputCodec(ClassifyInput)
+encode_input, decode_input = CODEC.encode, CODEC.decode

@@ -9,24 +9,23 @@ from pathlib import Path
 
 import msgspec
 
-from protocols.blobs import Blob
-from protocols.limits import CHUNKS_PER_SEGMENT, UNITS_MAX
+from protocols.limits import CHUNKS_PER_SEGMENT
 from workloads.blobs import Blobs
-from workloads.errors import InputRefused
+from workloads.inputs import items_split
 from workloads.lm.manifest import load_manifest
-from workloads.modelconfig import CONFIG_FILE, has_model_type
-from workloads.split import Part, Split
+from workloads.modelconfig import CONFIG_FILE
+from workloads.modelfiles import model_reader
 from workloads.vision.config import MODEL_TYPE, load_config
 from workloads.vision.input import (
     CHUNK_IMAGES,
     CHUNK_UNITS,
+    CODEC,
     IMAGE_UNITS,
     TOP,
     ClassifyInput,
-    decode_input,
     encode_input,
 )
-from workloads.workload import EXACT_PROFILES, Artifact, Kind, Model, Workload
+from workloads.workload import EXACT_PROFILES, Artifact, Kind, Workload
 
 __all__ = ["COPIED_IMAGE", "NAME", "QUANTIZED_CLASSIFIER", "VISION", "classes", "model_digest"]
 
@@ -35,6 +34,7 @@ COPIED_IMAGE = "copied-image"
 """Every second image gets the classes of the one before."""
 QUANTIZED_CLASSIFIER = "quantized-classifier"
 """The weights have four bits."""
+_SMALL_FILES = (CONFIG_FILE,)
 _PROBE_SIDE = 32
 _PROBE_IMAGES = 2 * CHUNK_IMAGES
 
@@ -45,14 +45,7 @@ def model_digest(model_dir: Path) -> bytes:
     Raises:
         ModelRefused: a file is missing or broken.
     """
-    return load_manifest(model_dir, (CONFIG_FILE,)).digest
-
-
-def _read_model(model_dir: Path) -> Model | None:
-    if not has_model_type(model_dir, MODEL_TYPE):
-        return None
-    load_config(model_dir)
-    return Model(model_dir.name, model_dir, model_digest(model_dir), UNITS_MAX)
+    return load_manifest(model_dir, _SMALL_FILES).digest
 
 
 def _probe() -> bytes:
@@ -67,11 +60,6 @@ def _open(
     from workloads.vision.workload import ImageClassifier
 
     return ImageClassifier(model_dir, profile, variant, expected_digest=expected_digest, blobs=blobs)
-
-
-def _input_blobs(input: bytes) -> tuple[Blob, ...]:
-    blob = decode_input(input, is_whole=True).blob
-    return () if blob is None else (blob,)
 
 
 def classes(units: Sequence[int]) -> list[list[tuple[int, float]]]:
@@ -94,19 +82,10 @@ def _present(input: bytes, units: Sequence[int]) -> Artifact:
     return Artifact("application/jsonl", content, f"JSON lines of {len(rows)} images' classes")
 
 
-def _chunks(input: bytes) -> int:
-    return decode_input(input, is_whole=True).chunks
-
-
-def _part(input: bytes, first: int, count: int) -> Part:
-    whole = decode_input(input, is_whole=True)
-    if first < 0 or count < 1 or first + count > whole.chunks:
-        raise InputRefused(f"chunks {first} to {first + count} must lie in [0, {whole.chunks}]")
+def _narrowed(whole: ClassifyInput, first: int, count: int) -> ClassifyInput:
     begin = first * CHUNK_IMAGES
-    job = msgspec.structs.replace(
-        whole, first=whole.first + begin, count=min(count * CHUNK_IMAGES, whole.count - begin)
-    )
-    return Part(encode_input(job), 0, job.units_total)
+    images = min(count * CHUNK_IMAGES, whole.count - begin)
+    return msgspec.structs.replace(whole, first=whole.first + begin, count=images)
 
 
 VISION = Kind(
@@ -120,7 +99,7 @@ VISION = Kind(
     probe=_probe,
     open=_open,
     present=_present,
-    split=Split("chunk of images", _chunks, _part),
-    input_blobs=_input_blobs,
-    read_model=_read_model,
+    split=items_split(CODEC, "chunk of images", lambda job: job.chunks, _narrowed),
+    input_blobs=CODEC.blobs,
+    read_model=model_reader(MODEL_TYPE, load_config, _SMALL_FILES),
 )

@@ -316,7 +316,7 @@ def test_what_a_job_says_of_its_program_must_be_true(archives: Archives) -> None
         with pytest.raises(WorkloadRefused, match=message):
             workload.recompute(encode_input(lie), [0] * lie.units_total, [0])
     for lie, message in (
-        (change(job, content=b""), "exactly one of content and blob"),
+        (change(job, content=b""), "either with the input or as a blob"),
         (change(job, identity=b""), "identity of 0 bytes"),
         (change(job, values=()), "0 values must have 1"),
         (change(job, values=(b"1",)), "must have 256"),

@@ -214,7 +214,7 @@ def test_configurations_that_break_a_rule(change: dict[str, Any], rule: str) -> 
 @pytest.mark.parametrize(
     ("job", "rule"),
     [
-        (TranscribeInput(b"", None, 0, (1,)), "exactly one"),
+        (TranscribeInput(b"", None, 0, (1,)), "either with the input or as a blob"),
         (TranscribeInput(bytes(3), None, 0, (1,)), "whole samples"),
         (TranscribeInput(bytes(8), None, 0, ()), "0 windows"),
         (TranscribeInput(bytes(8), None, 0, (5,)), "must lie in"),
