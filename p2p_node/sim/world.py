@@ -1,18 +1,18 @@
 """The heap simulator: many `NodeCore`s, one clock, one seeded source of bad luck.
 
 Every delivery, timer and run is an event in a heap, ordered by time and then by number, so the same
-seed gives the same trace. Direct frames and gossip may be delayed, lost, doubled or cut off by a
-partition; what honest peers say must still never be rejected by honest peers.
+seed gives the same trace. What carries messages is given (`Carrier`): it delays, loses, doubles and cuts
+them off; what honest peers say must still never be rejected by honest peers.
 """
 
 from __future__ import annotations
 
 import heapq
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 from blake3 import blake3
 
@@ -21,47 +21,19 @@ from p2p_node.core.node import Act, Capability, NodeCore
 from p2p_node.core.outbox import Transmit
 from p2p_node.core.request import JobRequest
 from p2p_node.hostile import CHEATS as HOSTILE_CHEATS
-from p2p_node.hostile import hostile_core, worker_variant
+from p2p_node.hostile import hostile_core
 from p2p_node.sim.crypto import SimCrypto, SimKeys
-from p2p_node.sim.program import judge, open_values, trace
+from p2p_node.sim.even import Conditions, EvenCarrier
 from p2p_node.sim.reader import RememberingReader
-from p2p_node.sim.workload import SimTask, chunk_digest, derive_unit, recompute
+from p2p_node.sim.work import Workshop
+from p2p_node.sim.workload import SimTask
 from protocols.digest import tagged
-from protocols.effects import (
-    CancelRun,
-    Execute,
-    FetchBlobs,
-    Judge,
-    Notify,
-    OpenValues,
-    Penalise,
-    Persist,
-    Prefetch,
-    Publish,
-    Recompute,
-    Run,
-    SetTimer,
-    Task,
-    Trace,
-)
-from protocols.events import (
-    OUTPUT_MISSING,
-    RunChunk,
-    RunEvent,
-    RunFailed,
-    RunFetched,
-    RunFinished,
-    RunJudged,
-    RunOpened,
-    RunOutput,
-    RunRecomputed,
-    RunTraced,
-)
-from protocols.limits import LM_CHUNK_UNITS
+from protocols.effects import CancelRun, Notify, Penalise, Persist, Publish, Run, SetTimer
+from protocols.events import RunChunk, RunEvent, RunOutput
+from protocols.limits import GRAYLIST_MS, GRAYLIST_POINTS
 from protocols.rulings import Ruling
-from protocols.units import chunk_count
 
-__all__ = ["CHEATS", "Conditions", "Peer", "World"]
+__all__ = ["CHEATS", "NETWORK", "START_MS", "Carrier", "Conditions", "Peer", "World"]
 
 CHEATS = (
     "wrong-result",
@@ -73,32 +45,20 @@ CHEATS = (
 )
 """Kinds that many small worlds are played with; beside them a world takes those of `p2p_node.hostile`."""
 
-FETCH_PATIENCE_MS = 10_000
-"""How long a peer asks for a blob that nobody serves."""
-
 WORLD_CHEATS = frozenset({"wrong-result", "false-unit", "false-verdict", "dead-executor", "dead"})
 """Kinds that the world mounts itself: they lie in what they compute, and must lie again in a dispute."""
 
-UNIT_LIES = frozenset({"false-unit", "spoofed-tokens"})
 START_MS = 1_700_000_000_000
 NETWORK = "sim"
+PPM = 1_000_000
+START_SPREAD_MS = 200
+LINK_LOST_MS = 6_700
+"""How long a link to a peer that vanished seems to live."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Conditions:
-    """How bad the network is."""
-
-    latency_ms: tuple[int, int] = (5, 80)
-    loss: float = 0.0
-    duplication: float = 0.0
-    gossip_loss: float = 0.0
-    partitions: tuple[tuple[int, int, int], ...] = ()
-    """(from ms, to ms, group size): the first peers are cut off from the rest meanwhile."""
-
-
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Peer:
-    """One simulated machine: a core, its timers, its runs, and whether it cheats."""
+    """One simulated machine: a core, its timers, its runs, its clock, and whether it cheats."""
 
     index: int
     core: NodeCore
@@ -107,6 +67,37 @@ class Peer:
     runs: set[tuple[Any, ...]] = field(default_factory=set)
     store: dict[tuple[str, bytes], bytes] = field(default_factory=dict)
     penalties: list[tuple[bytes, int, str]] = field(default_factory=list)
+    is_up: bool = True
+    lives: int = 0
+    """How often it was started."""
+    slowness: int = 1
+    """How many times as long as others its work takes."""
+    stuck_until_ms: int = 0
+    """Until then nothing that reaches it is dealt with: its process doesn't run."""
+    skew_ms: int = 0
+    drift_ppm: int = 0
+    offences: dict[bytes, int] = field(default_factory=dict)
+    """Points of those that it isn't through with, by key; -1 for whom it doesn't hear any more."""
+
+
+class Carrier(Protocol):
+    """What carries messages between the peers of a world."""
+
+    def transmit(self, world: World, sender: Peer, receiver: Peer, frame: bytes) -> None:
+        """Put a frame on its way: `World.deliver_frame`, later or never or twice."""
+        ...
+
+    def publish(self, world: World, sender: Peer, topic: str, data: bytes) -> None:
+        """Put gossip on its way to everybody: `World.deliver_gossip`."""
+        ...
+
+    def is_cut(self, world: World, sender: Peer, receiver: Peer) -> bool:
+        """Whether nothing gets from one to the other now."""
+        ...
+
+    def neighbours(self, world: World, peer: Peer) -> list[Peer]:
+        """Whom a peer that starts connects to."""
+        ...
 
 
 class World:
@@ -121,67 +112,92 @@ class World:
         cheats: dict[int, str] | None = None,
         neighbours: int = 6,
         work: SimTask | None = None,
+        work_by_model: Mapping[bytes, SimTask] | None = None,
         forged_each: int = 1,
         eclipsed: Mapping[int, frozenset[int]] | None = None,
         real_keys: bool = False,
         without_model: frozenset[int] = frozenset(),
+        carrier: Carrier | None = None,
+        starts_ms: Mapping[int, int] | None = None,
+        has_graylists: bool = False,
     ) -> None:
         """Make a world and start its peers.
 
         Args:
             seed: everything random follows from it.
             capabilities: one for each peer.
-            conditions: how bad the network is.
+            conditions: how bad the network is, if no carrier is given.
             cheats: what some peers do wrong, by index.
             neighbours: how many peers each one is connected to, for anti-entropy.
             work: how long simulated work takes.
+            work_by_model: how long it takes for some models.
             forged_each: executors that compute something else do so in each so many-th chunk.
             eclipsed: peers that hear and are heard by gossip only from these others, by index.
             real_keys: Ed25519 and ECVRF instead of their fast stand-ins.
             without_model: peers that can't recompute or trace anything, by index.
+            carrier: what carries messages; `EvenCarrier` if not given.
+            starts_ms: when some peers start, by index; below 0 for not by themselves.
+            has_graylists: whether peers stop hearing whoever has sent them too much rubbish.
         """
         self.now_ms = START_MS
-        self.conditions = conditions or Conditions()
-        self.work = work or SimTask()
-        self.forged_each = forged_each
-        self.eclipsed = eclipsed or {}
-        self.without_model = without_model
+        self.seed = seed
+        self.workshop = Workshop(
+            task=work or SimTask(),
+            by_model=work_by_model or {},
+            forged_each=forged_each,
+            without_model=without_model,
+        )
         self.luck = random.Random(seed)  # noqa: S311 - the point is that it repeats
+        self.carrier: Carrier = carrier or EvenCarrier(
+            conditions or Conditions(), neighbours=neighbours, eclipsed=eclipsed or {}
+        )
         self.peers: list[Peer] = []
         self.by_key: dict[bytes, Peer] = {}
+        self.links: list[set[int]] = [set() for _ in capabilities]
         self.notes: list[tuple[int, int, Notify]] = []
-        self.on_step: Callable[[Peer], None] = lambda peer: None
+        self.on_step: Callable[[Peer, list[Act]], None] = lambda peer, acts: None
+        self.on_event: Callable[[Peer, str, Any], None] | None = None
+        """Told of what reaches a peer before it is dealt with: which peer, what sort of thing, and it."""
         self.events_total = 0
+        self.steps_total = 0
         self.frames_total = 0
-        self._trace = blake3(b"p2p-node/sim-trace/1" + seed.to_bytes(8, "little", signed=True))
-        self._heap: list[tuple[int, int, Callable[[], None]]] = []
+        self._has_graylists = has_graylists
+        self._trace = blake3(b"p2p-node/sim-trace/2" + seed.to_bytes(8, "little", signed=True))
+        self._heap: list[tuple[int, int, Callable[[], object]]] = []
         self._number = 0
-        crypto = RealCrypto() if real_keys else SimCrypto()
-        reader = RememberingReader(network=NETWORK, crypto=crypto)
+        self._real_keys = real_keys
+        self._crypto = RealCrypto() if real_keys else SimCrypto()
+        self._reader = RememberingReader(network=NETWORK, crypto=self._crypto)
         for index, capability in enumerate(capabilities):
-            name = index.to_bytes(4, "little")
             cheat = (cheats or {}).get(index, "")
-            key_seed = tagged("p2p-node/sim-seed/1", seed.to_bytes(8, "little", signed=True), name)
-            keys = Keyring(key_seed) if real_keys else SimKeys(key_seed)
-            make = hostile_core(cheat) if cheat in HOSTILE_CHEATS.keys() - WORLD_CHEATS else NodeCore
-            core = make(
-                keys=keys,
-                crypto=crypto,
-                secret=tagged("p2p-node/sim-secret/1", keys.public),
-                network=NETWORK,
-                capability=capability,
-                jitter=random.Random(seed * 1_000_003 + index),  # noqa: S311
-                reader=reader,
-            )
-            peer = Peer(index, core, cheat)
+            peer = Peer(index, self._make_core(index, capability, cheat), cheat)
+            peer.is_up = not (starts_ms or {}).get(index, 0)
             self.peers.append(peer)
-            self.by_key[core.key] = peer
+            self.by_key[peer.core.key] = peer
         for peer in self.peers:
-            self.at(self.luck.randint(0, 200), partial(self._start, peer, neighbours))
+            after_ms = (starts_ms or {}).get(peer.index, 0)
+            spread_ms = self.luck.randint(0, START_SPREAD_MS)
+            if after_ms >= 0:
+                self.at(after_ms + spread_ms, partial(self.start, peer))
+
+    def _make_core(self, index: int, capability: Capability, cheat: str) -> NodeCore:
+        seed = self.seed.to_bytes(8, "little", signed=True)
+        key_seed = tagged("p2p-node/sim-seed/1", seed, index.to_bytes(4, "little"))
+        keys = Keyring(key_seed) if self._real_keys else SimKeys(key_seed)
+        make = hostile_core(cheat) if cheat in HOSTILE_CHEATS.keys() - WORLD_CHEATS else NodeCore
+        return make(
+            keys=keys,
+            crypto=self._crypto,
+            secret=tagged("p2p-node/sim-secret/1", keys.public),
+            network=NETWORK,
+            capability=capability,
+            jitter=random.Random(self.seed * 1_000_003 + index),  # noqa: S311
+            reader=self._reader,
+        )
 
     # --- Driving ---------------------------------------------------------------------------------
 
-    def at(self, after_ms: int, action: Callable[[], None]) -> None:
+    def at(self, after_ms: int, action: Callable[[], object]) -> None:
         """Do ``action`` ``after_ms`` from now."""
         self._number += 1
         heapq.heappush(self._heap, (self.now_ms + max(0, after_ms), self._number, action))
@@ -189,14 +205,15 @@ class World:
     def submit(self, peer: Peer, request: JobRequest) -> bytes:
         """Have a peer offer a job now; returns the job's id."""
         nonce = self.luck.randbytes(16)
-        job_id, acts = peer.core.submit(request, nonce=nonce, now_ms=self.now_ms)
+        job_id, acts = peer.core.submit(request, nonce=nonce, now_ms=self.clock_ms(peer))
         self._perform(peer, acts)
         return job_id
 
     def run(self, *, until_ms: int, stop: Callable[[], bool] = lambda: False) -> None:
         """Go on until ``until_ms`` after the start, or until ``stop`` says so."""
-        while self._heap and self._heap[0][0] <= START_MS + until_ms and not stop():
-            self.now_ms, number, action = heapq.heappop(self._heap)
+        heap, end_ms = self._heap, START_MS + until_ms
+        while heap and heap[0][0] <= end_ms and not stop():
+            self.now_ms, number, action = heapq.heappop(heap)
             self.events_total += 1
             self._trace.update(self.now_ms.to_bytes(8, "little") + number.to_bytes(8, "little"))
             action()
@@ -206,18 +223,68 @@ class World:
         """Digest of everything that happened so far: when, and in which order."""
         return self._trace.digest()
 
-    def crash(self, peer: Peer) -> None:
-        """A peer vanishes: nothing reaches it or leaves it any more."""
-        peer.cheat = "dead"
+    @property
+    def elapsed_ms(self) -> int:
+        """Since the world began."""
+        return self.now_ms - START_MS
+
+    def clock_ms(self, peer: Peer) -> int:
+        """What a peer's own clock shows."""
+        return self.now_ms + peer.skew_ms + (self.now_ms - START_MS) * peer.drift_ppm // PPM
+
+    # --- Lives of peers --------------------------------------------------------------------------
+
+    def start(self, peer: Peer) -> None:
+        """A peer begins, for the first time or again with what its store has, and connects."""
+        peer.is_up = True
+        peer.lives += 1
+        if peer.lives > 1:
+            self._restore(peer)
+        self._perform(peer, peer.core.start(self.clock_ms(peer)))
+        for other in self.carrier.neighbours(self, peer):
+            self.connect(peer, other)
+
+    def connect(self, one: Peer, other: Peer) -> None:
+        """Two peers have a link."""
+        self.links[one.index].add(other.index)
+        self.links[other.index].add(one.index)
+        self._perform(one, one.core.peer_connected(other.core.key, self.clock_ms(one)))
+        self._perform(other, other.core.peer_connected(one.core.key, self.clock_ms(other)))
+
+    def crash(self, peer: Peer, *, noticed_ms: int = LINK_LOST_MS) -> None:
+        """A peer vanishes: nothing reaches it or leaves it any more, and what it didn't keep is gone.
+
+        Args:
+            peer: which.
+            noticed_ms: how long its neighbours take it to be there.
+        """
+        peer.is_up = False
         peer.timers.clear()
         peer.runs.clear()
+        for index in sorted(self.links[peer.index]):
+            self.links[index].discard(peer.index)
+            self.at(noticed_ms, partial(self._miss, self.peers[index], peer, peer.lives))
+        self.links[peer.index].clear()
 
-    def _start(self, peer: Peer, neighbours: int) -> None:
-        self._perform(peer, peer.core.start(self.now_ms))
-        others = [other for other in self.peers if other is not peer and not self._is_eclipsed(peer, other)]
-        for other in self.luck.sample(others, min(neighbours, len(others))):
-            self._perform(peer, peer.core.peer_connected(other.core.key, self.now_ms))
-            self._perform(other, other.core.peer_connected(peer.core.key, self.now_ms))
+    def _miss(self, peer: Peer, gone: Peer, life: int) -> None:
+        if peer.is_up and not (gone.is_up and gone.lives > life and gone.index in self.links[peer.index]):
+            self._perform(peer, peer.core.peer_disconnected(gone.core.key, self.clock_ms(peer)))
+
+    def _restore(self, peer: Peer) -> None:
+        """A new process over the old store, as a node that starts has it."""
+        tables: dict[str, dict[bytes, bytes]] = {}
+        for (table, key), value in peer.store.items():
+            tables.setdefault(table, {})[key] = value
+        peer.core = self._make_core(peer.index, peer.core.capability, peer.cheat)
+        acts = peer.core.restore(
+            registry=list(tables.get("registry", {}).values()),
+            convictions=list(tables.get("convictions", {})),
+            standings=tables.get("standings", {}),
+            outbox=tables.get("outbox", {}),
+            now_ms=self.clock_ms(peer),
+        )
+        peer.core.provider.remember(tables.get("contracts", {}))
+        self._perform(peer, acts)
 
     # --- Performing acts -------------------------------------------------------------------------
 
@@ -226,187 +293,130 @@ class World:
             match act:
                 case Transmit(to, frame):
                     self._transmit(peer, to, frame)
-                case Publish(topic, message):
-                    self._publish(peer, topic, message.raw)
                 case SetTimer(key, at_ms):
                     self._set_timer(peer, key, at_ms)
-                case Run(key, task):
-                    self._run(peer, key, task)
-                case CancelRun(key):
-                    peer.runs.discard(key)
                 case Persist(table, key, value):
                     if value is None:
                         peer.store.pop((table, key), None)
                     else:
                         peer.store[(table, key)] = value
+                case Publish(topic, message):
+                    self._publish(peer, topic, message.raw)
+                case Run(key, task):
+                    self.workshop.run(self, peer, key, task)
+                case CancelRun(key):
+                    peer.runs.discard(key)
                 case Penalise(offender, points, reason):
-                    peer.penalties.append((offender, points, reason))
+                    self._penalise(peer, offender, points, reason)
                 case Notify():
                     self.notes.append((self.now_ms, peer.index, act))
-        if peer.cheat != "dead":
-            self.on_step(peer)
+        self.steps_total += 1
+        if peer.is_up:
+            self.on_step(peer, acts)
 
     def _set_timer(self, peer: Peer, key: tuple[Any, ...], at_ms: int) -> None:
         peer.timers[key] = at_ms
+        after_ms = at_ms - self.clock_ms(peer)
+        if peer.drift_ppm:
+            after_ms = -(-after_ms * PPM // (PPM + peer.drift_ppm))
+        self.at(after_ms, partial(self._fire, peer, key, at_ms))
 
-        def fire() -> None:
-            if peer.timers.get(key) == at_ms:
-                del peer.timers[key]
-                self._perform(peer, peer.core.timer_fired(key, self.now_ms))
+    def _fire(self, peer: Peer, key: tuple[Any, ...], at_ms: int) -> None:
+        if peer.timers.get(key) != at_ms:
+            return
+        if peer.stuck_until_ms > self.now_ms:
+            self.at(peer.stuck_until_ms - self.now_ms, partial(self._fire, peer, key, at_ms))
+            return
+        del peer.timers[key]
+        if self.on_event is not None:
+            self.on_event(peer, "timer", key)
+        self._perform(peer, peer.core.timer_fired(key, self.clock_ms(peer)))
 
-        self.at(at_ms - self.now_ms, fire)
+    def _penalise(self, peer: Peer, offender: bytes, points: int, reason: str) -> None:
+        if not self._has_graylists:
+            peer.penalties.append((offender, points, reason))
+            return
+        before = peer.offences.get(offender, 0)
+        if before < 0 or not points:
+            return
+        peer.penalties.append((offender, points, reason))
+        peer.offences[offender] = before + points
+        if before + points >= GRAYLIST_POINTS:
+            peer.offences[offender] = -1
+            self.at(GRAYLIST_MS, partial(peer.offences.pop, offender, None))
 
     # --- Network ---------------------------------------------------------------------------------
 
-    def _is_cut(self, one: Peer, other: Peer) -> bool:
-        elapsed = self.now_ms - START_MS
-        for start, end, size in self.conditions.partitions:
-            if start <= elapsed < end and (one.index < size) != (other.index < size):
-                return True
-        return False
-
-    def _is_eclipsed(self, one: Peer, other: Peer) -> bool:
-        """Whether nothing that is gossiped gets from one to the other, because one of them is surrounded."""
-        return bool(self.eclipsed) and any(
-            victim.index in self.eclipsed and friend.index not in self.eclipsed[victim.index]
-            for victim, friend in ((one, other), (other, one))
-        )
-
-    def _copies(self, loss: float) -> int:
-        if self.luck.random() < loss:
-            return 0
-        return 2 if self.luck.random() < self.conditions.duplication else 1
-
-    def _latency_ms(self) -> int:
-        low, high = self.conditions.latency_ms
-        return low + int(self.luck.random() * (high - low + 1))
-
     def _transmit(self, sender: Peer, to: bytes, frame: bytes) -> None:
         receiver = self.by_key.get(to)
-        if receiver is None or sender.cheat == "dead" or self._is_cut(sender, receiver):
-            return
-        for _ in range(self._copies(self.conditions.loss)):
-            self.frames_total += 1
-            self.at(self._latency_ms(), partial(self._deliver_frame, receiver, sender, frame))
+        if receiver is not None and sender.is_up:
+            self.carrier.transmit(self, sender, receiver, frame)
 
     def _deliver_frame(self, receiver: Peer, sender: Peer, frame: bytes) -> None:
-        if receiver.cheat == "dead" or self._is_cut(sender, receiver):
+        if not receiver.is_up or receiver.offences.get(sender.core.key, 0) < 0:
             return
-        self._perform(receiver, receiver.core.frame_received(sender.core.key, frame, self.now_ms))
+        if self.carrier.is_cut(self, sender, receiver):
+            return
+        if receiver.stuck_until_ms > self.now_ms:
+            again = partial(self._deliver_frame, receiver, sender, frame)
+            self.at(receiver.stuck_until_ms - self.now_ms, again)
+            return
+        if self.on_event is not None:
+            self.on_event(receiver, "frame", (sender, frame))
+        self._perform(receiver, receiver.core.frame_received(sender.core.key, frame, self.clock_ms(receiver)))
+
+    def deliver_frame(self, after_ms: int, receiver: Peer, sender: Peer, frame: bytes) -> None:
+        """Have a frame arrive after a while."""
+        self.frames_total += 1
+        self.at(after_ms, partial(self._deliver_frame, receiver, sender, frame))
 
     def _publish(self, sender: Peer, topic: str, data: bytes) -> None:
-        if sender.cheat == "dead":
-            return
-        for receiver in self.peers:
-            if receiver is sender or self._is_cut(sender, receiver) or self._is_eclipsed(sender, receiver):
-                continue
-            for _ in range(self._copies(self.conditions.gossip_loss)):
-                # A flood takes a few hops.
-                hops = 1 + int(self.luck.random() * 3)
-                self.at(
-                    self._latency_ms() * hops,
-                    partial(self._deliver_gossip, receiver, sender, topic, data),
-                )
+        if sender.is_up:
+            self.carrier.publish(self, sender, topic, data)
 
-    def _deliver_gossip(self, receiver: Peer, sender: Peer, topic: str, data: bytes) -> None:
-        if receiver.cheat == "dead" or self._is_cut(sender, receiver):
-            return
-        ruling, why = receiver.core.judge(topic, data, self.now_ms)
+    def _deliver_gossip(self, receiver: Peer, sender: Peer, topic: str, data: bytes) -> Ruling:
+        if not receiver.is_up or receiver.offences.get(sender.core.key, 0) < 0:
+            return Ruling.IGNORE
+        if self.carrier.is_cut(self, sender, receiver):
+            return Ruling.IGNORE
+        if receiver.stuck_until_ms > self.now_ms:
+            again = partial(self._deliver_gossip, receiver, sender, topic, data)
+            self.at(receiver.stuck_until_ms - self.now_ms, again)
+            return Ruling.IGNORE
+        now_ms = self.clock_ms(receiver)
+        ruling, why = receiver.core.judge(topic, data, now_ms)
         if ruling is Ruling.ACCEPT:
-            acts = receiver.core.gossip_received(topic, data, sender.core.key, self.now_ms)
-            self._perform(receiver, acts)
+            if self.on_event is not None:
+                self.on_event(receiver, "gossip", (sender, data))
+            self._perform(receiver, receiver.core.gossip_received(topic, data, sender.core.key, now_ms))
         elif ruling is Ruling.REJECT:
-            receiver.penalties.append((sender.core.key, 10, why))
+            self._penalise(receiver, sender.core.key, 10, why)
+        return ruling
+
+    def deliver_gossip(
+        self, after_ms: int, receivers: Iterable[Peer], sender: Peer, topic: str, data: bytes
+    ) -> None:
+        """Have gossip arrive at some peers after a while."""
+        self.at(after_ms, partial(self._deliver_all, list(receivers), sender, topic, data))
+
+    def _deliver_all(self, receivers: list[Peer], sender: Peer, topic: str, data: bytes) -> None:
+        for receiver in receivers:
+            self._deliver_gossip(receiver, sender, topic, data)
 
     # --- Work ------------------------------------------------------------------------------------
 
-    def _run(self, peer: Peer, key: tuple[Any, ...], task: Task) -> None:
-        peer.runs.add(key)
-        if peer.index in self.without_model and not isinstance(task, Judge):
-            # What it asks others to do it can't do again; but anybody can be a referee.
-            missing = RunFailed(key, "model", "this peer doesn't have the model")
-            self.at(0, partial(self._report, peer, missing))
+    def report(self, peer: Peer, after_ms: int, event: RunEvent) -> None:
+        """Have a peer's worker report after a while."""
+        self.at(after_ms, partial(self._report, peer, peer.lives, event))
+
+    def _report(self, peer: Peer, life: int, event: RunEvent) -> None:
+        if event.key not in peer.runs or not peer.is_up or peer.lives != life:
             return
-        if isinstance(task, Trace | OpenValues | Judge):
-            self._run_dispute(peer, key, task)
+        if peer.stuck_until_ms > self.now_ms:
+            self.at(peer.stuck_until_ms - self.now_ms, partial(self._report, peer, life, event))
             return
-        if isinstance(task, Recompute):
-            lies = peer.cheat == "false-verdict" and key[0] == "verify"
-            digests = recompute(task, chunk_units=LM_CHUNK_UNITS, variant=b"lie" if lies else b"")
-            self.at(self.work.recompute_ms, lambda: self._report(peer, RunRecomputed(key, digests, 1_000)))
-            return
-        if isinstance(task, FetchBlobs):
-            self._fetch(peer, key, task)
-            return
-        if peer.cheat == "dead-executor" or isinstance(task, Prefetch):
-            return
-        self._execute(peer, key, task)
-
-    def _fetch(self, peer: Peer, key: tuple[Any, ...], task: FetchBlobs) -> None:
-        """Blobs are simulated by who would serve them."""
-        cheats = {other.core.key: other.cheat for other in self.peers}
-        is_served = any(cheats[source] != "withheld-blob" for source in task.sources)
-        event = RunFetched(key) if is_served else RunFailed(key, OUTPUT_MISSING, "nobody served it")
-        after_ms = self.work.recompute_ms if is_served else FETCH_PATIENCE_MS
-        self.at(after_ms, partial(self._report, peer, event))
-
-    def _run_dispute(self, peer: Peer, key: tuple[Any, ...], task: Trace | OpenValues | Judge) -> None:
-        """Who lied about a digest stands by it: its trace deviates where its digest did."""
-        if isinstance(task, Judge):
-            finding, detail = judge(task.case, chunk_units=LM_CHUNK_UNITS)
-            event: RunEvent = RunJudged(key, finding, detail, 100)
-            self.at(self.work.judge_ms, partial(self._report, peer, event))
-            return
-        role = key[2]
-        is_forged = role == "executor" and self._is_forged(task.chunk)
-        variant = self._variant(peer) if is_forged else b""
-        if (peer.cheat, role) == ("false-verdict", "verifier"):
-            variant = b"lie"
-        denies = is_forged and peer.cheat in UNIT_LIES
-        if isinstance(task, Trace):
-            program, digests = trace(task, chunk_units=LM_CHUNK_UNITS, variant=variant, denies=denies)
-            event = RunTraced(key, program, digests, 2_000)
-        else:
-            values, context = open_values(task, chunk_units=LM_CHUNK_UNITS, variant=variant, denies=denies)
-            event = RunOpened(key, values, context, 2_000)
-        self.at(self.work.trace_ms, partial(self._report, peer, event))
-
-    def _execute(self, peer: Peer, key: tuple[Any, ...], task: Execute) -> None:
-        units_max = self._units_max(peer, key)
-        units = [*task.prefix, *(derive_unit(task.input, i) for i in range(len(task.prefix), units_max))]
-        if peer.cheat in UNIT_LIES:
-            first_chunk = len(task.prefix) // LM_CHUNK_UNITS
-            for chunk in filter(self._is_forged, range(first_chunk, chunk_count(units_max, LM_CHUNK_UNITS))):
-                # The last one of a chunk: nothing after it in the chunk would show.
-                units[min(units_max, (chunk + 1) * LM_CHUNK_UNITS) - 1] ^= 1
-        delay = 0
-        for first in range(len(task.prefix), units_max, LM_CHUNK_UNITS):
-            end = min(units_max, first + LM_CHUNK_UNITS)
-            delay += (end - first) * self.work.unit_ms
-            output = RunOutput(key, first, tuple(units[first:end]))
-            chunk = first // LM_CHUNK_UNITS
-            variant = self._variant(peer) if self._is_forged(chunk) else b""
-            digest = chunk_digest(task, units[:end], chunk, chunk_units=LM_CHUNK_UNITS, variant=variant)
-            done = RunChunk(key, chunk, digest)
-            self.at(delay, partial(self._report, peer, output))
-            self.at(delay, partial(self._report, peer, done))
-        self.at(delay, partial(self._report, peer, RunFinished(key, units_max, 1_000)))
-
-    def _is_forged(self, chunk: int) -> bool:
-        return chunk % self.forged_each == self.forged_each - 1
-
-    @staticmethod
-    def _variant(peer: Peer) -> bytes:
-        """What a cheaper model would make of a chunk."""
-        is_cheap = peer.cheat == "wrong-result" or worker_variant(peer.cheat)
-        return b"cheap" if is_cheap and peer.cheat not in UNIT_LIES else b""
-
-    @staticmethod
-    def _units_max(peer: Peer, key: tuple[Any, ...]) -> int:
-        return peer.core.provider.engagements[key[1]].award.body.units_max
-
-    def _report(self, peer: Peer, event: RunEvent) -> None:
-        if event.key in peer.runs and peer.cheat != "dead":
-            if not isinstance(event, RunOutput | RunChunk):
-                peer.runs.discard(event.key)
-            self._perform(peer, peer.core.run_event(event, self.now_ms))
+        if not isinstance(event, RunOutput | RunChunk):
+            peer.runs.discard(event.key)
+        if self.on_event is not None:
+            self.on_event(peer, "run", event)
+        self._perform(peer, peer.core.run_event(event, self.clock_ms(peer)))

@@ -11,6 +11,7 @@ from p2p_node.core.requester import Job
 from p2p_node.sim.crypto import SimCrypto
 from p2p_node.sim.invariants import Invariants
 from p2p_node.sim.scenario import job_request, sim_capability
+from p2p_node.sim.work import Workshop
 from p2p_node.sim.world import NETWORK, Conditions, Peer, World
 from protocols.effects import Judge, OpenValues, Trace
 from tests.sim.worlds import Play
@@ -153,14 +154,16 @@ def test_on_a_bad_network_every_dispute_ends_and_nobody_honest_is_convicted(seed
 
 def test_disputes_that_need_the_same_trace_share_one_run(monkeypatch: pytest.MonkeyPatch) -> None:
     traced: list[int] = []
-    run_dispute = World._run_dispute
+    run_dispute = Workshop.run_dispute
 
-    def counting(world: World, peer: Peer, key: tuple[str, ...], task: Trace | OpenValues | Judge) -> None:
+    def counting(
+        shop: Workshop, world: World, peer: Peer, key: tuple[str, ...], task: Trace | OpenValues | Judge
+    ) -> None:
         if isinstance(task, Trace):
             traced.append(peer.index)
-        run_dispute(world, peer, key, task)
+        run_dispute(shop, world, peer, key, task)
 
-    monkeypatch.setattr(World, "_run_dispute", counting)
+    monkeypatch.setattr(Workshop, "run_dispute", counting)
     run = play(7, {0: "wrong-result"}, jobs=1)
     assert run.notes("dispute-opened") > 1
     assert traced.count(0) == 1
