@@ -178,7 +178,7 @@ def call_as_another_architecture() -> None:
 def take_memory() -> None:
     held = []
     while True:
-        held.append(bytearray(64 << 20))
+        held.append(bytes(64 << 20))  # untouched pages: only the limit on memory can end this, not the clock
 
 
 def take_memory_by_torch() -> None:
