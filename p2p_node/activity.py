@@ -47,6 +47,7 @@ def idle_reason(
     is_stopping: bool = False,
     paused: Collection[str] = (),
     is_in_use: bool = False,
+    measuring: Collection[str] = (),
 ) -> str:
     """Why a node isn't earning, with the way out where its operator has one; empty while it works.
 
@@ -58,6 +59,7 @@ def idle_reason(
         is_stopping: whether it takes on nothing new any more.
         paused: devices that its owner has taken back.
         is_in_use: whether it waits for its owner to leave the machine alone.
+        measuring: models that it will offer once it knows how fast it is with them.
     """
     if running:
         return ""
@@ -67,6 +69,8 @@ def idle_reason(
         return "its owner uses the machine, and it was started with --idle-only"
     if paused:
         return f"its owner paused {', '.join(sorted(paused))}: p2p-node resume"
+    if not models and measuring:
+        return f"it is measuring how fast it is with {', '.join(measuring)}"
     if not models:
         return "it offers no model"
     if not connected:

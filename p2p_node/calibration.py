@@ -19,9 +19,10 @@ from protocols.units import FALSE_UNITS
 from verification.findings import NATIVE, distance
 from workloads import frames
 from workloads.lm.tolerance import load_tolerance
+from workloads.registry import KINDS
 from workloads.workload import Kind, Model
 
-__all__ = ["ArithmeticDiffers", "calibrate", "measure", "rate_of"]
+__all__ = ["ArithmeticDiffers", "calibrate", "measure", "rate_of", "takes_exact_work"]
 
 _OWNER = "calibration"
 
@@ -44,6 +45,19 @@ async def measure(place: Path, result: dict[str, Any]) -> None:
         tail = done.stderr.decode(errors="replace").strip().splitlines()[-1:]
         raise UserError(f"measuring this machine failed: {' '.join(tail)}")
     result.update(json.loads(done.stdout))
+
+
+async def takes_exact_work(pool: WorkerPool) -> bool:
+    """Whether this machine gives the published digests of the exact operators, as its workers found."""
+    kind = KINDS["linalg.matmul"]
+    (model,) = kind.models()
+    reference = frames.ModelRef(str(model.path), model.digest, kind.profiles[0], workload=kind.name)
+    try:
+        await _run(pool, frames.Load(0, reference), model.name)
+    except ArithmeticDiffers as error:
+        log.warning("no exact work is offered", why=str(error))
+        return False
+    return True
 
 
 async def calibrate(

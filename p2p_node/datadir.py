@@ -99,6 +99,11 @@ class DataDir:
         return self.path / "models"
 
     @property
+    def calibrations(self) -> Path:
+        """What this machine was measured to do with each model."""
+        return self.path / "calibrations.json"
+
+    @property
     def api(self) -> Path:
         """Where the running node writes the address of its local API."""
         return self.path / "api.json"

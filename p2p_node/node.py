@@ -10,6 +10,7 @@ import structlog
 
 from p2p_node.activity import Activity
 from p2p_node.blobs import BlobService
+from p2p_node.catalogue import Catalogue
 from p2p_node.config import NodeConfig
 from p2p_node.core.node import NodeCore
 from p2p_node.datadir import DataDir
@@ -51,6 +52,8 @@ class Node:
     """What the owner has taken back."""
     blobs: BlobService | None = None
     """None for a node that keeps none."""
+    catalogue: Catalogue | None = None
+    """None for a node whose models are settled, as in tests."""
 
 
 class NodeNotes:

@@ -28,6 +28,7 @@ from p2p_node.network.port import (
     PeerConnected,
     PeerDisconnected,
 )
+from protocols.bidding import Ability
 from protocols.effects import (
     CancelRun,
     Notify,
@@ -171,6 +172,10 @@ class Runtime:
     def pause(self, devices: frozenset[str], why: str) -> None:
         """Leave these devices to their owner from now on, and no others; see `NodeCore.pause`."""
         self.perform(self.core.pause(devices, why, self.clock()))
+
+    def offer(self, abilities: tuple[Ability, ...]) -> None:
+        """Offer these from now on, and nothing else; see `NodeCore.offer`."""
+        self.perform(self.core.offer(abilities, self.clock()))
 
     async def run(
         self, network: Network, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED

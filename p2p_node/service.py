@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -18,7 +20,9 @@ from p2p_node.admission import fitting, worker_memory_bytes
 from p2p_node.blobaccess import StoreBlobs
 from p2p_node.blobs import BlobService, BlobStore
 from p2p_node.blobtasks import BlobTasks
-from p2p_node.calibration import calibrate, measure
+from p2p_node.calibrated import CalibrationFile, Finding, Machine
+from p2p_node.calibration import calibrate, measure, takes_exact_work
+from p2p_node.catalogue import Catalogue
 from p2p_node.config import NodeConfig
 from p2p_node.core.keyring import Keyring, RealCrypto
 from p2p_node.core.node import Capability, NodeCore
@@ -40,6 +44,7 @@ from p2p_node.records import AddressRecords, earnings
 from p2p_node.runtime import Runtime, topic_names
 from p2p_node.store import Store
 from p2p_node.workers import WorkerPool, WorkerSettings, Zygote, readable_places
+from protocols.bidding import Ability
 from protocols.digest import tagged
 from protocols.identity import peer_id
 from protocols.messages import Accelerator
@@ -64,6 +69,8 @@ class Options:
     """Added to everything that this node sends."""
     measured: dict[str, Any] | None = None
     """What this machine was measured to do; None measures it now."""
+    calibrations: Path | None = None
+    """Where what it does with each model is kept, for several nodes; None for the data directory."""
 
 
 def run(config: NodeConfig, place: DataDir, seed: bytes, options: Options | None = None) -> None:
@@ -143,17 +150,12 @@ async def _serve(
         # Hashing large models takes a while, and signals are to be heard meanwhile.
         served = await trio.to_thread.run_sync(find_models, model_folders(place, config.models))
         memory_bytes = worker_memory_bytes(psutil.virtual_memory().total)
-        served, declined = fitting(served, memory_bytes)
-        for why in declined:
-            log.warning("a model isn't offered", why=why)
-        models = places_of(served)
         node_notes = NodeNotes()
         blob_store = await trio.to_thread.run_sync(_open_blobs, place, config)
         stack.callback(blob_store.close)
-        readable = (*readable_places(models.values()), blob_store.folder)
-        settings = WorkerSettings(
-            kernels=await find_kernels(), readable=readable, memory_bytes_max=memory_bytes
-        )
+        readable = (*readable_places(places_of(served).values()), blob_store.folder)
+        kernels = await find_kernels()
+        settings = WorkerSettings(kernels=kernels, readable=readable, memory_bytes_max=memory_bytes)
         zygote = Zygote(settings, node_notes.worker_died)
         working = WorkerPool(1, on_death=node_notes.worker_died, zygote=zygote)
         checking = WorkerPool(1, on_death=node_notes.worker_died, zygote=zygote)
@@ -167,14 +169,21 @@ async def _serve(
                 starting.start_soon(nursery.start, working.run)
                 starting.start_soon(nursery.start, checking.run)
             _tell_layers(working.layers)
-            offered = [
-                await calibrate(working, checking, kind, model, blobs=blob_store) for kind, model in served
-            ]
-            places = {model.digest: model for model in models.values()}
+            catalogue = Catalogue(
+                findings=CalibrationFile(
+                    options.calibrations or place.calibrations,
+                    Machine.here(measured, kernels, is_exact=await takes_exact_work(working)),
+                ),
+                measure=partial(_calibrate, working, checking, blob_store),
+                abilities_of=partial(_abilities, config, measured),
+                fitting=partial(fitting, worker_bytes=memory_bytes),
+            )
+            catalogue.take(served)
+            models = catalogue.places
             cheat = options.cheat if options.cheat == "withheld-blob" else worker_variant(options.cheat)
-            executor = WorkerExecutor(working, checking, places, cheat=cheat, blobs=blob_store)
+            executor = WorkerExecutor(working, checking, catalogue.by_digest, cheat=cheat, blobs=blob_store)
             core = _make_core(
-                config, seed, served=served, offered=offered, measured=measured, cheat=options.cheat
+                config, seed, abilities=catalogue.abilities, measured=measured, cheat=options.cheat
             )
             blobs = BlobService(
                 blob_store,
@@ -216,7 +225,9 @@ async def _serve(
                     stop,
                     pausing,
                     blobs,
+                    catalogue,
                 )
+                catalogue.on_change = runtime.offer
                 _restore(node)
                 await nursery.start(blobs.run, network)
                 await nursery.start(runtime.run, network)
@@ -230,6 +241,7 @@ async def _serve(
                     addresses=network.addresses,
                     took_ms=wall_clock_ms() - started_ms,
                 )
+                nursery.start_soon(catalogue.run)
                 try:
                     await trio.sleep_forever()
                 finally:
@@ -270,22 +282,33 @@ def _addresses(core: NodeCore, key: bytes) -> tuple[str, ...]:
     return advert.body.addresses if advert is not None else ()
 
 
+async def _calibrate(working: WorkerPool, checking: WorkerPool, blobs: BlobStore, served: Served) -> Finding:
+    kind, model = served
+    return Finding(*await calibrate(working, checking, kind, model, blobs=blobs))
+
+
+def _abilities(
+    config: NodeConfig, measured: dict[str, Any], served: Served, finding: Finding
+) -> list[Ability]:
+    kind, model = served
+    return abilities_of(
+        kind,
+        model,
+        profiles=finding.profiles,
+        rate_milli=finding.rate_milli,
+        config=config,
+        measured=measured,
+    )
+
+
 def _make_core(
     config: NodeConfig,
     seed: bytes,
     *,
-    served: Sequence[Served],
-    offered: Sequence[tuple[tuple[str, ...], int]],
+    abilities: tuple[Ability, ...],
     measured: dict[str, Any],
     cheat: str,
 ) -> NodeCore:
-    abilities = tuple(
-        ability
-        for (kind, model), (profiles, rate) in zip(served, offered, strict=True)
-        for ability in abilities_of(
-            kind, model, profiles=profiles, rate_milli=rate, config=config, measured=measured
-        )
-    )
     capability = Capability(
         abilities=abilities,
         software=f"p2p-node torch {measured['torch']}",

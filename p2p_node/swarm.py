@@ -26,6 +26,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from platformdirs import user_cache_path
+
 from p2p_node import keystore
 from p2p_node.client import NodeClient, connect
 from p2p_node.datadir import DataDir
@@ -177,6 +179,8 @@ class Swarm:
             "--network": self.network,
             "--price": str(price_micros),
             "--measured": str(self._measurements),
+            # Of all swarms of this user: the second one needn't measure again.
+            "--calibrations": str(user_cache_path("p2p-node") / "calibrations.json"),
             "--latency-ms": str(self._latency_ms),
             "--parent": str(os.getpid()),
         }
@@ -224,12 +228,12 @@ class Swarm:
             SwarmError: a peer died, or it takes too long.
         """
         self._wait_until_up()
-        deadline = time.monotonic() + ACQUAINT_TIMEOUT_S
         running = [peer for peer in self.peers if peer.is_running]
-        everybody = {peer.peer_id for peer in running}
+        offered = self._wait_until_measured(running)
+        deadline = time.monotonic() + ACQUAINT_TIMEOUT_S
         for peer in running:
             with peer.connect() as client:
-                while missing := everybody - {peer.peer_id} - _advertised(client):
+                while missing := _unheard(client, offered) - {peer.peer_id}:
                     if not peer.is_running:
                         raise self._died(peer)
                     if time.monotonic() > deadline:
@@ -241,6 +245,25 @@ class Swarm:
         # Adverts also come by direct sync; an offer comes by the mesh, which takes peers in at its heartbeat.
         time.sleep(MESH_S)
         self._on_event("acquainted", {"peers": running})
+
+    def _wait_until_measured(self, running: list[SwarmPeer]) -> dict[str, int]:
+        """Wait until every peer knows how fast it is; how many offerings each has, by peer id."""
+        deadline = time.monotonic() + START_TIMEOUT_S
+        offered = {}
+        for peer in running:
+            with peer.connect() as client:
+                while (status := client.status())["measuring"]:
+                    if not peer.is_running:
+                        raise self._died(peer)
+                    if time.monotonic() > deadline:
+                        waiting = ", ".join(status["measuring"])
+                        raise SwarmError(
+                            f"peer {peer.index} still measures {waiting} after {START_TIMEOUT_S} s; "
+                            f"its log ends:\n{peer.log_tail()}"
+                        )
+                    time.sleep(0.1)
+                offered[peer.peer_id] = len(status["offerings"])
+        return offered
 
     def _wait_until_up(self) -> None:
         deadline = time.monotonic() + START_TIMEOUT_S
@@ -369,8 +392,10 @@ def _handling(handlers: Mapping[signal.Signals, Any]) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _advertised(client: NodeClient) -> set[str]:
-    return {row["peer_id"] for row in client.peers() if row["expires_in_ms"] is not None}
+def _unheard(client: NodeClient, offered: Mapping[str, int]) -> set[str]:
+    """Peers of whose offerings a node doesn't know all yet."""
+    heard = {row["peer_id"]: len(row["offerings"]) for row in client.peers() if row["offerings"] is not None}
+    return {peer for peer, count in offered.items() if heard.get(peer) != count}
 
 
 def _free_ports(count: int) -> list[int]:

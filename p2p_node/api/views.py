@@ -27,6 +27,7 @@ def status(node: Node) -> dict[str, Any]:
     capacity = core.provider.capacity(now_ms)
     running = len(core.provider.running())
     connected = len(node.network.peers())
+    measuring = node.catalogue.measuring if node.catalogue is not None else []
     return {
         "peer_id": peer_id(core.key),
         "key": core.key.hex(),
@@ -54,7 +55,9 @@ def status(node: Node) -> dict[str, Any]:
             is_stopping=core.provider.is_paused and not node.pausing.paused,
             paused=node.pausing.paused,
             is_in_use=node.pausing.is_in_use,
+            measuring=measuring,
         ),
+        "measuring": measuring,
         "offerings": _offerings(node, (ability.offering for ability in core.capability.abilities)),
         "measured": dict(node.measured),
     }

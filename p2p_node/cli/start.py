@@ -37,6 +37,7 @@ __all__ = ["start"]
 @click.option("--cheat", default="", hidden=True)
 @click.option("--latency-ms", type=click.IntRange(0, 60_000), default=0, hidden=True)
 @click.option("--measured", type=click.Path(path_type=Path), hidden=True)
+@click.option("--calibrations", type=click.Path(path_type=Path), hidden=True)
 @click.option("--parent", type=int, hidden=True)
 def start(
     *,
@@ -56,6 +57,7 @@ def start(
     cheat: str,
     latency_ms: int,
     measured: Path | None,
+    calibrations: Path | None,
     parent: int | None,
 ) -> None:
     """Run the node until Ctrl-C or SIGTERM.
@@ -98,5 +100,6 @@ def start(
             cheat=cheat,
             latency_ms=latency_ms,
             measured=json.loads(measured.read_bytes()) if measured is not None else None,
+            calibrations=calibrations,
         )
         service.run(config, place, identity.seed, options)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from p2p_node.core.credit import CreditBook
@@ -251,6 +251,14 @@ class NodeCore:
         effects = self.provider.pause(devices, why, now_ms)
         self.verifier.is_paused = self.provider.is_paused
         return self._act([*effects, *self._advertise(now_ms)], now_ms)
+
+    def offer(self, abilities: tuple[Ability, ...], now_ms: int) -> list[Act]:
+        """Offer these from now on, in place of what was offered; contracts in hand go on."""
+        if abilities == self.capability.abilities:
+            return []
+        self.capability = replace(self.capability, abilities=abilities)
+        self.provider.abilities = self.verifier.abilities = abilities
+        return self._act(self._advertise(now_ms), now_ms)
 
     # --- Network events --------------------------------------------------------------------------
 
