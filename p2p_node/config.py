@@ -73,6 +73,7 @@ class NodeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     metrics: _HostPort | None = None
     """Prometheus metrics as host:port; None turns them off."""
     log_format: Literal["console", "json"] = "console"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
     idle_only: bool = False
     """Whether to work for others only while nobody uses the machine; see `p2p_node.pausing`."""
     mdns: bool = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import signal
 import time
@@ -33,7 +34,7 @@ from p2p_node.hostile import hostile_core, worker_variant
 from p2p_node.jobs import JobBook
 from p2p_node.kernels import find_kernels
 from p2p_node.listening import UNIX, host_and_port, loopback_host_and_port
-from p2p_node.logs import configure_logging
+from p2p_node.logs import configure_logging, hide
 from p2p_node.models import Served, find_models, model_folders, places_of
 from p2p_node.network.delayed import delayed
 from p2p_node.network.port import Network, NetworkError
@@ -85,7 +86,8 @@ def run(config: NodeConfig, place: DataDir, seed: bytes, options: Options | None
     Raises:
         UserError: something the operator must mend, e.g. a port that is taken.
     """
-    configure_logging(config.log_format)
+    configure_logging(config.log_format, level=logging.getLevelNamesMapping()[config.log_level.upper()])
+    hide(seed)
     try:
         trio.run(_main, config, place, seed, options or Options())
     except BaseExceptionGroup as group:
@@ -134,6 +136,7 @@ async def _serve(
     config: NodeConfig, place: DataDir, seed: bytes, options: Options, *, stop: Callable[[], None]
 ) -> None:
     started_ms = wall_clock_ms()
+    log.debug("starting", datadir=str(place.path), listen=config.listen, devices=config.devices)
     if config.api is not None and config.api != UNIX:
         loopback_host_and_port(config.api, flag="--api")
     if config.metrics is not None:

@@ -21,7 +21,7 @@ _LOCALHOST = "localhost"
 
 
 def hosts_of(url: str) -> frozenset[str] | None:
-    """What a request's ``host`` may be for a server at ``url``; None for a Unix socket, which no page reaches."""
+    """What a request may name as its host at ``url``; None for a Unix socket, which no page reaches."""
     if not url.startswith("http://"):
         return None
     netloc = url.removeprefix("http://")

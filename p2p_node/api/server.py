@@ -24,6 +24,7 @@ from p2p_node.api.access import hosts_of
 from p2p_node.api.routes import make_app
 from p2p_node.api.serving import listening, listening_on_unix, run_app, url_of
 from p2p_node.listening import UNIX, loopback_host_and_port
+from p2p_node.logs import hide
 
 if TYPE_CHECKING:
     # libp2p brings stubs that hide trio's own types, and these that go with them.
@@ -51,6 +52,7 @@ async def serve(
         UserError: the address isn't loopback, or is taken.
     """
     token = secrets.token_urlsafe(32)
+    hide(token)
     with (
         _listening(node, address) as (sock, url),
         _announced(node.place.api, {"url": url, "token": token, "pid": os.getpid()}),

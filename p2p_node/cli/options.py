@@ -71,7 +71,9 @@ def output_option(function: _F) -> _F:
 
 
 def passphrase(password_file: Path | None, *, confirm: bool = False) -> str:
-    """The passphrase from the file, the environment or the terminal, in this order.
+    """The passphrase from the file, the environment or the terminal, in this order; no log shows it.
+
+    It is gone from the environment afterwards, so that no process that we start inherits it.
 
     Args:
         password_file: a file whose first line is it, or None.
@@ -80,6 +82,14 @@ def passphrase(password_file: Path | None, *, confirm: bool = False) -> str:
     Raises:
         UserError: the file can't be read, or there is neither a variable nor a terminal.
     """
+    from p2p_node.logs import hide
+
+    chosen = _passphrase(password_file, confirm=confirm)
+    hide(chosen)
+    return chosen
+
+
+def _passphrase(password_file: Path | None, *, confirm: bool) -> str:
     if password_file is not None:
         try:
             with password_file.open("rb") as file:
@@ -90,7 +100,7 @@ def passphrase(password_file: Path | None, *, confirm: bool = False) -> str:
         except UnicodeDecodeError:
             raise UserError(f"the password file {password_file} must be UTF-8") from None
     if PASSPHRASE_ENVIRONMENT in os.environ:
-        return os.environ[PASSPHRASE_ENVIRONMENT]
+        return os.environ.pop(PASSPHRASE_ENVIRONMENT)
     if not sys.stdin.isatty():
         raise UserError(
             f"no passphrase, and no terminal to ask on: give --password-file or {PASSPHRASE_ENVIRONMENT}"

@@ -30,6 +30,13 @@ __all__ = ["start"]
 @click.option("--metrics", metavar="HOST:PORT", help="Where Prometheus reads metrics; off turns them off.")
 @click.option("--log-format", type=click.Choice(["console", "json"]), help="Form of the log on stderr.")
 @click.option(
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    envvar="P2P_NODE_LOG_LEVEL",
+    show_envvar=True,
+    help="The least severe that is logged.",
+)
+@click.option(
     "--idle-only/--always", default=None, help="Work for others only while nobody uses the machine."
 )
 @click.option("--mdns/--no-mdns", default=None, help="Find peers on the local network.")
@@ -52,6 +59,7 @@ def start(
     api: str | None,
     metrics: str | None,
     log_format: str | None,
+    log_level: str | None,
     idle_only: bool | None,
     mdns: bool | None,
     cheat: str,
@@ -87,6 +95,7 @@ def start(
             "api": api,
             "metrics": metrics,
             "log_format": log_format,
+            "log_level": log_level,
             "idle_only": idle_only,
             "mdns": mdns,
         },

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import psutil
 import pytest
@@ -13,8 +14,11 @@ from tests.swarm.jobs import Run, run_job
 
 @pytest.fixture(scope="session")
 def swarm() -> Iterator[Swarm]:
-    """Five honest peers. Tests may add peers and end those that they added."""
-    with running_swarm(5, seed=1) as running:
+    """Five honest peers, which log all they can. Tests may add peers and end those that they added."""
+    with pytest.MonkeyPatch.context() as patch, ExitStack() as stack:
+        patch.setenv("P2P_NODE_LOG_LEVEL", "debug")
+        running = stack.enter_context(running_swarm(5, seed=1))
+        patch.undo()
         yield running
         processes = [peer.process.pid for peer in running.peers if peer.is_running]
         workers = [child for pid in processes for child in psutil.Process(pid).children(recursive=True)]
