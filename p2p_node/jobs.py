@@ -10,14 +10,17 @@ import json
 import secrets
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+import structlog
 import trio
 
 from p2p_node import explain
 from p2p_node.blobs import BlobStore
 from p2p_node.blobtasks import blobs_of_input, leaves_blobs
+from p2p_node.core.recovery import STOPPED
 from p2p_node.core.request import FINAL_STATES, CheckPolicy, JobRequest, JobState
 from p2p_node.errors import UserError
 from p2p_node.executor import ModelPlace
@@ -25,10 +28,12 @@ from p2p_node.jobspec import JobSpec
 from p2p_node.lmtask import TextOutput, text_output
 from p2p_node.partition.book import PlannedWhole, Wholes
 from p2p_node.quote import quote
+from p2p_node.records import open_receipt
 from p2p_node.runtime import Runtime
 from p2p_node.store import Store
 from p2p_node.tasks import artifact, is_text, prepare, tokenizers_of, unit_name
 from protocols.blobs import Blob, blob_name
+from protocols.digest import DIGEST_BYTES
 from protocols.effects import Notify, Persist
 from protocols.identity import peer_id
 from protocols.limits import SEGMENT_CHUNKS_MAX
@@ -42,6 +47,8 @@ from workloads.registry import KINDS
 from workloads.workload import Artifact, Kind
 
 __all__ = ["JobBook", "JobRecord", "build_request"]
+
+log = structlog.get_logger(__name__)
 
 RECORDS_MAX = 1_000
 EVENTS_PER_JOB_MAX = 20_000
@@ -266,15 +273,14 @@ class JobBook:
 
         def book(job_id: bytes) -> None:
             self.hold(job_id, request.input_blobs)
-            self.enter(job_id, spec.name, now_ms, described)
+            # Before anything is said: what a peer does for us from here on must be found again.
+            self.enter(job_id, spec.name, now_ms, described, is_kept=True)
 
         try:
             job_id = self._runtime.submit(request, nonce=secrets.token_bytes(16), announce=book)
         except ValueError as error:
             raise UserError(str(error)) from error
-        record = self._records[job_id]
-        self._keep(record)
-        return record
+        return self._records[job_id]
 
     def _check_blobs(self, blobs: tuple[Blob, ...]) -> None:
         for blob in blobs:
@@ -492,7 +498,13 @@ class JobBook:
             self.let_go(record.id)
 
     def _restore(self) -> None:
-        rows = [(key, json.loads(value)) for key, value in self._store.load("jobs").items()]
+        reasons = self._close_drafts()
+        rows = []
+        for key, value in self._store.items("jobs"):
+            try:
+                rows.append((key, json.loads(value)))
+            except ValueError:
+                log.warning("a job's record can't be read", job=key.hex()[:16])
         for key, row in sorted(rows, key=lambda pair: pair[1]["created_ms"])[-RECORDS_MAX:]:
             record = JobRecord(
                 key,
@@ -507,10 +519,29 @@ class JobBook:
             )
             self._records[key] = record
             if not record.is_final:
-                record.state = JobState.TASK_FAILED.value
-                record.reason = "the node stopped before the job ended"
-                record.finished_ms = self._clock()
-                self._keep(record)
+                self._end_as_receipt_says(record, reasons.get(key, STOPPED))
+
+    def _close_drafts(self) -> dict[bytes, str]:
+        """Write the receipts of jobs that the node stopped under; why each ended, by its id."""
+        reasons: dict[bytes, str] = {}
+        for job_id in [key for key in self._store.keys("drafts") if len(key) == DIGEST_BYTES]:
+            drafted, frauds = self._store.under("drafts", job_id), self._store.under("frauds", job_id)
+            closed, acts = self._runtime.core.close_job(job_id, drafted, frauds, self._clock())
+            self._runtime.perform(acts)
+            if closed is not None:
+                reasons[job_id] = closed.reason
+        return reasons
+
+    def _end_as_receipt_says(self, record: JobRecord, reason: str) -> None:
+        """End a job whose record was open: as its receipt has it, or as interrupted before there was any."""
+        record.state, record.finished_ms = JobState.TASK_FAILED.value, self._clock()
+        if (body := open_receipt(self._runtime.core, self._store.get("receipts", record.id))) is not None:
+            record.state, record.finished_ms = body.state, body.finished_ms
+            record.units = list(body.units)
+            with suppress(UserError):
+                record.text = self.text_of(record, record.units)
+        record.reason = "" if record.state == JobState.VERIFIED.value else reason
+        self._keep(record)
 
 
 def _number(parts: int | str) -> int | None:

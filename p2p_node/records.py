@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from p2p_node.core.node import NodeCore
+from p2p_node.core.node import Act, NodeCore
 from p2p_node.store import Store
+from protocols.digest import DIGEST_BYTES
 from protocols.effects import Persist
 from protocols.envelope import open_envelope
 from protocols.errors import PeerFault
-from protocols.messages import Voucher
+from protocols.limits import RECEIPT_BYTES_MAX
+from protocols.messages import ReceiptBody, Voucher
 
-__all__ = ["AddressRecords", "earnings"]
+__all__ = ["AddressRecords", "earnings", "open_receipt", "recover"]
 
 ADDRESSES_MAX = 512
 
@@ -27,6 +29,38 @@ def earnings(store: Store, core: NodeCore) -> dict[bytes, int]:
         if message.body.payee == core.key:
             earned[message.body.lane] = message.body.settled_micros
     return earned
+
+
+def recover(store: Store, core: NodeCore, now_ms: int) -> list[Act]:
+    """Give a core what the store kept for it; perform what it answers."""
+    contracts, lanes = store.load("contracts"), store.load("lanes")
+    vouchers = {
+        award_id: raw
+        for award_id in {*lanes, *(key for key in contracts if len(key) == DIGEST_BYTES)}
+        if (raw := store.get("vouchers", award_id + core.key)) is not None
+    }
+    return core.restore(
+        registry=list(store.load("registry").values()),
+        convictions=store.keys("convictions"),
+        standings=store.load("standings"),
+        outbox=store.load("outbox"),
+        contracts=contracts,
+        lanes=lanes,
+        vouchers=vouchers,
+        now_ms=now_ms,
+    )
+
+
+def open_receipt(core: NodeCore, raw: bytes | None) -> ReceiptBody | None:
+    """A receipt of our own from the store; None if there is none, or it can't be read any more."""
+    if raw is None:
+        return None
+    try:
+        return open_envelope(
+            raw, network=core.network, crypto=core.crypto, expect=ReceiptBody, bytes_max=RECEIPT_BYTES_MAX
+        ).body
+    except PeerFault:
+        return None
 
 
 class AddressRecords:

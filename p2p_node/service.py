@@ -41,7 +41,7 @@ from p2p_node.network.port import Network, NetworkError
 from p2p_node.node import Node, NodeNotes
 from p2p_node.offerings import abilities_of
 from p2p_node.pausing import Pausing, watch_use
-from p2p_node.records import AddressRecords, earnings
+from p2p_node.records import AddressRecords, earnings, recover
 from p2p_node.runtime import Runtime, topic_names
 from p2p_node.store import Store
 from p2p_node.workers import WorkerPool, WorkerSettings, Zygote, readable_places
@@ -385,12 +385,5 @@ def _network(config: NodeConfig, seed: bytes, runtime: Runtime, store: Store) ->
 def _restore(node: Node) -> None:
     store = node.store
     node.earned.update(earnings(store, node.core))
-    acts = node.core.restore(
-        registry=list(store.load("registry").values()),
-        convictions=list(store.load("convictions")),
-        standings=store.load("standings"),
-        outbox=store.load("outbox"),
-        now_ms=wall_clock_ms(),
-    )
-    node.core.provider.remember(store.load("contracts"))
+    acts = recover(store, node.core, wall_clock_ms())
     node.runtime.perform(acts)

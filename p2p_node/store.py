@@ -13,6 +13,8 @@ Calls must not overlap; which thread makes them does not matter.
 from __future__ import annotations
 
 import contextlib
+import itertools
+import os
 import sqlite3
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -36,14 +38,16 @@ TABLES = frozenset(
         "standings",
         "frauds",
         "wholes",
+        "lanes",
+        "drafts",
     }
 )
 
-EASY_TABLES = frozenset({"jobs", "registry", "addresses", "contracts", "standings"})
+EASY_TABLES = frozenset({"jobs", "registry", "addresses", "contracts", "standings", "drafts"})
 """A power cut (not the death of the process) may take back their newest changes: what a list shows, what the
 network tells again, what we think of peers, and contracts on which nothing was paid yet, since a voucher
-takes what it is for to the disk with it. No work goes on after a restart. Waiting for the disk would hold up
-each job by milliseconds."""
+takes what it is for to the disk with it. Waiting for the disk would hold up each job by milliseconds; a
+client's job waits for it beside its work, by `Store.wait_for_disk`."""
 
 PAGE_ROWS = 256
 _BUSY_TIMEOUT_S = 5.0
@@ -53,11 +57,13 @@ _DONT_WAIT = "PRAGMA synchronous = NORMAL"
 
 # Step i takes a file from user_version i to i + 1. Steps are only ever appended.
 _COLUMNS = "(key BLOB PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID"
+_FIRST_TABLES = TABLES - {"standings", "frauds", "wholes", "lanes", "drafts"}
 _MIGRATIONS: tuple[tuple[str, ...], ...] = (
-    tuple(f"CREATE TABLE {table} {_COLUMNS}" for table in sorted(TABLES - {"standings", "frauds", "wholes"})),
+    tuple(f"CREATE TABLE {table} {_COLUMNS}" for table in sorted(_FIRST_TABLES)),
     (f"CREATE TABLE standings {_COLUMNS}",),
     (f"CREATE TABLE frauds {_COLUMNS}",),
     (f"CREATE TABLE wholes {_COLUMNS}",),
+    (f"CREATE TABLE lanes {_COLUMNS}", f"CREATE TABLE drafts {_COLUMNS}"),
 )
 
 
@@ -117,7 +123,7 @@ class Store:
             _check(change.table)
         if not changes:
             return
-        is_easy = all(change.table in EASY_TABLES for change in changes)
+        is_easy = all(map(_is_easy, changes))
         with (
             self._explained(),
             self._not_waiting() if is_easy else contextlib.nullcontext(),
@@ -132,6 +138,24 @@ class Store:
                         "ON CONFLICT (key) DO UPDATE SET value = excluded.value",
                         (change.key, change.value),
                     )
+
+    def wait_for_disk(self) -> None:
+        """Return once all that was applied has reached the disk. May overlap other calls, in any thread.
+
+        Raises:
+            StoreError: the disk failed.
+        """
+        try:
+            # SQLite appends to this file, and waits for it alone when it waits.
+            descriptor = os.open(f"{self.path}-wal", os.O_RDONLY)
+        except FileNotFoundError:
+            return
+        try:
+            os.fsync(descriptor)
+        except OSError as error:
+            raise StoreError(f"can't use {self.path}: {error.strerror}") from error
+        finally:
+            os.close(descriptor)
 
     def get(self, table: str, key: bytes) -> bytes | None:
         """The value under ``key``, or None.
@@ -181,11 +205,28 @@ class Store:
         """
         _check(table)
         with self._explained():
-            rows = self._connection.execute(
-                f"SELECT key FROM {table} WHERE key >= ? AND substr(key, 1, ?) = ? ORDER BY key",
-                (prefix, len(prefix), prefix),
-            ).fetchall()
-        return [key for (key,) in rows]
+            # Keys come in order, so the first without the prefix is the end: no other is looked at.
+            rows = self._connection.execute(f"SELECT key FROM {table} WHERE key >= ? ORDER BY key", (prefix,))
+            return list(itertools.takewhile(lambda key: key.startswith(prefix), (key for (key,) in rows)))
+
+    def keys(self, table: str) -> list[bytes]:
+        """All keys of a table, in order.
+
+        Raises:
+            ValueError: there is no such table.
+            StoreError: the file is damaged.
+        """
+        return self.keys_under(table, b"")
+
+    def under(self, table: str, prefix: bytes) -> dict[bytes, bytes]:
+        """The entries of a table whose keys begin with ``prefix``, in the order of their keys.
+
+        Raises:
+            ValueError: there is no such table.
+            StoreError: the file is damaged.
+        """
+        found = ((key, self.get(table, key)) for key in self.keys_under(table, prefix))
+        return {key: value for key, value in found if value is not None}
 
     def items(self, table: str) -> Iterator[tuple[bytes, bytes]]:
         """All of a table, a page at a time; changes made meanwhile behind the reader are not seen.
@@ -259,6 +300,11 @@ class Store:
                 f"{self.path} is damaged ({error}); restore it from a backup, or move it away to start "
                 "with an empty one: the identity is kept, but unsettled earnings and receipts in it are lost"
             ) from error
+
+
+def _is_easy(change: Persist) -> bool:
+    # What was acknowledged and isn't struck off is only sent once more.
+    return change.table in EASY_TABLES or (change.table == "outbox" and change.value is None)
 
 
 def _check(table: str) -> None:

@@ -225,6 +225,9 @@ EARLY_COMMITMENTS_MAX = 256
 COMMITMENTS_WATCHED_MAX = 2_048
 """Commitments remembered, so that a second one for the same segment is noticed."""
 
+LANES_MAX = 1_024
+"""Contracts under which a peer may still be paid, beside those that it is executing."""
+
 CREDIT_ACCOUNTS_MAX = 4_096
 """Requesters whose debts are remembered."""
 

@@ -78,6 +78,12 @@ class Prover:
         self.commitments.append(commitment)
         return commitment
 
+    def restore(self, commitment: Signed[Commitment], findings: Sequence[bytes]) -> None:
+        """Take back the next commitment after a restart, so that it can still be opened."""
+        for offset, finding in enumerate(findings):
+            self._findings[commitment.body.first_chunk + offset] = finding
+        self.commitments.append(commitment)
+
     def open(self, request: Signed[OpeningRequest]) -> Signed[Opening]:
         """Open the chunks that drawn verifiers have already committed to.
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from p2p_node.core.engagement import PAUSED
+from p2p_node.core.kept import KeptVerdict
 from p2p_node.core.payouts import Payouts
 from p2p_node.core.request import JobRequest
 from p2p_node.core.sampling import PPB, SamplingPlan
@@ -292,7 +293,6 @@ class Attempt:
         self.contract = check_contract(self.award, message)
         self._progress_ms = now_ms
         return [
-            Persist("contracts", self.award.id, message.raw),
             Notify(self.job_id, "accepted", {"peer": message.signer, "device": message.body.device}),
             SetTimer(self._timer_key("finish"), self.award.body.finish_by_ms),
             SetTimer(self._timer_key("stall"), now_ms + self.request.stall_ms),
@@ -390,6 +390,7 @@ class Attempt:
             sign=self._node.sign,
         )
         self.rounds[commitment.id] = round_
+        self.payouts.touched.add(commitment.id)
         body = commitment.body
         return [
             Notify(
@@ -482,6 +483,7 @@ class Attempt:
         return effects
 
     def _round_done(self, round_: Round, verdict: Verdict, now_ms: int) -> list[Effect]:
+        self.payouts.touched.add(round_.commitment.id)
         effects: list[Effect] = [
             Notify(
                 self.job_id,
@@ -615,6 +617,24 @@ class Attempt:
             outcome=self.outcome.value if self.outcome else "",
             segments=tuple(self._segment_record(commitment) for commitment in self._commitments),
         )
+
+    def take_touched(self) -> list[int]:
+        """Segments whose record changed since it was last asked for."""
+        touched, self.payouts.touched = self.payouts.touched, set()
+        if not touched:
+            return []
+        return [number for number, known in enumerate(self._commitments) if known.id in touched]
+
+    def segment_numbers(self) -> range:
+        """All segments that were committed to."""
+        return range(len(self._commitments))
+
+    def kept_segment(self, number: int) -> KeptVerdict:
+        """One segment for the store, with its own units."""
+        first = self._commitments[number - 1].body.units_total if number else len(self._prefix)
+        commitment = self._commitments[number]
+        units = tuple(self._units[first : commitment.body.units_total])
+        return KeptVerdict(self._segment_record(commitment), units)
 
     def _segment_record(self, commitment: Signed[Commitment]) -> SegmentRecord:
         round_ = self.rounds[commitment.id]

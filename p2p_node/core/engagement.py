@@ -8,9 +8,12 @@ they wait for its vouchers.
 from __future__ import annotations
 
 import enum
+from collections.abc import Sequence
 
 from p2p_node.core.disputes import Ground
+from p2p_node.core.kept import KeptContract, KeptSegment, segment_key
 from p2p_node.core.surroundings import Surroundings
+from protocols.codec import encode
 from protocols.effects import CancelRun, Effect, Execute, Notify, Persist, Publish, Run, Send, SetTimer
 from protocols.envelope import Signed
 from protocols.errors import Rejected
@@ -30,6 +33,7 @@ from protocols.messages import (
     Acceptance,
     Award,
     Cancel,
+    Commitment,
     CommitmentNotice,
     ExecutionFailed,
     OpeningRequest,
@@ -114,7 +118,7 @@ class Engagement:
             sources=(self.award.signer,),
         )
         return [
-            Persist("contracts", self.award.id, self.acceptance.raw),
+            Persist("contracts", self.award.id, encode(self._kept())),
             Notify(b"", "engaged", {"award": self.award.id, "requester": self.award.signer}),
             Send(self.award.signer, self.acceptance, terms.accept_by_ms),
             Run(self.run_key, task),
@@ -250,21 +254,79 @@ class Engagement:
     def _commit(self, chunks: range, units: list[int], is_final: bool, now_ms: int) -> list[Effect]:
         terms = self.award.body
         before = self._prover.commitments[-1].body.units_total if self._prover.commitments else None
-        commitment = self._prover.commit([self._digests[c] for c in chunks], units, final=is_final)
+        findings = tuple(self._digests[chunk] for chunk in chunks)
+        commitment = self._prover.commit(findings, units, final=is_final)
         self._node.route(commitment.id, self)
-        worth = (len(units) - (before or terms.prefix_units)) * terms.price_micros
-        self.lane.deliver(worth)
-        self._node.credit.deliver(self.award.signer, worth)
-        notice = CommitmentNotice(self.award.raw, self.acceptance.raw, commitment.raw)
+        first_unit = before or terms.prefix_units
+        self._book(len(units) - first_unit)
+        kept = KeptSegment(commitment.raw, findings, tuple(units[first_unit:]))
         effects: list[Effect] = [
-            Persist("contracts", commitment.id, commitment.raw),
+            Persist("contracts", segment_key(self.award.id, commitment.body.segment), encode(kept)),
             Send(self.award.signer, commitment, terms.finish_by_ms),
-            Publish("jobs", self._node.sign(notice)),
+            Publish("jobs", self._notice(commitment)),
         ]
         if is_final:
             self.state = EngagementState.COMMITTED
             effects.append(SetTimer(("engagement", self.award.id, "settle"), now_ms + SETTLE_MS))
         return effects
+
+    def _book(self, units: int) -> None:
+        worth = units * self.award.body.price_micros
+        self.lane.deliver(worth)
+        self._node.credit.deliver(self.award.signer, worth)
+
+    def _notice(self, commitment: Signed[Commitment]) -> Signed[CommitmentNotice]:
+        return self._node.sign(CommitmentNotice(self.award.raw, self.acceptance.raw, commitment.raw))
+
+    # --- Over a restart --------------------------------------------------------------------------
+
+    def _kept(self) -> KeptContract:
+        return KeptContract(self.award.raw, self.acceptance.raw, self._input, self._prefix)
+
+    def restore(
+        self,
+        segments: Sequence[tuple[Signed[Commitment], KeptSegment]],
+        voucher: Signed[Voucher] | None,
+        now_ms: int,
+    ) -> list[Effect]:
+        """Take up a contract of before a restart, in place of `start`.
+
+        What was committed to is delivered once more, opened and paid for; what wasn't is handed back, since
+        the run is gone.
+
+        Args:
+            segments: what was committed to, in order.
+            voucher: the newest one that came.
+            now_ms: the time.
+        """
+        self._node.route(self.award.id, self)
+        for commitment, kept in segments:
+            self._prover.restore(commitment, kept.findings)
+            self._node.route(commitment.id, self)
+            self._units.extend(kept.units)
+            self._book(len(kept.units))
+        if voucher is not None:
+            self.lane.accept(voucher, now_ms)
+            self._node.credit.settle(self.award.signer, self.lane.settled_micros)
+        is_paid = bool(segments) and self.lane.sequence >= len(segments)
+        is_final = bool(segments) and segments[-1][0].body.final
+        if now_ms > self.award.body.finish_by_ms + SETTLE_MS or (is_final and is_paid):
+            self.state, self._done_ms = EngagementState.DONE, now_ms
+            return []
+        self._covered_units = len(self._units)
+        effects = self._send_output()
+        for commitment, _ in segments:
+            effects.append(Send(self.award.signer, commitment, self.award.body.finish_by_ms))
+            effects.append(Publish("jobs", self._notice(commitment)))
+        if not is_final:
+            return [*effects, *self._fail(PAUSED, "the node was restarted", now_ms)]
+        self.state = EngagementState.COMMITTED
+        return [*effects, SetTimer(("engagement", self.award.id, "settle"), now_ms + SETTLE_MS)]
+
+    def forget(self) -> list[Effect]:
+        """It is over: nothing of it needs to be found after a restart but what is unpaid."""
+        keys = [segment_key(self.award.id, number) for number in range(len(self._prover.commitments))]
+        return [Persist("contracts", key, None) for key in (self.award.id, *keys)]
 
     # --- Payment and endings ---------------------------------------------------------------------
 

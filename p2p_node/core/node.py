@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -20,6 +20,7 @@ from p2p_node.core.gossip import TOPIC_OF_KIND, GossipBook, GossipReader
 from p2p_node.core.market import Market
 from p2p_node.core.outbox import Outbox, Transmit, ack_frame, message_frame, split_frame
 from p2p_node.core.provider import Provider
+from p2p_node.core.recovery import ClosedDraft, close_draft, restore_contracts, restore_lanes
 from p2p_node.core.registry import Registry
 from p2p_node.core.request import JobRequest
 from p2p_node.core.requester import Job
@@ -201,8 +202,22 @@ class NodeCore:
         outbox: dict[bytes, bytes],
         now_ms: int,
         standings: dict[bytes, bytes] | None = None,
+        contracts: Mapping[bytes, bytes] | None = None,
+        lanes: Mapping[bytes, bytes] | None = None,
+        vouchers: Mapping[bytes, bytes] | None = None,
     ) -> list[Act]:
-        """Take back what the store kept over a restart; entries that no longer open are dropped."""
+        """Take back what the store kept over a restart; entries that no longer open are dropped.
+
+        Args:
+            registry: adverts.
+            convictions: keys of the convicted.
+            outbox: obligations that weren't acknowledged.
+            now_ms: the clock.
+            standings: what we think of peers.
+            contracts: that we execute under.
+            lanes: under which we may still be paid.
+            vouchers: the newest paid to us under each of both, by award.
+        """
         for raw in registry:
             try:
                 self.registry.restore(
@@ -217,7 +232,17 @@ class NodeCore:
         acts: list[Act] = []
         for key, value in outbox.items():
             acts += self.outbox.restore(key, value, now_ms)
-        return acts
+        paid = vouchers or {}
+        restore_lanes(self, self.verifier.lanes, lanes or {}, paid, now_ms)
+        effects = restore_contracts(self, self.provider, contracts or {}, paid, now_ms)
+        return acts + (self._act(effects, now_ms) if effects else [])
+
+    def close_job(
+        self, job_id: bytes, rows: Mapping[bytes, bytes], frauds: Mapping[bytes, bytes], now_ms: int
+    ) -> tuple[ClosedDraft | None, list[Act]]:
+        """End a job of ours that was open when the node stopped; see `close_draft`."""
+        closed = close_draft(self, job_id, rows, now_ms, frauds=frauds)
+        return closed, self._act(closed.effects, now_ms) if closed else []
 
     def submit(self, request: JobRequest, *, nonce: bytes, now_ms: int) -> tuple[bytes, list[Act]]:
         """Offer a job.
@@ -379,7 +404,7 @@ class NodeCore:
                 watched = self._watch_commitment(message, now_ms) if isinstance(body, Commitment) else []
                 return watched + self._handle(owner, Heard(message), now_ms)
         if isinstance(body, Voucher):
-            return self.verifier.hear_voucher(message, now_ms)
+            return self.verifier.lanes.hear_voucher(message, now_ms)
         if isinstance(body, Opening):
             return self.verifier.hear(message, now_ms)
         if isinstance(body, DrawClaim):
@@ -496,11 +521,17 @@ class NodeCore:
         finished = [job_id for job_id, job in self.jobs.items() if job.is_final]
         for job_id in finished[: max(0, len(finished) - FINISHED_JOBS_MAX)]:
             del self.jobs[job_id]
-        self._routes = {key: owner for key, owner in self._routes.items() if not _is_over(owner, now_ms)}
+        over = dict.fromkeys(owner for owner in self._routes.values() if _is_over(owner, now_ms))
+        self._routes = {key: owner for key, owner in self._routes.items() if owner not in over}
+        settled = [effect for owner in over if isinstance(owner, Engagement) for effect in owner.forget()]
+        for owner in over:
+            if isinstance(owner, Engagement):
+                settled += self.verifier.lanes.adopt(owner.lane, now_ms)
         self.verifier.forget(now_ms)
         self.provider.capacity(now_ms)
         changed = self._advertised_slots != self._free_slots()
         return [
+            *settled,
             *self.registry.expire(now_ms),
             *(self._advertise(now_ms) if changed else []),
             SetTimer(("housekeeping",), now_ms + HOUSEKEEPING_MS),

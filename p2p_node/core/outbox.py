@@ -20,6 +20,9 @@ __all__ = ["Outbox", "Transmit", "ack_frame", "message_frame", "split_frame"]
 
 FIRST_RETRY_MS = 500
 RETRY_MS_MAX = 5_000
+RETRY_DURABLE_MS_MAX = 120_000
+"""Of what is sent for a day: a peer that comes back is sent it at once."""
+
 _MESSAGE, _ACK = 0, 1
 DURABLE_KINDS = frozenset({"voucher", "voucher-receipt"})
 """Kinds that are written down before they are sent: losing one would lose money or its proof."""
@@ -125,7 +128,8 @@ class Outbox:
             return []
         if now_ms >= pending.until_ms:
             return self.acknowledged(peer, identifier)
-        pending.retry_ms = min(2 * pending.retry_ms, RETRY_MS_MAX)
+        most_ms = RETRY_DURABLE_MS_MAX if pending.is_durable else RETRY_MS_MAX
+        pending.retry_ms = min(2 * pending.retry_ms, most_ms)
         return [
             Transmit(peer, message_frame(pending.raw)),
             SetTimer(("outbox", peer, identifier), now_ms + pending.retry_ms),

@@ -17,8 +17,8 @@ from protocols.messages import Voucher, VoucherReceipt
 
 __all__ = ["Payouts"]
 
-DELIVERY_MS = 60_000
-"""How long a voucher is sent again to a payee that doesn't confirm it."""
+DELIVERY_MS = 24 * 3_600_000
+"""How long a voucher is sent again to a payee that doesn't confirm it: it may be down for a while."""
 
 
 class Payouts:
@@ -37,6 +37,8 @@ class Payouts:
         self._held: dict[bytes, frozenset[bytes]] = {}
         self._due: list[tuple[bytes, int, bytes]] = []
         self._receipts: dict[bytes, Signed[VoucherReceipt]] = {}
+        self.touched: set[bytes] = set()
+        """Commitments of which something was paid or confirmed since somebody looked."""
 
     def pay(self, payee: bytes, amount: int, commitment_id: bytes, now_ms: int) -> list[Effect]:
         """Owe ``payee`` ``amount`` micro-units more, for its part in a commitment.
@@ -49,6 +51,7 @@ class Payouts:
         lane = self._lanes.setdefault(payee, PayerLane(self._award_id, payee))
         voucher = lane.pay(amount, evidence=commitment_id, now_ms=now_ms, sign=self._node.sign)
         self.vouchers[(commitment_id, payee)] = voucher
+        self.touched.add(commitment_id)
         self._route(voucher.id)
         return [
             Persist("vouchers", self._award_id + payee, voucher.raw),
@@ -85,7 +88,7 @@ class Payouts:
         Raises:
             Rejected: not the voucher's payee, or another amount.
         """
-        for voucher in self.vouchers.values():
+        for (commitment_id, _), voucher in self.vouchers.items():
             if voucher.id != message.body.voucher_id:
                 continue
             if message.signer != voucher.body.payee:
@@ -96,6 +99,7 @@ class Payouts:
                     f"{voucher.body.settled_micros}"
                 )
             self._receipts[voucher.id] = message
+            self.touched.add(commitment_id)
 
     @property
     def is_acknowledged(self) -> bool:

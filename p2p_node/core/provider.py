@@ -7,10 +7,11 @@ with the award, with word that somebody else won, or with the window.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from p2p_node.core.engagement import Engagement, EngagementState
+from p2p_node.core.kept import KeptContract, KeptSegment
 from p2p_node.core.registry import Registry
 from p2p_node.core.surroundings import Surroundings
 from protocols.auction import REVEAL_MS, bid_seal
@@ -28,15 +29,18 @@ from protocols.limits import (
     OPEN_JOBS_MAX,
 )
 from protocols.messages import (
+    Acceptance,
     AuctionClose,
     Award,
     Bid,
     BidSeal,
     Closed,
+    Commitment,
     Decline,
     Offer,
     Proposal,
     Refusal,
+    Voucher,
 )
 from protocols.units import input_digest, units_digest
 from verification.electorate import Electorate
@@ -259,6 +263,30 @@ class Provider:
         self._blob_bytes[award.id] = _blob_bytes(offer.body)
         self.remember([award.id])
         return engagement.start(now_ms)
+
+    def restore(
+        self,
+        award: Signed[Award],
+        kept: KeptContract,
+        segments: Sequence[tuple[Signed[Commitment], KeptSegment]],
+        voucher: Signed[Voucher] | None,
+        now_ms: int,
+    ) -> list[Effect]:
+        """Take up a contract of before a restart; see `Engagement.restore`."""
+        acceptance = open_envelope(
+            kept.acceptance, network=self._node.network, crypto=self._node.crypto, expect=Acceptance
+        ).body
+        engagement = Engagement(
+            self._node,
+            award,
+            input=kept.input,
+            prefix=kept.prefix,
+            device=acceptance.device,
+            eta_ms=acceptance.eta_ms,
+        )
+        self.engagements[award.id] = engagement
+        self.remember([award.id])
+        return engagement.restore(segments, voucher, now_ms)
 
     def remember(self, award_ids: Iterable[bytes]) -> None:
         """Don't run these again: a second run could commit to something else, which convicts."""

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from p2p_node.core.attempt import EXECUTOR_FAULTS, Attempt, Outcome
+from p2p_node.core.drafts import Draft
 from p2p_node.core.request import FINAL_STATES, JobRequest, JobState
 from p2p_node.core.sampling import plan_sampling
 from p2p_node.core.surroundings import Surroundings
@@ -62,6 +63,7 @@ class Job:
         self._next_candidate = 0
         self._failed_peers: set[bytes] = set()
         self.id = self._make_offer(now_ms).id
+        self._draft = Draft(self.id)
 
     # --- Views -----------------------------------------------------------------------------------
 
@@ -99,6 +101,9 @@ class Job:
         """
         if self.is_final:
             return []
+        return self._drafted(self._react(event, now_ms), now_ms)
+
+    def _react(self, event: Event, now_ms: int) -> list[Effect]:
         match event:
             case TimerFired(("job", _, name)):
                 return self._on_timer(name, now_ms)
@@ -120,13 +125,13 @@ class Job:
             if attempt.outcome is None and attempt.candidate.peer == peer:
                 effects += attempt.contradict()
                 effects += self._attempt_ended(attempt, now_ms)
-        return effects
+        return self._drafted(effects, now_ms) if effects else []
 
     def cancel(self, now_ms: int, reason: str = "cancelled by the client") -> list[Effect]:
         """Stop on the client's word; what was verified stays owed."""
         if self.is_final:
             return []
-        return self._conclude(JobState.CANCELLED, reason, now_ms)
+        return self._drafted(self._conclude(JobState.CANCELLED, reason, now_ms), now_ms)
 
     # --- Offer and auction -----------------------------------------------------------------------
 
@@ -360,9 +365,19 @@ class Job:
 
     def _finish(self, now_ms: int) -> list[Effect]:
         self.state = self._outcome_state or JobState.TASK_FAILED
+        self.receipt = self._make_receipt(now_ms)
+        return [
+            Persist("receipts", self.id, self.receipt.raw),
+            *self._draft.clear(),
+            Notify(self.id, "finished", {"state": self.state.value, "reason": self.reason}),
+        ]
+
+    def _make_receipt(self, now_ms: int) -> Signed[ReceiptBody]:
+        """The story so far; of a job that isn't decided it says what it would be if it ended now."""
+        state = self._outcome_state or JobState.TASK_FAILED
         closes: list[Signed[AuctionClose]] = [a.close for a in self.auctions if a.close is not None]
         bids: list[Signed[Bid]] = [bid for a in self.auctions for _, bid in sorted(a.bids.items())]
-        self.receipt = self._node.sign(
+        return self._node.sign(
             ReceiptBody(
                 offers=tuple(offer.raw for offer in self._offers),
                 closes=tuple(close.raw for close in closes),
@@ -370,14 +385,18 @@ class Job:
                 attempts=tuple(attempt.record() for attempt in self.attempts),
                 input=self.request.input,
                 units=self.units,
-                state=self.state.value,
+                state=state.value,
                 finished_ms=now_ms,
             )
         )
-        return [
-            Persist("receipts", self.id, self.receipt.raw),
-            Notify(self.id, "finished", {"state": self.state.value, "reason": self.reason}),
-        ]
+
+    def _drafted(self, effects: list[Effect], now_ms: int) -> list[Effect]:
+        """The same, and what makes the job's story outlive us."""
+        if self.is_final:
+            return effects
+        return effects + self._draft.changes(
+            self.attempts, reason=self.reason, receipt=lambda: self._make_receipt(now_ms).raw
+        )
 
 
 def offer_of(

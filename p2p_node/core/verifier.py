@@ -4,23 +4,20 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
-from p2p_node.core.credit import CreditBook
 from p2p_node.core.disputes import Ground
+from p2p_node.core.lanes import Lanes
 from p2p_node.core.surroundings import Surroundings
 from protocols.bidding import Ability, find_ability, fits
 from protocols.crypto import KeyPair
-from protocols.effects import Effect, Notify, Persist, Run, Send
+from protocols.effects import Effect, Notify, Persist, Run
 from protocols.envelope import Signed
 from protocols.events import Heard, RunEvent, RunRecomputed, TimerFired
-from protocols.lane import PayeeLane
 from protocols.limits import DISPUTES_MAX, DUTIES_MAX
 from protocols.messages import (
     Assignment,
     Commitment,
     FraudProof,
     Opening,
-    Voucher,
-    VoucherReceipt,
     Widening,
 )
 from verification.duty import Duty, DutyState, draw_level, draw_proof
@@ -45,10 +42,7 @@ class Verifier:
         self._node = node
         self._keys = keys
         self._accusations: dict[bytes, tuple[Signed[FraudProof], Accusation]] = {}
-        self._fees = CreditBook()
-        """What requesters owe us for verifying. What they owe us for other work is another account: whoever
-        executes for a requester would otherwise never verify for it until it is paid."""
-        self._lanes: OrderedDict[bytes, PayeeLane] = OrderedDict()
+        self.lanes = Lanes(node, own=keys.public)
         self._grounds: OrderedDict[bytes, Ground] = OrderedDict()
 
     def _is_able(self, contract: Contract) -> bool:
@@ -67,7 +61,7 @@ class Verifier:
             return []
         if not self._is_able(contract) or not self._node.standings.is_welcome(contract.requester, now_ms):
             return []
-        if not self._fees.is_good(contract.requester, contract.terms.verifier_fee_micros):
+        if not self.lanes.fees.is_good(contract.requester, contract.terms.verifier_fee_micros):
             return []  # It let us verify before and didn't pay.
         if contract.terms.sent_ms > now_ms + contract.terms.answer_within_ms:
             return []
@@ -115,7 +109,8 @@ class Verifier:
         elif isinstance(message.body, Opening) and _agrees(effects):
             self._grounds.pop(duty.commitment.id, None)
         if was_hidden and duty.state is DutyState.DONE:
-            self._expect_fee(duty)
+            award = duty.contract.award
+            effects += self.lanes.expect_fee(award.id, award.signer, duty.fee_micros, now_ms)
         return effects
 
     def _take_ground(self, duty: Duty, given: Assignment) -> None:
@@ -151,48 +146,6 @@ class Verifier:
         """Drop duties that are over."""
         for identifier in [i for i, duty in self.duties.items() if duty.state is DutyState.DONE]:
             del self.duties[identifier]
-
-    # --- Fees ------------------------------------------------------------------------------------
-
-    def _expect_fee(self, duty: Duty) -> None:
-        award = duty.contract.award
-        lane = self._lanes.get(award.id)
-        if lane is None:
-            lane = self._lanes[award.id] = PayeeLane(award.id, payer=award.signer, payee=self._keys.public)
-            while len(self._lanes) > 4 * DUTIES_MAX:
-                self._lanes.popitem(last=False)
-        lane.deliver(duty.fee_micros)
-        self._fees.deliver(award.signer, duty.fee_micros)
-
-    def hear_voucher(self, message: Signed[Voucher], now_ms: int) -> list[Effect]:
-        """A requester pays for a verdict.
-
-        Raises:
-            Rejected: it pays more than our work is worth, or less than before.
-        """
-        lane = self._lanes.get(message.body.lane)
-        if lane is None:
-            return []  # Of a contract that is long over, or of which a restart left us nothing.
-        before = lane.settled_micros
-        is_news = lane.accept(message, now_ms)
-        self._fees.settle(message.signer, lane.settled_micros - before)
-        receipt = self._node.sign(VoucherReceipt(message.id, message.body.settled_micros))
-        effects: list[Effect] = [Send(message.signer, receipt, now_ms + 60_000)]
-        if is_news:
-            effects = [
-                Persist("vouchers", message.body.lane + self._keys.public, message.raw),
-                Notify(
-                    b"",
-                    "earned",
-                    {
-                        "settled_micros": lane.settled_micros,
-                        "requester": message.signer,
-                        "award": message.body.lane,
-                    },
-                ),
-                *effects,
-            ]
-        return effects
 
     # --- Accusations -----------------------------------------------------------------------------
 

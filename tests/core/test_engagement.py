@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 
 from p2p_node.core.engagement import SETTLE_MS, Engagement, EngagementState
+from p2p_node.core.kept import KeptContract
+from protocols.codec import encode
 from protocols.effects import CancelRun, Notify, Persist, Publish, Run, SetTimer
 from protocols.errors import Rejected
 from protocols.events import Heard, RunChunk, RunFailed, RunFinished, RunOutput, TimerFired
@@ -76,7 +78,9 @@ def test_a_contract_is_written_down_accepted_and_run() -> None:
     persist, _, _, run, timer = work.started
     acceptance = the(sent(work.started))
     assert isinstance(acceptance.body, Acceptance)
-    assert persist == Persist("contracts", work.engagement.award.id, acceptance.raw)
+    award_ = work.engagement.award
+    kept = KeptContract(award_.raw, acceptance.raw, INPUT, ())
+    assert persist == Persist("contracts", award_.id, encode(kept))
     assert isinstance(run, Run) and run.task.prefix == ()
     assert timer == SetTimer(("engagement", work.engagement.award.id, "finish"), NOW_MS + 60_000)
 

@@ -138,7 +138,7 @@ def voucher(micros: int = 20, *, sequence: int = 1, signer: int = REQUESTER, **f
 
 def test_a_reveal_earns_its_fee() -> None:
     node = revealed()
-    effects = node.verifier.hear_voucher(voucher(), NOW_MS)
+    effects = node.verifier.lanes.hear_voucher(voucher(), NOW_MS)
     assert effects[0] == Persist("vouchers", AGREED.award.id + key(SELF), voucher().raw)
     assert the(sent(effects, VoucherReceipt)).body.settled_micros == 20
 
@@ -148,7 +148,7 @@ def test_more_than_the_fee_is_refused_however_often_the_opening_comes() -> None:
     for _ in range(3):
         node.verifier.hear(OPENING, NOW_MS)
     with pytest.raises(Rejected, match="exceeds 20 delivered"):
-        node.verifier.hear_voucher(voucher(21), NOW_MS)
+        node.verifier.lanes.hear_voucher(voucher(21), NOW_MS)
 
 
 def test_no_work_no_fee() -> None:
@@ -157,16 +157,16 @@ def test_no_work_no_fee() -> None:
     node.verifier.timer_fired(("duty", COMMITMENT.id), NOW_MS)
     assert node.verifier.duties[COMMITMENT.id].state is DutyState.DONE
     node.verifier.hear(OPENING, NOW_MS)
-    assert node.verifier.hear_voucher(voucher(), NOW_MS) == []
+    assert node.verifier.lanes.hear_voucher(voucher(), NOW_MS) == []
 
 
 def test_a_voucher_of_a_lane_we_forgot_is_nobodys_fault() -> None:
-    assert core(SELF).verifier.hear_voucher(voucher(), NOW_MS) == []
+    assert core(SELF).verifier.lanes.hear_voucher(voucher(), NOW_MS) == []
 
 
 def test_a_voucher_is_the_requesters() -> None:
     with pytest.raises(Rejected, match="for another lane"):
-        revealed().verifier.hear_voucher(voucher(signer=4), NOW_MS)
+        revealed().verifier.lanes.hear_voucher(voucher(signer=4), NOW_MS)
 
 
 def test_duties_that_are_over_are_forgotten() -> None:
