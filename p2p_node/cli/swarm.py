@@ -13,6 +13,10 @@ COMMANDS = {
         "p2p_node.cli.swarm_attack:attack",
         "Have hostile peers attack a swarm on this machine, once each way.",
     ),
+    "sim": LazyCommand(
+        "p2p_node.cli.swarm_sim:sim",
+        "Play a scenario with many simulated peers, and say what came of it.",
+    ),
     "up": LazyCommand("p2p_node.cli.swarm_up:up", "Run peers on this machine until Ctrl-C."),
 }
 

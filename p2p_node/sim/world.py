@@ -27,7 +27,7 @@ from p2p_node.sim.even import Conditions, EvenCarrier
 from p2p_node.sim.reader import RememberingReader
 from p2p_node.sim.work import Workshop
 from p2p_node.sim.workload import SimTask
-from protocols.digest import tagged
+from protocols.digest import DIGEST_BYTES, tagged
 from protocols.effects import CancelRun, Notify, Penalise, Persist, Publish, Run, SetTimer
 from protocols.events import RunChunk, RunEvent, RunOutput
 from protocols.limits import GRAYLIST_MS, GRAYLIST_POINTS
@@ -120,6 +120,7 @@ class World:
         carrier: Carrier | None = None,
         starts_ms: Mapping[int, int] | None = None,
         has_graylists: bool = False,
+        keeps_notes: bool = True,
     ) -> None:
         """Make a world and start its peers.
 
@@ -138,6 +139,7 @@ class World:
             carrier: what carries messages; `EvenCarrier` if not given.
             starts_ms: when some peers start, by index; below 0 for not by themselves.
             has_graylists: whether peers stop hearing whoever has sent them too much rubbish.
+            keeps_notes: whether everything that peers tell is kept in `notes`.
         """
         self.now_ms = START_MS
         self.seed = seed
@@ -154,6 +156,8 @@ class World:
         self.peers: list[Peer] = []
         self.by_key: dict[bytes, Peer] = {}
         self.links: list[set[int]] = [set() for _ in capabilities]
+        self.relinked: set[int] = set(range(len(capabilities)))
+        """Peers that came, went, or have other links than when their carrier last looked."""
         self.notes: list[tuple[int, int, Notify]] = []
         self.on_step: Callable[[Peer, list[Act]], None] = lambda peer, acts: None
         self.on_event: Callable[[Peer, str, Any], None] | None = None
@@ -162,6 +166,7 @@ class World:
         self.steps_total = 0
         self.frames_total = 0
         self._has_graylists = has_graylists
+        self._keeps_notes = keeps_notes
         self._trace = blake3(b"p2p-node/sim-trace/2" + seed.to_bytes(8, "little", signed=True))
         self._heap: list[tuple[int, int, Callable[[], object]]] = []
         self._number = 0
@@ -237,6 +242,7 @@ class World:
     def start(self, peer: Peer) -> None:
         """A peer begins, for the first time or again with what its store has, and connects."""
         peer.is_up = True
+        self.relinked.add(peer.index)
         peer.lives += 1
         if peer.lives > 1:
             self._restore(peer)
@@ -248,6 +254,7 @@ class World:
         """Two peers have a link."""
         self.links[one.index].add(other.index)
         self.links[other.index].add(one.index)
+        self.relinked |= {one.index, other.index}
         self._perform(one, one.core.peer_connected(other.core.key, self.clock_ms(one)))
         self._perform(other, other.core.peer_connected(one.core.key, self.clock_ms(other)))
 
@@ -259,6 +266,7 @@ class World:
             noticed_ms: how long its neighbours take it to be there.
         """
         peer.is_up = False
+        self.relinked |= {peer.index, *self.links[peer.index]}
         peer.timers.clear()
         peer.runs.clear()
         for index in sorted(self.links[peer.index]):
@@ -276,14 +284,20 @@ class World:
         for (table, key), value in peer.store.items():
             tables.setdefault(table, {})[key] = value
         peer.core = self._make_core(peer.index, peer.core.capability, peer.cheat)
+        now_ms, paid = self.clock_ms(peer), tables.get("vouchers", {})
         acts = peer.core.restore(
             registry=list(tables.get("registry", {}).values()),
             convictions=list(tables.get("convictions", {})),
             standings=tables.get("standings", {}),
             outbox=tables.get("outbox", {}),
-            now_ms=self.clock_ms(peer),
+            contracts=tables.get("contracts", {}),
+            lanes=tables.get("lanes", {}),
+            vouchers={key[:DIGEST_BYTES]: raw for key, raw in paid.items() if key.endswith(peer.core.key)},
+            now_ms=now_ms,
         )
-        peer.core.provider.remember(tables.get("contracts", {}))
+        drafts = tables.get("drafts", {})
+        for job_id in [key for key in drafts if len(key) == DIGEST_BYTES]:
+            acts += peer.core.close_job(job_id, drafts, {}, now_ms)[1]
         self._perform(peer, acts)
 
     # --- Performing acts -------------------------------------------------------------------------
@@ -308,7 +322,7 @@ class World:
                     peer.runs.discard(key)
                 case Penalise(offender, points, reason):
                     self._penalise(peer, offender, points, reason)
-                case Notify():
+                case Notify() if self._keeps_notes:
                     self.notes.append((self.now_ms, peer.index, act))
         self.steps_total += 1
         if peer.is_up:
@@ -375,6 +389,7 @@ class World:
             self.carrier.publish(self, sender, topic, data)
 
     def _deliver_gossip(self, receiver: Peer, sender: Peer, topic: str, data: bytes) -> Ruling:
+        """Have gossip arrive; gives what its receiver makes of it."""
         if not receiver.is_up or receiver.offences.get(sender.core.key, 0) < 0:
             return Ruling.IGNORE
         if self.carrier.is_cut(self, sender, receiver):
