@@ -17,16 +17,19 @@ import msgspec
 from msgspec import Meta
 
 from p2p_node.errors import UserError
+from p2p_node.network.access import PeerAccess, access_of
 from protocols import limits
 
 __all__ = ["ConfigError", "NodeConfig", "load_config"]
 
 _FILE_BYTES_MAX = 64 * 1024
+_LISTS = ("allow_peers", "deny_peers", "allow_addresses", "deny_addresses")
 
 _Multiaddr = Annotated[str, Meta(pattern=r"^/(ip4|ip6|dns|dns4|dns6)/[^/]+/tcp/[0-9]{1,5}$", max_length=256)]
 _PeerMultiaddr = Annotated[
     str, Meta(pattern=r"^/(ip4|ip6|dns|dns4|dns6)/[^/]+/tcp/[0-9]{1,5}/p2p/12D3Koo\w+$", max_length=320)
 ]
+_PeerId = Annotated[str, Meta(pattern=r"^12D3Koo\w+$", max_length=64)]
 _HostPort = Annotated[str, Meta(pattern=r"^(\[[0-9a-fA-F:.]+\]|[^:/\s]+):[0-9]{1,5}$")]
 _ApiPlace = Annotated[str, Meta(pattern=r"^(unix|(\[[0-9a-fA-F:.]+\]|[^:/\s]+):[0-9]{1,5})$")]
 _Profile = Literal["exact14", "exact21", "homogeneous", "native"]
@@ -49,6 +52,16 @@ class NodeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         str, Meta(pattern="^[a-z0-9][a-z0-9-]*$", max_length=limits.NETWORK_NAME_BYTES_MAX)
     ] = "main"
     """Peers of different networks don't hear each other."""
+    network_key: _Folder | None = None
+    """File with the key of a private network, from p2p-node network-key; absolute, or beginning with ~."""
+    allow_peers: tuple[_PeerId, ...] = ()
+    """If there are any, nobody else may connect, nor is dialled."""
+    deny_peers: tuple[_PeerId, ...] = ()
+    """Who may not connect and isn't dialled, whatever is allowed."""
+    allow_addresses: tuple[str, ...] = ()
+    """IP addresses or ranges such as 192.0.2.0/24: if there are any, no others."""
+    deny_addresses: tuple[str, ...] = ()
+    """IP addresses or ranges that are kept out, whatever is allowed."""
     devices: Annotated[tuple[_Device, ...], Meta(min_length=1)] = ("auto",)
     """Torch devices to offer: auto, cpu, cuda, cuda:0, … Exact profiles need the CPU among them."""
     models: tuple[_Folder, ...] = ()
@@ -78,6 +91,15 @@ class NodeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """Whether to work for others only while nobody uses the machine; see `p2p_node.pausing`."""
     mdns: bool = True
     """Whether to find peers on the local network by multicast."""
+
+    @property
+    def access(self) -> PeerAccess:
+        """The lists of peers and addresses.
+
+        Raises:
+            ValueError: an entry is none; `load_config` has seen to it.
+        """
+        return access_of(**{name: getattr(self, name) for name in _LISTS})
 
 
 def load_config(path: Path, flags: Mapping[str, Any]) -> NodeConfig:
@@ -137,6 +159,11 @@ def _validated(settings: dict[str, Any], *, where: str, content: str) -> NodeCon
             raise ConfigError(
                 f"{where}{_line(content, name)}: {name}: {_rule(str(error), name)}, got {value!r}"
             ) from None
+    for name in _LISTS:
+        try:
+            access_of(**{name: settings.get(name, ())})
+        except ValueError as error:
+            raise ConfigError(f"{where}{_line(content, name)}: {name}: {error}") from None
     return msgspec.convert(settings, NodeConfig)
 
 

@@ -17,6 +17,7 @@ import psutil
 import structlog
 import trio
 
+from p2p_node import networkkey
 from p2p_node.admission import fitting, worker_memory_bytes
 from p2p_node.blobaccess import StoreBlobs
 from p2p_node.blobs import BlobService, BlobStore
@@ -137,6 +138,7 @@ async def _serve(
 ) -> None:
     started_ms = wall_clock_ms()
     log.debug("starting", datadir=str(place.path), listen=config.listen, devices=config.devices)
+    network_key = _network_key(config)
     if config.api is not None and config.api != UNIX:
         loopback_host_and_port(config.api, flag="--api")
     if config.metrics is not None:
@@ -197,7 +199,9 @@ async def _serve(
             tasks = BlobTasks(executor, store=blob_store, fetch=blobs.fetch, nursery=nursery)
             runtime = Runtime(core, executor=tasks, keeper=store, clock=wall_clock_ms, on_notify=node_notes)
             async with AsyncExitStack() as links:
-                network: Network = await links.enter_async_context(_network(config, seed, runtime, store))
+                network: Network = await links.enter_async_context(
+                    _network(config, seed, runtime, store, network_key=network_key)
+                )
                 if options.latency_ms:
                     network = await links.enter_async_context(delayed(network, options.latency_ms))
                 core.capability = _with_addresses(core.capability, network.addresses)
@@ -364,7 +368,9 @@ def _with_addresses(capability: Capability, addresses: list[str]) -> Capability:
     return replace(capability, addresses=tuple(addresses[:8]))
 
 
-def _network(config: NodeConfig, seed: bytes, runtime: Runtime, store: Store) -> Any:
+def _network(
+    config: NodeConfig, seed: bytes, runtime: Runtime, store: Store, *, network_key: bytes | None
+) -> Any:
     # Imported late: libp2p takes over a second.
     from p2p_node.network.libp2p import open_network
 
@@ -379,7 +385,17 @@ def _network(config: NodeConfig, seed: bytes, runtime: Runtime, store: Store) ->
         mdns=config.mdns,
         jitter=random.Random(seed),  # noqa: S311
         clock=wall_clock_ms,
+        access=config.access,
+        network_key=network_key,
     )
+
+
+def _network_key(config: NodeConfig) -> bytes | None:
+    if config.network_key is None:
+        return None
+    key = networkkey.load(Path(config.network_key))
+    hide(key)
+    return key
 
 
 def _restore(node: Node) -> None:

@@ -57,6 +57,7 @@ class LazyGroup(click.Group):
 COMMANDS = {
     "init": LazyCommand("p2p_node.cli.init:init", "Make this node's identity."),
     "id": LazyCommand("p2p_node.cli.identity:show_id", "Print this node's peer id and key."),
+    "network-key": LazyCommand("p2p_node.cli.network_key:network_key", "Make the key of a private network."),
     "start": LazyCommand("p2p_node.cli.start:start", "Run the node until Ctrl-C."),
     "status": LazyCommand("p2p_node.cli.status:status", "Show what the running node is, has and does."),
     "doctor": LazyCommand("p2p_node.cli.doctor:doctor", "Say what this machine can do and is safe from."),

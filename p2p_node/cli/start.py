@@ -23,6 +23,11 @@ __all__ = ["start"]
     "--bootstrap", multiple=True, metavar="MULTIADDR", help="Peer to dial first, ending in /p2p/<peer id>."
 )
 @click.option("--network", metavar="NAME", help="Network to join.")
+@click.option(
+    "--network-key",
+    type=click.Path(dir_okay=False, resolve_path=True, path_type=Path),
+    help="File with the key of a private network.",
+)
 @click.option("--devices", metavar="LIST", help="Torch devices to offer, by commas: auto, cpu, cuda:0, …")
 @models_option
 @click.option("--price", type=int, metavar="MICROS", help="Asked for one output unit, in micro-units.")
@@ -53,6 +58,7 @@ def start(
     listen: tuple[str, ...],
     bootstrap: tuple[str, ...],
     network: str | None,
+    network_key: Path | None,
     devices: str | None,
     models: tuple[Path, ...],
     price: int | None,
@@ -89,6 +95,7 @@ def start(
             "listen": listen or None,
             "bootstrap": bootstrap or None,
             "network": network,
+            "network_key": str(network_key) if network_key is not None else None,
             "devices": devices.split(",") if devices is not None else None,
             "models": [str(folder) for folder in models] or None,
             "price_micros": price,

@@ -238,3 +238,17 @@ async def test_stream_negotiation_junk_ends_that_stream_only() -> None:
                 await stream.write(attack)
         await trio.sleep(0.2)
         await serves(target)
+
+
+async def test_a_name_without_end_is_hung_up_on_before_the_handshake() -> None:
+    async with victim() as target:
+        _, _, host, _, port, *_ = target.addresses[0].split("/")
+        async with await trio.open_tcp_stream(host, int(port)) as stream:
+            await stream.send_all(MULTISTREAM + encode_uvarint(1 << 40))
+            with trio.fail_after(3):  # Less than a handshake may take.
+                try:
+                    while await stream.receive_some(4_096):
+                        await stream.send_all(bytes(4_096))
+                except trio.BrokenResourceError:
+                    pass
+        await serves(target)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from p2p_node.config import ConfigError, NodeConfig, load_config
+from protocols.identity import peer_key
 
 PEER = "/ip4/10.0.0.1/tcp/4150/p2p/12D3KooWDc55r8a9xeMqu6jArnDtdD2LUGiLwX2ZJvReDyKtCrdy"
 
@@ -80,3 +81,30 @@ def test_a_file_that_is_not_text_is_explained(tmp_path: Path) -> None:
     path.write_bytes(b"#" * 70_000)
     with pytest.raises(ConfigError, match="more than 65536 bytes"):
         load_config(path, {})
+
+
+def test_lists_of_peers_and_addresses_are_read(tmp_path: Path) -> None:
+    peer = PEER.rpartition("/")[2]
+    path = written(
+        tmp_path, f'deny_peers = ["{peer}"]\nallow_addresses = ["10.0.0.0/8", "fd00::/8", "192.0.2.1"]\n'
+    )
+    access = load_config(path, {}).access
+    assert access.denied_peers == {peer_key(peer)}
+    assert not access.refuses_host("10.1.2.3")
+    assert not access.refuses_host("192.0.2.1")
+    assert access.refuses_host("192.0.2.2")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('\nallow_addresses = ["10.0.0.1/8"]\n', r"config\.toml:2: allow_addresses: .*host bits set"),
+        ('deny_addresses = ["example.org"]\n', r"config\.toml:1: deny_addresses: 'example\.org'"),
+        ('deny_peers = ["12D3KooWshort"]\n', r"config\.toml:1: deny_peers: "),
+        ('allow_peers = ["Qm"]\n', r"config\.toml:1: allow_peers: "),
+        ('network_key = "key"\n', r"config\.toml:1: network_key: "),
+    ],
+)
+def test_a_list_with_a_slip_is_refused(tmp_path: Path, content: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_config(written(tmp_path, content), {})

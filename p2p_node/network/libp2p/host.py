@@ -26,7 +26,8 @@ from libp2p.stream_muxer.yamux.yamux import Yamux
 from libp2p.transport.tcp.tcp import TCP
 from libp2p.transport.upgrader import TransportUpgrader
 
-from p2p_node.network.libp2p import mends, speed
+from p2p_node.network.access import EVERYBODY, PeerAccess
+from p2p_node.network.libp2p import mends, preshared, speed
 from p2p_node.network.libp2p.mends import MendedHost, MendedSwarm
 from protocols.limits import CONNECTIONS_MAX, CONNECTIONS_OUTBOUND_RESERVED, CONNECTIONS_PER_PEER_MAX
 
@@ -37,8 +38,15 @@ STREAM_OPEN_S = 5.0
 _SEED_BYTES = 32
 
 
-def build_host(seed: bytes) -> tuple[MendedHost, MendedSwarm]:
-    """A host that isn't running yet, for the identity of an Ed25519 seed of 32 bytes.
+def build_host(
+    seed: bytes, *, access: PeerAccess = EVERYBODY, network_key: bytes | None = None
+) -> tuple[MendedHost, MendedSwarm]:
+    """A host that isn't running yet.
+
+    Args:
+        seed: of its Ed25519 identity, 32 bytes.
+        access: who may connect.
+        network_key: of a private network, 32 bytes; None for a public one.
 
     Raises:
         ValueError: the seed isn't 32 bytes.
@@ -47,6 +55,7 @@ def build_host(seed: bytes) -> tuple[MendedHost, MendedSwarm]:
         raise ValueError(f"an Ed25519 seed has {_SEED_BYTES} bytes, got {len(seed)}")
     mends.install()
     speed.install()
+    preshared.install()
     # Whatever strangers make go wrong, upstream logs as an error, some of it with a traceback.
     logging.getLogger("libp2p").setLevel(logging.CRITICAL)
     key_pair = create_new_key_pair(seed)
@@ -74,6 +83,8 @@ def build_host(seed: bytes) -> tuple[MendedHost, MendedSwarm]:
             outbound_stream_protocol_negotiation_timeout=STREAM_OPEN_S,
         ),
     )
+    swarm.access = access
+    swarm.psk = None if network_key is None else network_key.hex()
     host = MendedHost(swarm, disable_identify_address_discovery=True)
     # Without identify push: nobody tells us what another peer speaks.
     host.multiselect.handlers = OrderedDict(

@@ -11,12 +11,14 @@ from typing import Any
 
 import libp2p.network.connection.swarm_connection as swarm_connection_module
 import libp2p.network.swarm as swarm_module
+import libp2p.protocol_muxer.multiselect_communicator as multiselect_module
 import libp2p.pubsub.pubsub as pubsub_module
 import structlog
 import trio
 from libp2p.abc import IMuxedConn, INetStream, IRawConnection
+from libp2p.exceptions import ParseError
 from libp2p.host.basic_host import BasicHost
-from libp2p.io.abc import ReadWriteCloser
+from libp2p.io.abc import Reader, ReadWriteCloser
 from libp2p.io.exceptions import ConnectionClosedError
 from libp2p.network.auto_connector import AutoConnector
 from libp2p.network.connection.swarm_connection import SwarmConn
@@ -27,8 +29,10 @@ from libp2p.pubsub.gossipsub import GossipSub
 from libp2p.pubsub.pb import rpc_pb2
 from libp2p.pubsub.rpc_queue import RpcQueue
 from libp2p.stream_muxer.yamux.yamux import Yamux, YamuxStream
+from libp2p.utils.varint import read_varint_prefixed_bytes_limited
 from multiaddr.multiaddr import Multiaddr
 
+from p2p_node.network.access import EVERYBODY
 from p2p_node.network.libp2p.admission import Admission
 from p2p_node.network.shielding import last_words
 from protocols.limits import SEEN_MESSAGES_MAX, STREAMS_PER_CONNECTION_MAX
@@ -52,6 +56,7 @@ _SEEN_S = 120.0
 _FAILED_PEER_TTL_S = 2.0
 _HAPPY_EYEBALLS_DELAY_S = 0.01
 _FRAME_S = 20.0
+_NAME_BYTES_MAX = 1_024
 _GOODBYE_S = 1.0
 
 
@@ -77,6 +82,18 @@ def install() -> None:
     # Fault: a peer that ignores its window fills our memory; upstream logs it and keeps the bytes.
     YamuxStream.recv_window = property(_remaining_window, _set_remaining_window)  # type: ignore[assignment]
     Yamux._write_frame = _write_whole_frame  # type: ignore[method-assign]
+    multiselect_module.read_delim = _read_name  # type: ignore[attr-defined]
+
+
+async def _read_name(reader: Reader) -> bytes:
+    """A protocol's name, as negotiation sends it.
+
+    Fault: upstream reads as many bytes as a stranger announces, up to 25 MB, before it is authenticated.
+    """
+    line = await read_varint_prefixed_bytes_limited(reader, _NAME_BYTES_MAX)
+    if not line.endswith(b"\n"):
+        raise ParseError(f"a protocol's name ends in a line feed, got {line[-1:]!r}")
+    return line[:-1]
 
 
 async def _write_whole_frame(self: Yamux, data: bytes) -> None:
@@ -281,18 +298,19 @@ class MendedSwarm(Swarm):
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
         self.admission = Admission()
+        self.access = EVERYBODY
         self.auto_connector = NeverAutoConnect(self)
         # Fault: a peer whose dial failed once can't be dialled for 60 s.
         self._negative_peer_cache = swarm_module._NegativePeerCache(ttl=_FAILED_PEER_TTL_S)
 
     async def _handle_inbound_connection(self, read_write_closer: ReadWriteCloser, maddr: Multiaddr) -> None:
-        """Serve one accepted socket, if its address hasn't too many handshakes open.
+        """Serve one accepted socket, if its address may connect and hasn't too many handshakes open.
 
         Fault: 500 half-open connections of one host shut every new peer out while they last.
         """
         remote = read_write_closer.get_remote_address()
         host = remote[0] if remote is not None else ""
-        if not self.admission.enter(read_write_closer, host):
+        if self.access.refuses_host(host) or not self.admission.enter(read_write_closer, host):
             await read_write_closer.close()
             return
         try:

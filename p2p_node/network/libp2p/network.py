@@ -19,6 +19,7 @@ from libp2p.protocol_muxer.exceptions import MultiselectClientError
 from libp2p.protocol_muxer.multiselect_communicator import MultiselectCommunicator
 from multiaddr.multiaddr import Multiaddr
 
+from p2p_node.network.access import EVERYBODY, PeerAccess
 from p2p_node.network.dialplan import BadAddress, DialPlan, peer_of
 from p2p_node.network.frames import Hello, application_frame
 from p2p_node.network.interfaces import reachable_addresses
@@ -113,6 +114,7 @@ class Libp2pNetwork:
         address_book: AddressBook,
         plan: DialPlan,
         clock: Callable[[], int],
+        access: PeerAccess = EVERYBODY,
     ) -> None:
         key = key_of(host.get_id())
         if key is None:
@@ -121,6 +123,7 @@ class Libp2pNetwork:
         self.network_name = network_name
         self._host, self._swarm, self._nursery = host, swarm, nursery
         self._topics = frozenset(topics)
+        self._access = access
         self._rule, self._address_book, self._plan, self._clock = rule, address_book, plan, clock
         self._protocol = TProtocol(f"/p2p-node/{network_name}/link/1")
         self._events, self.events = trio.open_memory_channel[NetworkEvent](EVENTS_MAX)
@@ -206,6 +209,8 @@ class Libp2pNetwork:
             raise DialFailed(f"{address} is ourselves")
         if self._standings.refused(key):
             raise PeerRefused(f"{peer_id(key)} is refused for its faults")
+        if self._access.refuses_peer(key) or self._access.refuses_host(address.split("/")[2]):
+            raise PeerRefused(f"{address} is kept out by our lists of peers and addresses")
         while (rival := self._dialling.get(key)) is not None:
             await rival.wait()
         self._dialling[key] = trio.Event()
@@ -276,7 +281,8 @@ class Libp2pNetwork:
             raise DialFailed(f"{address} didn't answer within {DIAL_S:g} s") from error
         except Exception as error:
             # libp2p wraps refused sockets, failed handshakes and wrong identities in many ways.
-            raise DialFailed(f"{address}: {_innermost(error)}") from error
+            hint = " (does it have our network key?)" if self._swarm.psk is not None else ""
+            raise DialFailed(f"{address}: {_innermost(error)}{hint}") from error
 
     async def _until_up(self, key: PeerKey, address: str) -> None:
         link = self._links.get(key)
@@ -298,10 +304,18 @@ class Libp2pNetwork:
 
     def _on_connected(self, connection: SwarmConn) -> None:
         key = key_of(connection.muxed_conn.peer_id)
-        if key is None or self._closing or self._standings.refused(key):
+        if key is None or self._closing or self._standings.refused(key) or self._keeps_out(key, connection):
             self._nursery.start_soon(_close_quietly, connection)
         elif key not in self._links:
             self._start_link(key, connection)
+
+    def _keeps_out(self, key: PeerKey, connection: SwarmConn) -> bool:
+        # Again by address: a name that we dialled has resolved to one only now.
+        hosts = (str(address).split("/")[2] for address in connection.get_transport_addresses())
+        if not self._access.refuses_peer(key) and not any(map(self._access.refuses_host, hosts)):
+            return False
+        log.debug("peer kept out", peer=short_id(key))
+        return True
 
     def _on_closed(self, connection: SwarmConn) -> None:
         remote = connection.muxed_conn.peer_id

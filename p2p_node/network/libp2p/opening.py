@@ -12,6 +12,7 @@ import trio
 from libp2p.tools.anyio_service import background_trio_service
 from multiaddr.multiaddr import Multiaddr
 
+from p2p_node.network.access import EVERYBODY, PeerAccess
 from p2p_node.network.dialplan import BadAddress, DialPlan
 from p2p_node.network.libp2p.host import build_host
 from p2p_node.network.libp2p.keys import key_of
@@ -39,6 +40,8 @@ async def open_network(
     mdns: bool,
     jitter: random.Random,
     clock: Callable[[], int],
+    access: PeerAccess = EVERYBODY,
+    network_key: bytes | None = None,
 ) -> AsyncIterator[Libp2pNetwork]:
     """Run a network while the body runs.
 
@@ -53,6 +56,8 @@ async def open_network(
         mdns: also look for peers on the local network.
         jitter: spreads dials; never used for anything secret.
         clock: milliseconds, for back-off and standing.
+        access: who may be connected to us, whoever dials.
+        network_key: 32 bytes that all peers of a private network have; None for a public one.
 
     Raises:
         ListenFailed: an address can't be listened on.
@@ -63,7 +68,7 @@ async def open_network(
             f"network_name={network_name!r} must be 1 to {NETWORK_NAME_BYTES_MAX} bytes without a slash"
         )
     check_listen_addresses(listen)
-    host, swarm = build_host(seed)
+    host, swarm = build_host(seed, access=access, network_key=network_key)
     local_key = key_of(host.get_id())
     assert local_key is not None  # noqa: S101  build_host makes Ed25519 identities
     plan = DialPlan(local_key, jitter)
@@ -86,6 +91,7 @@ async def open_network(
             address_book=address_book,
             plan=plan,
             clock=clock,
+            access=access,
         )
         async with (
             host.run([Multiaddr(address) for address in listen]),
