@@ -147,7 +147,7 @@ def build_request(
         units_max=task.units_max,
         stop_unit=task.stop_unit,
         chunk_units=kind.chunk_units,
-        segment_chunks=kind.segment_chunks,
+        segment_chunks=kind.segment_chunks if kind.segments is None else kind.segments(task.input),
         mode=spec.auction.mode,
         window_ms=spec.auction.window_ms,
         price_micros_max=spec.auction.price_micros_max,
@@ -449,7 +449,7 @@ class JobBook:
             self._streams[record.id] = output
             record.text = details["text"] = output.feed(record.units)
         self.tell(record, note.event, details, now_ms)
-        self.wholes.hear(note, now_ms)
+        self.wholes.hear(note, now_ms, remark=str(details.get("remark", "")))
 
     def _remark(self, record: JobRecord, first_unit: int) -> str:
         """What is worth saying of new output; empty if it is nothing new."""

@@ -14,7 +14,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from p2p_node.errors import UserError
-from p2p_node.taskspec import TASK, LmTask, Task
+from p2p_node.taskspec import TASK, LmTask, Task, TrainingTask
 from p2p_node.yamltree import (
     DOCUMENT_BYTES_MAX,
     Fault,
@@ -181,6 +181,9 @@ def parse_job_spec(document: bytes, *, source: str = "job") -> JobSpec:
         root = parse(document)
         spec = _JOB(root, "")
         _check_together(spec, root)
+        if isinstance(spec.task, TrainingTask) and spec.task.peers > 1:
+            # Each peer's turn in each round is a part.
+            spec = replace(spec, parts="auto")
         if spec.parts is not None and not line_of(root, "auction.mode"):
             # A part is short, and while an auction is open its bidders wait.
             spec = replace(spec, auction=replace(spec.auction, mode="posted"))
@@ -193,6 +196,8 @@ def _check_together(spec: JobSpec, root: yaml.Node) -> None:
     """Rules between fields: a phase can't outlast what contains it."""
     if spec.verify.escape_ppb:
         _check_escape(root)
+    if isinstance(spec.task, TrainingTask):
+        _check_rounds(spec.task, root)
     timeouts, auction = spec.timeouts, spec.auction
     bounds = [
         ("timeouts.queue", timeouts.queue_ms, "timeouts.total", timeouts.total_ms),
@@ -217,6 +222,20 @@ def _check_escape(root: yaml.Node) -> None:
     for name in ("verify.verifiers", "verify.chunks"):
         if line := line_of(root, name):
             raise Fault(line, name, "must not be given together with verify.escape", "both")
+
+
+def _check_rounds(task: TrainingTask, root: yaml.Node) -> None:
+    """What only a run by several peers has needs them, and such a run has its own parts."""
+    if task.peers > 1 and (line := line_of(root, "parts")):
+        raise Fault(line, "parts", "must not be given together with task.peers", "both")
+    needs = (
+        ("peers more than 1", task.peers > 1, ("rounds", "outer")),
+        ("outer: nesterov", task.outer == "nesterov", ("outer_learning_rate", "outer_momentum")),
+    )
+    for rule, is_kept, names in needs:
+        for name in names:
+            if not is_kept and (line := line_of(root, f"task.{name}")):
+                raise Fault(line, f"task.{name}", f"needs {rule}")
 
 
 def _chunks(node: yaml.Node, path: str) -> int | str:

@@ -127,7 +127,8 @@ def prepare(
                 return _of_plugin(task)
             case TrainingTask():
                 training = training_input(task, models, blobs)
-                return Prepared(_weightless(task), encode_training(training), 0, training.units_total)
+                encoded = encode_training(training, is_whole=is_whole)
+                return Prepared(_weightless(task), encoded, 0, training.units_total)
             case TranscribeTask():
                 digest = _digest_of(task.model, task.workload, models)
                 recording = recording_input(task)

@@ -259,6 +259,15 @@ class TrainingTask(Struct, frozen=True, kw_only=True):
     beta2_micro: int = 950_000
     weight_decay_micro: int = 10_000
     seed: int = 0
+    peers: int = 1
+    """That train at once, each on data in an order of its own."""
+    rounds: int = 4
+    """After each of which their states are made one; ``segments`` are those of a peer in a round."""
+    outer: str = "average"
+    """How they are made one."""
+    outer_rate_micro: int = 700_000
+    """Of the Nesterov step, as is the next."""
+    outer_momentum_micro: int = 900_000
     text: str = ""
     """Data of a decoder."""
     text_file: str = ""
@@ -488,6 +497,11 @@ _TRAINING = mapping(
         "beta2": Field("beta2_micro", micro(0, 1)),
         "weight_decay": Field("weight_decay_micro", micro(0, 1)),
         "seed": Field("seed", _SEED),
+        "peers": Field("peers", integer(1, 32)),
+        "rounds": Field("rounds", integer(1, limits.PARTS_MAX)),
+        "outer": Field("outer", choice("average", "nesterov")),
+        "outer_learning_rate": Field("outer_rate_micro", micro(0, 2)),
+        "outer_momentum": Field("outer_momentum_micro", micro(0, 1)),
         "text": Field("text", text(bytes_max=DATA_BYTES_MAX)),
         "text_file": Field("text_file", text(bytes_max=PATH_BYTES_MAX)),
         "text_blob": Field("text_blob", blob_field),

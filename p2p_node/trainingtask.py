@@ -27,6 +27,8 @@ from workloads.training.input import (
     Adapters,
     ClassifierShape,
     LlamaShape,
+    Nesterov,
+    Rounds,
     TrainingInput,
 )
 
@@ -85,9 +87,21 @@ def training_input(task: TrainingTask, models: Mapping[str, ModelPlace], blobs: 
         adapters=adapters,
         start=parse_blob_name(task.start) if task.start else None,
         start_step=task.start_step,
+        rounds=_rounds(task),
     )
-    is_large = bool(task.base or task.start) or job.units_total > UNITS_MAX or job.work > SEGMENT_WORK_MAX
+    is_large = (
+        bool(task.base or task.start or job.rounds)
+        or job.units_total > UNITS_MAX
+        or job.work > SEGMENT_WORK_MAX
+    )
     return msgspec.structs.replace(job, is_large=is_large)
+
+
+def _rounds(task: TrainingTask) -> Rounds | None:
+    if task.peers == 1:
+        return None
+    nesterov = Nesterov(task.outer_rate_micro, task.outer_momentum_micro)
+    return Rounds(task.peers, task.rounds, nesterov if task.outer == "nesterov" else None)
 
 
 def pack_text_file(task: TrainingTask, document: bytes, folder: Path, blobs: Blobs) -> bytes:

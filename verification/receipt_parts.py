@@ -4,13 +4,16 @@ Such a receipt is a plan and the receipts of the parts' jobs. Each of those is c
 what makes them one job is derived again rather than believed: the plan says how many items each part had, the
 input of the whole says what they are, and so what a part's job must have been asked. The rule that makes a
 part's input of the whole's is the workload's, and is given to this module, which doesn't know any.
+
+A part that starts from others' output names it in its input, and that follows from the verified units of
+those parts. So rounds that build on each other can't be left out, exchanged or begun from anything else.
 """
 
 from __future__ import annotations
 
 import struct
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, pairwise
 
@@ -23,13 +26,28 @@ from protocols.units import input_digest
 from verification.receipt import JOB_STATES, ReceiptError, check_receipt
 from verification.receipt_report import Claim, ReceiptReport, reading, require
 
-__all__ = ["PartReport", "Splitter", "WholeReport", "check_whole_receipt", "whole_id"]
-
-Splitter = Callable[[str, bytes, tuple[int, ...]], tuple[bytes, ...]]
-"""From a workload, the whole's input and the items of each part, to the parts' inputs. Raises `ReceiptError`
-if the workload has no such parts, or the items aren't all that the whole has."""
+__all__ = ["PartReport", "Plan", "Splitter", "WholeReport", "check_whole_receipt", "whole_id"]
 
 _VERIFIED = "verified"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What the parts of a whole must have been asked.
+
+    Args:
+        needs: for each part those, all before it, whose units its input follows from.
+        input: a part's number and the units of those that it needs, in order, to its input. Raises
+            `ReceiptError` if they aren't what such parts give.
+    """
+
+    needs: tuple[tuple[int, ...], ...]
+    input: Callable[[int, Sequence[tuple[int, ...]]], bytes]
+
+
+Splitter = Callable[[str, bytes, tuple[int, ...]], Plan]
+"""From a workload, the whole's input and the items of each part, to the plan. Raises `ReceiptError` if the
+workload has no such parts, or the items aren't all that the whole has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,8 +175,8 @@ def check_whole_receipt(raw: bytes, *, network: str, crypto: Crypto, split: Spli
             raw, network=network, crypto=crypto, expect=WholeReceiptBody, bytes_max=RECEIPT_BYTES_MAX
         )
     body = receipt.body
-    inputs = split(body.workload, body.input, body.counts)
-    jobs = _read_jobs(receipt, inputs, network=network, crypto=crypto)
+    plan = split(body.workload, body.input, body.counts)
+    jobs = _read_jobs(receipt, plan, network=network, crypto=crypto)
     firsts = [sum(body.counts[:number]) for number in range(len(body.counts))]
     parts = tuple(
         PartReport(first, count, tuple(jobs[number]))
@@ -189,18 +207,20 @@ def check_whole_receipt(raw: bytes, *, network: str, crypto: Crypto, split: Spli
 
 
 def _read_jobs(
-    receipt: Signed[WholeReceiptBody], inputs: tuple[bytes, ...], *, network: str, crypto: Crypto
+    receipt: Signed[WholeReceiptBody], plan: Plan, *, network: str, crypto: Crypto
 ) -> list[list[ReceiptReport]]:
     body = receipt.body
     numbers = [record.part for record in body.jobs]
     require(all(a <= b for a, b in pairwise(numbers)), "jobs", "they aren't in the order of their parts")
-    jobs: list[list[ReceiptReport]] = [[] for _ in inputs]
+    count = len(plan.needs)
+    jobs: list[list[ReceiptReport]] = [[] for _ in range(count)]
+    inputs: dict[int, bytes] = {}
     seen: set[bytes] = set()
     for record in body.jobs:
-        require(
-            record.part < len(inputs), "jobs", f"part={record.part}, but the plan has {len(inputs)} parts"
-        )
+        require(record.part < count, "jobs", f"part={record.part}, but the plan has {count} parts")
         step = _step(record.part, len(jobs[record.part]))
+        if record.part not in inputs:
+            inputs[record.part] = _input(plan, record.part, jobs, step)
         with reading(step):
             # Opened once more by the check below; here only for what the plan gives the part.
             inner = open_envelope(
@@ -228,6 +248,16 @@ def _read_jobs(
         seen.add(report.job_id)
         jobs[record.part].append(report)
     return jobs
+
+
+def _input(plan: Plan, part: int, jobs: list[list[ReceiptReport]], step: str) -> bytes:
+    """What a part must have been asked, by the parts before it."""
+    units = []
+    for number in plan.needs[part]:
+        done = PartReport(0, 0, tuple(jobs[number])).verified
+        require(done is not None, step, f"it starts from part {number}, which isn't verified")
+        units.append(() if done is None else done.units)
+    return plan.input(part, units)
 
 
 def _check_state(body: WholeReceiptBody, parts: tuple[PartReport, ...]) -> None:

@@ -157,6 +157,7 @@ class Kind:
         unit: what one output unit is called.
         chunk_units: output units of a whole chunk.
         segment_chunks: chunks of one signed commitment.
+        segments: the same where it depends on the input; None where it doesn't.
         profiles: numerics profiles it can be run in.
         variants: ways to cheat that its hostile form knows (`tests` and demonstrations only).
         models: the models that ship with the package.
@@ -193,6 +194,7 @@ class Kind:
     read_model: Callable[[Path], Model | None] = _reads_none
     leaves_blobs: Callable[[bytes], bool] | None = None
     split: Split | None = None
+    segments: Callable[[bytes], int] | None = None
     remark: Callable[[bytes, Sequence[int]], str] = _says_nothing
     plan: Callable[[Mapping[str, Any]], Part] | None = None
 

@@ -16,6 +16,7 @@ PART_EVENTS = frozenset(
         "resumed",
         "part-offered",
         "part-accepted",
+        "part-remark",
         "part-verified",
         "part-dropped",
         "part-ended",
@@ -57,6 +58,8 @@ class Parts:
                 return "offered", f"part {part}, {event.get('items')}{again}"
             case "part-accepted":
                 return "accepted", f"part {part} by {{peer}}"
+            case "part-remark":
+                return "output", f"{event.get('items')}: {event.get('remark')}"
             case "part-verified":
                 self.done, of = int(event.get("done", 0)), event.get("of")
                 self.peers[peer] = None

@@ -20,7 +20,7 @@ from p2p_node.core.request import JobRequest, JobState
 from p2p_node.core.requester import Job
 from p2p_node.errors import UserError
 from p2p_node.partition.kept import Keeping, KeptWhole
-from p2p_node.partition.plan import parts_of
+from p2p_node.partition.plan import following, parts_of
 from p2p_node.partition.planned import PlannedWhole, Planner, request_of, split_of
 from p2p_node.partition.whole import (
     CancelJob,
@@ -180,8 +180,14 @@ class Wholes:
                 )
                 self._tell_progress(planned, now_ms)
 
-    def hear(self, note: Notify, now_ms: int) -> None:
-        """A part's job got on; others aren't ours."""
+    def hear(self, note: Notify, now_ms: int, *, remark: str = "") -> None:
+        """A part's job got on; others aren't ours.
+
+        Args:
+            note: what happened.
+            now_ms: the clock.
+            remark: what is worth saying of the part's output.
+        """
         found = self.of_job(note.subject)
         if found is None:
             return
@@ -202,6 +208,9 @@ class Wholes:
                 self._wake.set()
             case "output":
                 event = JobAdvanced(job.job_id, int(details["first_unit"]) + len(details["units"]))
+                if remark:
+                    items = planned.label(job.number)
+                    self._tell(planned, "part-remark", now_ms, part=job.number, items=items, remark=remark)
             case "finished":
                 core = self._runtime.core.jobs[job.job_id]
                 event = JobEnded(job.job_id, core.state.value, core.reason, _paid_micros(core))
@@ -246,6 +255,14 @@ class Wholes:
     def _offer(self, planned: PlannedWhole, effect: OfferPart, now_ms: int) -> None:
         number = effect.number
         whole = planned.request
+        if planned.machine.outcome is not None:
+            return
+        try:
+            self._follow(planned, number)
+        except UserError as error:
+            # A receipt of an earlier part is gone.
+            self._perform(planned, planned.machine.cancel(now_ms, str(error)), now_ms)
+            return
         total_ms = max(1, effect.total_ms)
         request = replace(
             request_of(whole, planned.parts[number]),
@@ -279,6 +296,18 @@ class Wholes:
             self._runtime.submit(request, nonce=secrets.token_bytes(16), announce=announce)
         except ValueError as error:
             log.warning("a part wasn't offered", why=str(error))  # Too many jobs are open: the next tick.
+
+    def _follow(self, planned: PlannedWhole, number: int) -> None:
+        """Put a part that starts from others' output in its place.
+
+        Raises:
+            UserError: their output isn't here any more.
+        """
+        parts = planned.machine.parts
+        needed = [parts[other].verified for other in parts[number].plan.needs]
+        if needed:
+            units = [self.keeping.units(job) for job in needed if job is not None]
+            planned.parts[number] = following(planned.split, planned.request.input, number, units)
 
     def _finish(self, planned: PlannedWhole, state: str, reason: str, now_ms: int) -> None:
         record = planned.record
@@ -371,6 +400,9 @@ class Wholes:
             total_micros_max=kept.total_micros_max,
             machine=machine,
         )
+        for number, part in enumerate(machine.parts):
+            if part.jobs:
+                self._follow(planned, number)
         self._adopt(planned)
         if machine.is_over:
             return

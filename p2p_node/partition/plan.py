@@ -20,7 +20,16 @@ from protocols.messages import Advert
 from workloads.errors import InputRefused
 from workloads.split import Part, Split
 
-__all__ = ["PART_MS_MIN", "SLOTS_PER_PEER_MAX", "Pace", "pace_of", "parts_of", "plan_counts", "slots"]
+__all__ = [
+    "PART_MS_MIN",
+    "SLOTS_PER_PEER_MAX",
+    "Pace",
+    "following",
+    "pace_of",
+    "parts_of",
+    "plan_counts",
+    "slots",
+]
 
 PART_MS_MIN = 4_000
 """Work that is worth an offer, a contract and a draw of verifiers, which together take about a second."""
@@ -46,6 +55,11 @@ def plan_counts(split: Split, whole: bytes, *, parts: int | None, slots: int, pa
         UserError: such parts would break a rule of the workload or a limit of the protocol.
     """
     items = split.items(whole)
+    if split.order is not None:
+        if parts not in (None, items):
+            raise UserError(f"parts: {parts} must be {items}: each of the job's {split.items_name} is one")
+        _check(split, whole, (1,) * items)
+        return (1,) * items
     if parts is not None:
         if parts > items:
             raise UserError(f"parts: {parts} must be at most the job's {items} {split.items_name}")
@@ -106,7 +120,7 @@ def _check(split: Split, whole: bytes, counts: Sequence[int]) -> None:
 
 
 def _part(split: Split, whole: bytes, first: int, count: int) -> Part:
-    where = f"parts: {split.label(first, count)}"
+    where = f"parts: {split.label(whole, first, count)}"
     try:
         part = split.part(whole, first, count)
     except InputRefused as error:
@@ -119,13 +133,33 @@ def _part(split: Split, whole: bytes, first: int, count: int) -> Part:
 
 
 def parts_of(split: Split, whole: bytes, counts: Sequence[int]) -> list[Part]:
-    """The parts of a plan.
+    """The parts of a plan; those that start from others' output as far as they are known beforehand.
 
     Raises:
         UserError: one breaks a rule.
     """
     firsts = [sum(counts[:number]) for number in range(len(counts))]
     return [_part(split, whole, first, count) for first, count in zip(firsts, counts, strict=True)]
+
+
+def following(split: Split, whole: bytes, item: int, needed: Sequence[Sequence[int]]) -> Part:
+    """A part that starts from others' output.
+
+    Args:
+        split: with an order.
+        whole: input of the whole.
+        item: of the part.
+        needed: the units of those that it needs.
+
+    Raises:
+        UserError: it doesn't follow from these.
+    """
+    if split.order is None:
+        raise UserError(f"parts: {split.items_name} don't follow from each other")
+    try:
+        return split.order.part(whole, item, needed)
+    except InputRefused as error:
+        raise UserError(f"parts: {split.label(whole, item, 1)}: {error}") from error
 
 
 def slots(candidates: Sequence[Candidate]) -> int:

@@ -36,6 +36,7 @@ class PlannedWhole:
     nonce: bytes
     counts: tuple[int, ...]
     parts: list[Part]
+    """Those that start from others' output are put in place when they are offered."""
     split: Split
     total_micros_max: int
     machine: Whole
@@ -49,7 +50,7 @@ class PlannedWhole:
 
     def label(self, number: int) -> str:
         """A part's items, for people."""
-        return self.split.label(sum(self.counts[:number]), self.counts[number])
+        return self.split.label(self.request.input, sum(self.counts[:number]), self.counts[number])
 
     def rows(self) -> list[dict[str, Any]]:
         """Each part, as a list shows it."""
@@ -126,10 +127,11 @@ class Planner:
         }
         return [
             PartPlan(
-                label=split.label(sum(counts[:number]), counts[number]),
+                label=split.label(request.input, sum(counts[:number]), counts[number]),
                 units_max=part.units_max,
                 cost_micros_max=request.price_micros_max * part.units_max + fees[part.units_max],
                 fees_micros=fees[part.units_max],
+                needs=() if split.order is None else split.order.needs(request.input, number),
             )
             for number, part in enumerate(made)
         ]

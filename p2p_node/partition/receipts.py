@@ -1,14 +1,15 @@
 """receipt.json of a job in parts: the receipt of the whole, as a file that anybody can check offline.
 
 It is like a single job's (see `p2p_node.receipts`): the evidence, and what follows from it for people to
-read. Checking derives what each part must have been asked from the whole's input, by the workload's own rule;
-that takes no torch.
+read. Checking derives what each part must have been asked from the whole's input, and from the units of parts
+that it starts from, by the workload's own rule; that takes no torch.
 """
 
 from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from p2p_node import receipts
@@ -17,17 +18,18 @@ from protocols.crypto import Crypto
 from protocols.identity import peer_id
 from protocols.units import units_digest
 from verification.receipt import ReceiptReport
-from verification.receipt_parts import PartReport, WholeReport, check_whole_receipt
+from verification.receipt_parts import PartReport, Plan, WholeReport, check_whole_receipt
 from workloads.errors import InputRefused
 from workloads.registry import KINDS
+from workloads.split import Order
 
-__all__ = ["FORMAT", "check_any_file", "check_raw", "inputs_of_parts", "render"]
+__all__ = ["FORMAT", "check_any_file", "check_raw", "plan_of_parts", "render"]
 
 FORMAT = "p2p-node/whole-receipt/1"
 
 
-def inputs_of_parts(workload: str, whole: bytes, counts: tuple[int, ...]) -> tuple[bytes, ...]:
-    """The inputs of parts with these numbers of items; see `verification.receipt_parts.Splitter`.
+def plan_of_parts(workload: str, whole: bytes, counts: tuple[int, ...]) -> Plan:
+    """What parts with these numbers of items are asked; see `verification.receipt_parts.Splitter`.
 
     Raises:
         ReceiptError: nobody here knows such parts, or they aren't all of the whole.
@@ -41,12 +43,28 @@ def inputs_of_parts(workload: str, whole: bytes, counts: tuple[int, ...]) -> tup
             raise ReceiptError(
                 "plan", f"its parts have {sum(counts)} {kind.split.items_name}, the job {items}"
             )
+        if kind.split.order is not None:
+            return _plan_in_order(kind.split.order, whole, counts)
         firsts = [sum(counts[:number]) for number in range(len(counts))]
-        return tuple(
+        inputs = [
             kind.split.part(whole, first, count).input for first, count in zip(firsts, counts, strict=True)
-        )
+        ]
     except InputRefused as error:
         raise ReceiptError("plan", str(error)) from error
+    return Plan(((),) * len(inputs), lambda part, _: inputs[part])
+
+
+def _plan_in_order(order: Order, whole: bytes, counts: tuple[int, ...]) -> Plan:
+    if any(count != 1 for count in counts):
+        raise ReceiptError("plan", "its parts have several items each, though each item is a part")
+
+    def input(part: int, units: Sequence[tuple[int, ...]]) -> bytes:
+        try:
+            return order.part(whole, part, units).input
+        except InputRefused as error:
+            raise ReceiptError(f"part {part}: input", str(error)) from error
+
+    return Plan(tuple(order.needs(whole, item) for item in range(len(counts))), input)
 
 
 def check_raw(raw: bytes, *, network: str, crypto: Crypto) -> WholeReport:
@@ -55,7 +73,7 @@ def check_raw(raw: bytes, *, network: str, crypto: Crypto) -> WholeReport:
     Raises:
         ReceiptError: the first thing that is wrong.
     """
-    return check_whole_receipt(raw, network=network, crypto=crypto, split=inputs_of_parts)
+    return check_whole_receipt(raw, network=network, crypto=crypto, split=plan_of_parts)
 
 
 def render(raw: bytes, *, network: str, crypto: Crypto) -> bytes:

@@ -140,12 +140,14 @@ class PartPlan:
         units_max: output units at most.
         cost_micros_max: what it may cost, verifiers included.
         fees_micros: of its verifiers, as expected.
+        needs: parts whose output it starts from.
     """
 
     label: str
     units_max: int
     cost_micros_max: int
     fees_micros: int
+    needs: tuple[int, ...] = ()
 
 
 @dataclass(slots=True)
@@ -350,7 +352,7 @@ class Whole:
         waiting = [
             number
             for number, part in enumerate(self.parts)
-            if part.verified is None and not part.open and part.again_ms <= now_ms
+            if part.verified is None and not part.open and part.again_ms <= now_ms and self._can_begin(part)
         ]
         # At most a tick's worth of offers at once is sent: each is booked before the next is thought of.
         for number in waiting[: max(0, free)]:
@@ -366,6 +368,9 @@ class Whole:
             if late is not None and not self._cannot_offer(late.number, []):
                 effects.append(OfferPart(late.number, (late.peer,), self.deadline_ms - now_ms))
         return effects
+
+    def _can_begin(self, part: PartState) -> bool:
+        return all(self.parts[number].verified is not None for number in part.plan.needs)
 
     def _cannot_offer(self, number: int, before: Sequence[Effect]) -> str:
         """Why a part may not be offered now; empty if it may."""

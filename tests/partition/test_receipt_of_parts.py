@@ -25,20 +25,22 @@ from tests.support.forgery import edit, opened
 from tests.support.keys import CRYPTO, keyring
 from tests.support.swarm import MODEL, NETWORK, Swarm, request
 from verification.receipt import ReceiptError
-from verification.receipt_parts import WholeReport, check_whole_receipt, whole_id
+from verification.receipt_parts import Plan, WholeReport, check_whole_receipt, whole_id
+from workloads.registry import KINDS
 
 WHOLE = b"alpha beta gamma"
 PARTS = (b"alpha beta", b"gamma")
 COUNTS = (2, 1)
 
 
-def split(workload: str, whole: bytes, counts: tuple[int, ...]) -> tuple[bytes, ...]:
+def split(workload: str, whole: bytes, counts: tuple[int, ...]) -> Plan:
     """Words are the items."""
     words = whole.split()
     if workload != "test.count" or sum(counts) != len(words):
         raise ReceiptError("plan", f"its parts have {sum(counts)} words, the job {len(words)}")
     firsts = [sum(counts[:number]) for number in range(len(counts))]
-    return tuple(b" ".join(words[first : first + n]) for first, n in zip(firsts, counts, strict=True))
+    inputs = [b" ".join(words[first : first + n]) for first, n in zip(firsts, counts, strict=True)]
+    return Plan(((),) * len(inputs), lambda part, _: inputs[part])
 
 
 @cache
@@ -205,7 +207,7 @@ def test_nobody_else_can_sign_it() -> None:
 
 @pytest.fixture
 def as_words(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(receipts, "inputs_of_parts", split)
+    monkeypatch.setattr(receipts, "plan_of_parts", split)
 
 
 def file_of(body: Any) -> bytes:
@@ -235,11 +237,13 @@ def test_a_single_jobs_file_is_another_format() -> None:
 
 
 def test_a_workload_that_does_not_fall_into_parts_has_no_such_receipt() -> None:
-    for workload in ("training.run", "nobody.knows"):
-        with pytest.raises(ReceiptError, match="no workload"):
-            receipts.inputs_of_parts(workload, b"", (1,))
+    with pytest.raises(ReceiptError, match="no workload"):
+        receipts.plan_of_parts("nobody.knows", b"", (1,))
     with pytest.raises(ReceiptError, match="plan: not a"):
-        receipts.inputs_of_parts("render.trace", b"rubbish", (1,))
+        receipts.plan_of_parts("render.trace", b"rubbish", (1,))
+    alone = KINDS["training.run"].probe()
+    with pytest.raises(ReceiptError, match="plan: a run by one peer isn't split"):
+        receipts.plan_of_parts("training.run", alone, (1,))
 
 
 def test_checking_needs_no_torch() -> None:

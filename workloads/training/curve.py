@@ -1,4 +1,4 @@
-"""The loss of a run as a picture: one line in a frame, with its largest and smallest value marked."""
+"""The loss of a run as a picture: lines in a frame, with values marked from the smallest to the largest."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ __all__ = ["loss_curve"]
 
 _WIDTH, _HEIGHT, _MARGIN = 640, 320, 44
 _WHITE, _GREY, _BLUE, _BLACK = (255, 255, 255), (222, 222, 222), (31, 95, 180), (60, 60, 60)
+_PALE = (168, 196, 228)
 _GRID_LINES = 5
 _DIGIT_WIDTH, _DIGIT_HEIGHT, _DIGIT_SCALE = 3, 5, 2
 # Rows of three points each, from the top.
@@ -60,15 +61,17 @@ class _Canvas:
                 self.point(x + across, y + down, _BLACK)
 
 
-def loss_curve(losses: Sequence[float]) -> bytes:
-    """A PNG of the loss over the steps.
+def loss_curve(curves: Sequence[Sequence[float]]) -> bytes:
+    """A PNG of the loss over the steps; of several peers their mean, and each peer's paler behind it.
 
     Args:
-        losses: of at least one step, finite.
+        curves: the losses of each peer, as many of each, finite.
     """
     canvas = _Canvas()
-    low, high = min(losses), max(losses)
-    span = (high - low) or 1.0
+    mean = [sum(losses) / len(losses) for losses in zip(*curves, strict=True)]
+    numbers = [loss for curve in curves for loss in curve] or [0.0]
+    low = min(numbers)
+    span = (max(numbers) - low) or 1.0
     right, bottom = _WIDTH - _MARGIN // 2, _HEIGHT - _MARGIN // 2
 
     def down(loss: float) -> int:
@@ -78,10 +81,11 @@ def loss_curve(losses: Sequence[float]) -> bytes:
         loss = low + span * line / (_GRID_LINES - 1)
         canvas.line((_MARGIN, down(loss)), (right, down(loss)), _GREY)
         canvas.number(f"{abs(loss):.3f}"[:5], 2, down(loss) - _DIGIT_HEIGHT)
-    places = [
-        (_MARGIN + (right - _MARGIN) * step // max(1, len(losses) - 1), down(loss))
-        for step, loss in enumerate(losses)
-    ]
-    for start, stop in zip(places, places[1:] or places, strict=False):
-        canvas.line(start, stop, _BLUE)
+    for curve, colour in [*((curve, _PALE) for curve in curves if len(curves) > 1), (mean, _BLUE)]:
+        places = [
+            (_MARGIN + (right - _MARGIN) * step // max(1, len(curve) - 1), down(loss))
+            for step, loss in enumerate(curve)
+        ]
+        for start, stop in zip(places, places[1:] or places, strict=False):
+            canvas.line(start, stop, colour)
     return png(_WIDTH, _HEIGHT, bytes(canvas.samples))

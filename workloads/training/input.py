@@ -4,7 +4,8 @@ Rates are integers in millionths: a job carries no floats. Data travel inline or
 feature and one or two for each token, so a run is known from its input and the model that it starts from.
 
 The state after a segment is words of the output where it is small. Where it isn't, it is a blob, and the
-segment's output is one chunk: the blob's name and the loss before each step.
+segment's output is one chunk: the blob's name and the loss before each step. The first segment of a turn
+(`workloads.training.rounds`) also names the state that it started from, and the momentum, if there is one.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ from collections.abc import Sequence
 from protocols.blobs import Blob, check_blob
 from protocols.codec import Wire, decode, encode
 from protocols.errors import PeerFault
-from protocols.limits import INPUT_BYTES_MAX, UNITS_MAX
+from protocols.limits import INPUT_BYTES_MAX, UNITS_MAX, WHOLE_UNITS_MAX
 from workloads.blobs import BLOB_WORDS, blob_from_words
 from workloads.errors import InputRefused
+from workloads.training.rounds import Nesterov, Rounds, Turn
 from workloads.training.shapes import Adapters, ClassifierShape, LlamaShape, within
 
 __all__ = [
@@ -25,10 +27,15 @@ __all__ = [
     "Adapters",
     "ClassifierShape",
     "LlamaShape",
+    "Nesterov",
+    "Rounds",
     "TrainingInput",
+    "Turn",
     "decode_input",
     "encode_input",
     "losses",
+    "momentum_blob",
+    "start_blob",
     "state_blob",
 ]
 
@@ -75,6 +82,8 @@ class TrainingInput(Wire, frozen=True, array_like=True, forbid_unknown_fields=Tr
         adapters: what is trained in place of the base's own parameters, or None.
         start: a state to start from, or None; only where states are blobs.
         start_step: steps that led to it.
+        rounds: how several peers share the run, or None.
+        turn: whose turn this is of a run that is shared; None for all of it, which nobody does alone.
     """
 
     classifier: ClassifierShape | None
@@ -94,6 +103,8 @@ class TrainingInput(Wire, frozen=True, array_like=True, forbid_unknown_fields=Tr
     adapters: Adapters | None = None
     start: Blob | None = None
     start_step: int = 0
+    rounds: Rounds | None = None
+    turn: Turn | None = None
 
     @property
     def shape(self) -> ClassifierShape | LlamaShape:
@@ -128,9 +139,35 @@ class TrainingInput(Wire, frozen=True, array_like=True, forbid_unknown_fields=Tr
         return len(self.data) if self.data_blob is None else self.data_blob.size_bytes
 
     @property
+    def is_ending(self) -> bool:
+        """Whether nothing is trained any more: the turn after the last round."""
+        return self.rounds is not None and self.turn is not None and self.turn.round == self.rounds.rounds
+
+    @property
+    def steps_before(self) -> int:
+        """Optimiser steps that led to the first state."""
+        before = 0 if self.turn is None else self.turn.round * self.segments * self.segment_steps
+        return self.start_step + before
+
+    @property
     def units_total(self) -> int:
         """Output units."""
-        return self.segments * self.segment_chunks * CHUNK_UNITS
+        if self.is_ending:
+            return CHUNK_UNITS
+        units = self.segments * self.segment_chunks * CHUNK_UNITS
+        if self.rounds is None or self.turn is not None:
+            return units
+        return self.rounds.peers * self.rounds.rounds * units + CHUNK_UNITS
+
+    @property
+    def blobs(self) -> tuple[Blob, ...]:
+        """What whoever does it needs."""
+        is_first = self.turn is None or self.turn.round == 0
+        # Adapters lie beside their base throughout; else it is where the first round starts.
+        base = self.base if is_first or self.adapters is not None else None
+        start = self.start if is_first else None
+        named = (self.data_blob, base, start, *(() if self.turn is None else self.turn.blobs))
+        return tuple(blob for blob in named if blob is not None)
 
     @property
     def examples(self) -> int:
@@ -139,8 +176,11 @@ class TrainingInput(Wire, frozen=True, array_like=True, forbid_unknown_fields=Tr
             return self.data_bytes // self.llama.token_bytes - self.llama.positions
         return self.data_bytes // self.shape.record_bytes
 
-    def check(self) -> None:
+    def check(self, *, is_whole: bool = False) -> None:
         """Hold every field against its rule.
+
+        Args:
+            is_whole: turns are yet to be made of it.
 
         Raises:
             InputRefused: the first that breaks it.
@@ -154,10 +194,12 @@ class TrainingInput(Wire, frozen=True, array_like=True, forbid_unknown_fields=Tr
         within("beta2_micro", self.beta2_micro, 0, _MICRO - 1)
         within("weight_decay_micro", self.weight_decay_micro, 0, _MICRO)
         within("seed", self.seed, 0, _SEED_MAX)
-        if self.units_total > UNITS_MAX:
+        self._check_rounds(is_whole=is_whole)
+        units_max = WHOLE_UNITS_MAX if is_whole and self.rounds is not None else UNITS_MAX
+        if self.units_total > units_max:
             raise InputRefused(
                 f"{self.segments} segments of {self.segment_chunks} x {CHUNK_UNITS} words "
-                f"must be at most {UNITS_MAX} words"
+                f"must be at most {units_max} words"
             )
         work = self.work
         most = LARGE_SEGMENT_WORK_MAX if self.is_large else SEGMENT_WORK_MAX
@@ -165,6 +207,22 @@ class TrainingInput(Wire, frozen=True, array_like=True, forbid_unknown_fields=Tr
             raise InputRefused(f"a segment is {work} multiply-adds, more than {most}")
         self._check_start()
         self._check_data()
+
+    def _check_rounds(self, *, is_whole: bool) -> None:
+        if self.rounds is None:
+            if self.turn is not None:
+                raise InputRefused("a turn is one of rounds")
+            return
+        self.rounds.check()
+        if not self.is_large:
+            raise InputRefused("a run that several peers share keeps its states in blobs")
+        if self.segments * CHUNK_UNITS > UNITS_MAX:
+            most = UNITS_MAX // CHUNK_UNITS
+            raise InputRefused(f"{self.segments} segments of a turn must be at most {most}")
+        if self.turn is not None:
+            self.turn.check(self.rounds)
+        elif not is_whole:
+            raise InputRefused("a run that several peers share is done turn by turn")
 
     def _check_start(self) -> None:
         if 4 * WORDS_PER_PARAMETER * self.parameters > STATE_BYTES_MAX:
@@ -186,6 +244,7 @@ class TrainingInput(Wire, frozen=True, array_like=True, forbid_unknown_fields=Tr
             (self.start, 2 * STATE_BYTES_MAX),
             (self.base, STATE_BYTES_MAX),
             (self.data_blob, DATA_BYTES_MAX),
+            *((blob, 2 * STATE_BYTES_MAX) for blob in (() if self.turn is None else self.turn.blobs)),
         ):
             if blob is None:
                 continue
@@ -234,29 +293,59 @@ def state_blob(units: Sequence[int], segment: int) -> Blob:
     return blob_from_words(units[segment * CHUNK_UNITS : segment * CHUNK_UNITS + BLOB_WORDS])
 
 
+def start_blob(job: TrainingInput, units: Sequence[int]) -> Blob:
+    """The state that a turn started from.
+
+    Raises:
+        InputRefused: the units don't reach that far.
+    """
+    return blob_from_words(_first_names(job, units)[:BLOB_WORDS])
+
+
+def momentum_blob(job: TrainingInput, units: Sequence[int]) -> Blob | None:
+    """The momentum of the step that led to it, or None if there was none.
+
+    Raises:
+        InputRefused: as `start_blob`.
+    """
+    has_momentum = job.rounds is not None and job.rounds.nesterov is not None
+    if not has_momentum or job.turn is None or job.turn.round == 0:
+        return None
+    return blob_from_words(_first_names(job, units)[BLOB_WORDS:])
+
+
+def _first_names(job: TrainingInput, units: Sequence[int]) -> Sequence[int]:
+    at = BLOB_WORDS + job.segment_steps
+    return units[at : at + 2 * BLOB_WORDS]
+
+
 def losses(job: TrainingInput, units: Sequence[int]) -> list[float]:
-    """The loss before each step, as far as the units go, of a run that keeps states in blobs."""
+    """The loss before each step, as far as the units go, of a run or a turn that keeps states in blobs."""
     found: list[float] = []
-    for start in range(0, len(units) - CHUNK_UNITS + 1, CHUNK_UNITS):
+    for start in range(0, 0 if job.is_ending else len(units) - CHUNK_UNITS + 1, CHUNK_UNITS):
         words = units[start + BLOB_WORDS : start + BLOB_WORDS + job.segment_steps]
         found += struct.unpack(f"<{len(words)}f", struct.pack(f"<{len(words)}I", *words))
     return found
 
 
-def encode_input(value: TrainingInput) -> bytes:
+def encode_input(value: TrainingInput, *, is_whole: bool = False) -> bytes:
     """The canonical bytes of an input, as a job carries it.
+
+    Args:
+        value: the input.
+        is_whole: turns are yet to be made of it.
 
     Raises:
         InputRefused: the input breaks a rule.
     """
-    value.check()
+    value.check(is_whole=is_whole)
     data = encode(value)
     if len(data) > INPUT_BYTES_MAX:
         raise InputRefused(f"input of {len(data)} bytes exceeds {INPUT_BYTES_MAX}")
     return data
 
 
-def decode_input(data: bytes) -> TrainingInput:
+def decode_input(data: bytes, *, is_whole: bool = False) -> TrainingInput:
     """Read the bytes of `encode_input`.
 
     Raises:
@@ -266,5 +355,5 @@ def decode_input(data: bytes) -> TrainingInput:
         value = decode(data, TrainingInput, bytes_max=INPUT_BYTES_MAX)
     except PeerFault as error:
         raise InputRefused(str(error)) from error
-    value.check()
+    value.check(is_whole=is_whole)
     return value

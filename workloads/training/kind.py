@@ -21,9 +21,12 @@ from workloads.training.input import (
     decode_input,
     encode_input,
     losses,
+    momentum_blob,
+    start_blob,
     state_blob,
 )
 from workloads.training.statefile import parameters_file
+from workloads.training.turns import TURNS, losses_of_turns
 from workloads.workload import EXACT_PROFILES, Artifact, Kind, Model, Workload, weightless_model
 
 __all__ = ["ALTERED_STEP", "MODEL", "NAME", "SKIPPED_STEP", "TRAINING", "model_digest", "run_files"]
@@ -72,20 +75,31 @@ def _open(
 
 
 def _input_blobs(input: bytes) -> tuple[Blob, ...]:
-    job = decode_input(input)
-    return tuple(blob for blob in (job.data_blob, job.base, job.start) if blob is not None)
+    return decode_input(input, is_whole=True).blobs
 
 
 def _output_blobs(input: bytes, units: Sequence[int]) -> tuple[Blob, ...]:
-    """The state after each segment: whoever goes on starts from the last, whoever checks from any."""
+    """The state after each segment: whoever goes on starts from the last, whoever checks from any.
+
+    Of a turn also what it started from: the next step between rounds may need it.
+    """
     job = decode_input(input)
     if not job.is_large:
         return ()
-    return tuple(state_blob(units, segment) for segment in range(len(units) // CHUNK_UNITS))
+    states = tuple(state_blob(units, segment) for segment in range(len(units) // CHUNK_UNITS))
+    if job.turn is None or not states:
+        return states
+    momentum = momentum_blob(job, units)
+    return (*states, start_blob(job, units), *(() if momentum is None else (momentum,)))
 
 
 def _leaves_blobs(input: bytes) -> bool:
-    return decode_input(input).is_large
+    return decode_input(input, is_whole=True).is_large
+
+
+def _segment_chunks(input: bytes) -> int:
+    """Of a turn each segment is committed to, so that a peer that dies costs the others one at most."""
+    return _SEGMENT_CHUNKS if decode_input(input, is_whole=True).rounds is None else 1
 
 
 def _chunk_blobs(input: bytes, units: Sequence[int], chunk: int) -> tuple[Blob, ...]:
@@ -96,14 +110,14 @@ def _remark(input: bytes, units: Sequence[int]) -> str:
     """The loss before the last step."""
     job = decode_input(input)
     curve = losses(job, units) if job.is_large else []
-    return f"loss {curve[-1]:.4f} before step {job.start_step + len(curve)}" if curve else ""
+    return f"loss {curve[-1]:.4f} before step {job.steps_before + len(curve)}" if curve else ""
 
 
 def present(input: bytes, units: Sequence[int]) -> Artifact:
     """What a finished run's output words hold by themselves: the last state, or the losses as a picture."""
-    job = decode_input(input)
+    job = decode_input(input, is_whole=True)
     if job.is_large:
-        return Artifact("image/png", loss_curve(losses(job, units)), "losses before each step")
+        return Artifact("image/png", loss_curve(_curves(job, units)), "losses before each step")
     import numpy as np
 
     count = WORDS_PER_PARAMETER * job.parameters
@@ -124,18 +138,14 @@ def run_files(input: bytes, units: Sequence[int], blobs: Blobs) -> Artifact:
     Raises:
         InputRefused: the last state isn't here.
     """
-    job = decode_input(input)
+    job = decode_input(input, is_whole=True)
     if not job.is_large:
         return present(input, units)
-    last = state_blob(units, job.segments - 1)
+    last = state_blob(units, len(units) // CHUNK_UNITS - 1)
     state = blobs.read(last)
-    curve = losses(job, units)
-    steps = job.start_step + len(curve)
-    first = job.start_step + 1
-    files = {
-        "loss.png": loss_curve(curve),
-        "loss.csv": "".join(f"{first + step},{loss:.6g}\n" for step, loss in enumerate(curve)).encode(),
-    }
+    curves = _curves(job, units)
+    files = {"loss.png": loss_curve(curves), "loss.csv": _table(curves, job.steps_before + 1)}
+    steps = job.steps_before + len(curves[0])
     if job.adapters is None:
         files["model.safetensors"] = parameters_file(state)
     else:
@@ -145,11 +155,30 @@ def run_files(input: bytes, units: Sequence[int], blobs: Blobs) -> Artifact:
     with zipfile.ZipFile(file, "w") as archive:
         for name, content in sorted(files.items()):
             archive.writestr(zipfile.ZipInfo(name), content)
-    description = (
-        f"{', '.join(sorted(files))} after {steps} steps; loss {curve[0]:.3f} at first, "
-        f"{curve[-1]:.3f} at last; state {blob_name(last)}"
-    )
+    peers = f" of {job.rounds.peers} peers each" if job.rounds is not None and job.turn is None else ""
+    told = f"loss {_mean(curves, 0):.3f} at first, {_mean(curves, -1):.3f} at last; " if curves[0] else ""
+    description = f"{', '.join(sorted(files))} after {steps} steps{peers}; {told}state {blob_name(last)}"
     return Artifact("application/zip", file.getvalue(), description)
+
+
+def _curves(job: TrainingInput, units: Sequence[int]) -> list[list[float]]:
+    """The losses of each peer."""
+    if job.rounds is None or job.turn is not None:
+        return [losses(job, units)]
+    return losses_of_turns(job, units)
+
+
+def _mean(curves: list[list[float]], step: int) -> float:
+    return sum(curve[step] for curve in curves) / len(curves)
+
+
+def _table(curves: list[list[float]], first: int) -> bytes:
+    """A line for each step: its number and the loss before it; with several peers their mean, then each."""
+    lines = []
+    for step, each in enumerate(zip(*curves, strict=True)):
+        numbers = each if len(each) == 1 else (_mean(curves, step), *each)
+        lines.append(",".join([str(first + step), *(f"{loss:.6g}" for loss in numbers)]) + "\n")
+    return "".join(lines).encode()
 
 
 def _adapter_config(adapters: Adapters) -> bytes:
@@ -170,6 +199,7 @@ TRAINING = Kind(
     unit="word",
     chunk_units=CHUNK_UNITS,
     segment_chunks=_SEGMENT_CHUNKS,
+    segments=_segment_chunks,
     profiles=EXACT_PROFILES,
     variants=(ALTERED_STEP, SKIPPED_STEP),
     models=_models,
@@ -180,5 +210,6 @@ TRAINING = Kind(
     output_blobs=_output_blobs,
     leaves_blobs=_leaves_blobs,
     chunk_blobs=_chunk_blobs,
+    split=TURNS,
     remark=_remark,
 )

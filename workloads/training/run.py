@@ -24,17 +24,18 @@ from workloads.program import JOB, Builder, Value, ValueSpec, spec_of
 from workloads.training.classifier import classifier_loss, classifier_shapes
 from workloads.training.input import CHUNK_UNITS, TrainingInput, state_blob
 from workloads.training.llama import adapter_shapes, llama_loss, llama_shapes
-from workloads.training.states import read_base, read_state
+from workloads.training.outer import Merged, merge
+from workloads.training.states import read_base, read_state, write_state
 from workloads.training.step import Moments, Optimiser, State, training_step
 
-__all__ = ["Material", "Segment", "material_of", "segment_inputs", "write_segment"]
+__all__ = ["Material", "Segment", "first_state", "material_of", "segment_inputs", "write_segment"]
 
 _MICRO = 1_000_000
 _MILLI = 1_000
 _NANO = 1_000_000_000
 _EPSILON = 1e-8
 _EMBEDDING_WIDTH = 0.05
-# The last word of a counter tells apart what random numbers are for.
+# The third word of a counter tells apart what random numbers are for.
 _DATA, _INITIAL = 0, 1
 
 
@@ -78,7 +79,7 @@ def material_of(job: TrainingInput, blobs: Blobs = NO_BLOBS) -> Material:
         raise InputRefused(f"data hold token {numbers.max()}, must be below {job.llama.vocabulary}")
     if job.llama is None and job.data_blob is not None:
         job.check_numbers(data)
-    base = {} if job.base is None else read_base(blobs.read(job.base), _model_shapes(job))
+    base = read_base(blobs.read(job.base), _model_shapes(job)) if job.base in job.blobs else {}
     return Material(job, numbers, base, blobs)
 
 
@@ -144,7 +145,7 @@ def write_segment(material: Material, segment: int, profile: str) -> Segment:
         def loss(builder: Builder, parameters: Mapping[str, Value], x: Value = x, y: Value = y) -> Value:
             return _loss(builder, job, {**frozen, **parameters}, x, y, profile)
 
-        number = job.start_step + segment * job.segment_steps + step + 1
+        number = job.steps_before + segment * job.segment_steps + step + 1
         state, total, slopes = training_step(builder, state, loss, optimiser, number)
         losses.append(builder.apply("reshape", total, shape=[1]))
     values = tuple(value for moments in state.values() for value in moments)
@@ -157,13 +158,16 @@ def write_segment(material: Material, segment: int, profile: str) -> Segment:
     )
 
 
-def segment_inputs(material: Material, before: Sequence[int], segment: int) -> list[Tensor]:
+def segment_inputs(
+    material: Material, before: Sequence[int], segment: int, start: bytes = b""
+) -> list[Tensor]:
     """The values of a segment's inputs.
 
     Args:
         material: of the run.
         before: the output words before the segment, at least.
         segment: its number.
+        start: the state before the first one, where it has been put together already.
 
     Raises:
         InputRefused: there are fewer words, or the state isn't here.
@@ -171,15 +175,38 @@ def segment_inputs(material: Material, before: Sequence[int], segment: int) -> l
     """
     job = material.job
     first = segment * job.segment_steps
-    values = [*_state_before(material, before, segment), *material.frozen.values()]
+    values = [*_state_before(material, before, segment, start), *material.frozen.values()]
     for step in range(first, first + job.segment_steps):
-        values += _batch(material, job.start_step + step)
+        values += _batch(material, job.steps_before + step)
     return values
 
 
-def _state_before(material: Material, before: Sequence[int], segment: int) -> list[Tensor]:
+def first_state(material: Material) -> Merged:
+    """What a turn starts from, as files.
+
+    Raises:
+        InputRefused: a state isn't here, or isn't one.
+        NumericsRefused: a number leaves float32.
+    """
     job = material.job
-    steps = job.start_step + segment * job.segment_steps
+    if job.rounds is None or job.turn is None or job.turn.round == 0:
+        values = _state_before(material, (), 0, b"")
+        return Merged(write_state(values, material.shapes, job.steps_before), b"", b"")
+    return merge(
+        job.turn,
+        job.rounds,
+        material.shapes,
+        steps=job.steps_before,
+        round_steps=job.segments * job.segment_steps,
+        blobs=material.blobs,
+    )
+
+
+def _state_before(material: Material, before: Sequence[int], segment: int, start: bytes) -> list[Tensor]:
+    job = material.job
+    steps = job.steps_before + segment * job.segment_steps
+    if segment == 0 and start:
+        return read_state(start, material.shapes, steps)
     if segment == 0 and job.start is not None:
         try:
             return read_state(material.blobs.read(job.start), material.shapes, steps)
@@ -274,7 +301,7 @@ def _initial_state(material: Material) -> list[Tensor]:
 def _batch(material: Material, step: int) -> list[Tensor]:
     """The examples of a step, drawn with replacement: inputs, and what to predict."""
     job, data = material.job, material.numbers
-    draws = _words(job.seed, job.batch, step, _DATA)
+    draws = _words(job.seed, job.batch, step, _DATA, peer=0 if job.turn is None else job.turn.peer)
     picked = ((draws * np.uint64(job.examples)) >> np.uint64(32)).astype(np.int64)
     if job.classifier is not None:
         records = data.reshape(-1, job.classifier.record_bytes)[picked]
@@ -288,10 +315,11 @@ def _batch(material: Material, step: int) -> list[Tensor]:
     ]
 
 
-def _words(seed: int, count: int, place: int, purpose: int) -> NDArray[np.uint64]:
+def _words(seed: int, count: int, place: int, purpose: int, *, peer: int = 0) -> NDArray[np.uint64]:
     """``count`` words below 2**32 that only these numbers decide."""
     counters = np.zeros((-(-count // 4), 4), dtype=np.uint64)
     counters[:, 0] = np.arange(len(counters))
     counters[:, 1] = place
     counters[:, 2] = purpose
+    counters[:, 3] = peer
     return philox(seed, counters).reshape(-1)[:count]

@@ -10,25 +10,31 @@ import json
 import math
 from collections.abc import Mapping
 
-__all__ = ["SECTIONS", "parameters_file", "state_header"]
+__all__ = ["MOMENTUM", "SECTIONS", "parameters_file", "state_header"]
 
 SECTIONS = ("", "mean.", "variance.")
 """What a name begins with, for a parameter and its moments."""
+
+MOMENTUM = ("momentum.",)
+"""The same for the momentum of the steps between rounds, a file of its own."""
 
 _FLOAT32_BYTES = 4
 _ALIGNMENT = 8
 
 
-def state_header(shapes: Mapping[str, tuple[int, ...]], steps: int) -> bytes:
+def state_header(
+    shapes: Mapping[str, tuple[int, ...]], steps: int, sections: tuple[str, ...] = SECTIONS
+) -> bytes:
     """What precedes the numbers.
 
     Args:
         shapes: of the parameters by name, sorted.
         steps: that led to the state.
+        sections: what the file holds for each parameter.
     """
     entries: dict[str, object] = {"__metadata__": {"format": "pt", "steps": str(steps)}}
     start = 0
-    for section in SECTIONS:
+    for section in sections:
         for name, shape in shapes.items():
             stop = start + _FLOAT32_BYTES * math.prod(shape)
             entries[section + name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [start, stop]}

@@ -28,7 +28,8 @@ from workloads.program.referee import Rebuilt
 from workloads.training.hostile import program_of_cheat
 from workloads.training.input import CHUNK_UNITS, TrainingInput, decode_input
 from workloads.training.kind import NAME, TRAINING, model_digest
-from workloads.training.run import Material, material_of, segment_inputs, write_segment
+from workloads.training.outer import Merged
+from workloads.training.run import Material, first_state, material_of, segment_inputs, write_segment
 from workloads.training.states import write_state
 from workloads.workload import EXACT_PROFILES, chunk_range
 
@@ -36,11 +37,11 @@ __all__ = ["TrainingRun", "rebuild"]
 
 
 class _Trained(NamedTuple):
-    """A segment's results: its output, what else its chunks' digests cover, and the blob that it names."""
+    """A segment's results: its output, what else its chunks' digests cover, and the blobs that it names."""
 
     units: list[int]
     inner: bytes
-    state: bytes
+    blobs: tuple[bytes, ...]
 
 
 class TrainingRun(Chunkwise[TrainingInput]):
@@ -75,6 +76,7 @@ class TrainingRun(Chunkwise[TrainingInput]):
         self._variant = variant
         self._blobs = blobs
         self._material: Material | None = None
+        self._first: Merged | None = None
         # All chunks of a segment come from one replay of it.
         self._known: tuple[bytes, _Trained] | None = None
 
@@ -108,7 +110,8 @@ class TrainingRun(Chunkwise[TrainingInput]):
         """See `Chunkwise`; cheaters leave out steps or take longer ones."""
         produced = self._chunk(job, before, chunk, self._variant)
         if job.is_large and self._known is not None:
-            self._blobs.write(self._known[1].state)
+            for blob in self._known[1].blobs:
+                self._blobs.write(blob)
         return produced
 
     def _chunk(self, job: TrainingInput, before: Sequence[int], chunk: int, variant: str | None) -> Chunk:
@@ -120,7 +123,9 @@ class TrainingRun(Chunkwise[TrainingInput]):
         self, job: TrainingInput, before: Sequence[int], segment: int, variant: str | None
     ) -> _Trained:
         material = self._material_of(job)
-        inputs = segment_inputs(material, before, segment)
+        first = self._first_of(material) if segment == 0 and job.turn is not None else None
+        start = b"" if first is None else first.state
+        inputs = [] if job.is_ending else segment_inputs(material, before, segment, start)
         key = tagged(
             "p2p-node/training-segment/1",
             encode(job),
@@ -128,13 +133,20 @@ class TrainingRun(Chunkwise[TrainingInput]):
             *map(value_digest, inputs),
         )
         if self._known is None or self._known[0] != key:
-            self._known = key, self._train(material, segment, variant, inputs)
+            self._known = key, self._train(material, segment, variant, inputs, first)
         return self._known[1]
 
     def _train(
-        self, material: Material, segment: int, variant: str | None, inputs: Sequence[Tensor]
+        self,
+        material: Material,
+        segment: int,
+        variant: str | None,
+        inputs: Sequence[Tensor],
+        first: Merged | None,
     ) -> _Trained:
         job = material.job
+        if first is not None and job.is_ending:
+            return _named(job, first.state, [], first)
         written = write_segment(material, segment, self.profile)
         wanted = (
             written.losses,
@@ -147,16 +159,20 @@ class TrainingRun(Chunkwise[TrainingInput]):
         losses, gradients, *state = Prepared(program, wanted).run(inputs)
         inner = value_digest(losses) + value_digest(gradients)
         if not job.is_large:
-            return _Trained(_words(state[0]), inner, b"")
-        steps = job.start_step + (segment + 1) * job.segment_steps
-        file = write_state(state, material.shapes, steps)
-        units = blob_words(blob_of(file)) + _words(losses.to(torch.float32))
-        return _Trained(units + [0] * (CHUNK_UNITS - len(units)), inner, file)
+            return _Trained(_words(state[0]), inner, ())
+        file = write_state(state, material.shapes, job.steps_before + (segment + 1) * job.segment_steps)
+        named = _named(job, file, _words(losses.to(torch.float32)), first)
+        return named._replace(inner=inner + named.inner)
 
     def _material_of(self, job: TrainingInput) -> Material:
         if self._material is None or self._material.job != job:
-            self._material = material_of(job, self._blobs)
+            self._material, self._first = material_of(job, self._blobs), None
         return self._material
+
+    def _first_of(self, material: Material) -> Merged:
+        if self._first is None:
+            self._first = first_state(material)
+        return self._first
 
 
 def rebuild(case: Case) -> Rebuilt:
@@ -201,6 +217,25 @@ def _chunk_program(
     )
     builder.apply("claim", digest, words, claimed=units_digest(units[place.start : place.stop]))
     return builder.build(), segment_inputs(material, units, segment)
+
+
+def _named(job: TrainingInput, state: bytes, losses: list[int], first: Merged | None) -> _Trained:
+    """The chunk of a segment whose state is a blob.
+
+    Args:
+        job: the run or the turn.
+        state: after the segment.
+        losses: before each step, as words; none where nothing was trained.
+        first: what the turn started from, if this is its first segment.
+    """
+    units = [*blob_words(blob_of(state)), *losses, *[0] * (job.segment_steps - len(losses))]
+    blobs = [state]
+    if first is not None:
+        started = [first.state, first.momentum] if first.momentum else [first.state]
+        units += [word for blob in started for word in blob_words(blob_of(blob))]
+        blobs += started
+    units += [0] * (CHUNK_UNITS - len(units))
+    return _Trained(units, b"" if first is None else first.inner, tuple(dict.fromkeys(blobs)))
 
 
 def _words(values: Tensor) -> list[int]:
