@@ -34,6 +34,7 @@ from protocols.events import (
     RunProgress,
 )
 from protocols.limits import BLOBS_PER_JOB_MAX
+from verification.findings import NATIVE
 from workloads.errors import InputRefused, WorkloadRefused
 from workloads.registry import KINDS
 from workloads.workload import Kind, names_none
@@ -194,8 +195,10 @@ class BlobTasks:
                 pass
             case Trace(units=units, chunk=chunk) | OpenValues(units=units, chunk=chunk):
                 chunks = (chunk,)
-        earlier = [blob for chunk in chunks for blob in kind.chunk_blobs(task.input, units, chunk)]
-        return tuple(dict.fromkeys((*blobs_of_input(kind, task.input), *_checked(earlier))))
+        named = [blob for chunk in chunks for blob in kind.chunk_blobs(task.input, units, chunk)]
+        if isinstance(task, Recompute) and task.profile.partition("-")[0] == NATIVE:
+            named += [blob for chunk in chunks for blob in kind.native_blobs(task.input, units, chunk)]
+        return tuple(dict.fromkeys((*blobs_of_input(kind, task.input), *_checked(named))))
 
     async def _fetch_and_run(
         self,

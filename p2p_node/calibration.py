@@ -18,7 +18,6 @@ from protocols.messages import EQUAL_BITS
 from protocols.units import FALSE_UNITS
 from verification.findings import NATIVE, distance
 from workloads import frames
-from workloads.lm.tolerance import load_tolerance
 from workloads.registry import KINDS
 from workloads.workload import Kind, Model
 
@@ -87,7 +86,7 @@ async def calibrate(
         return kind.profiles, await rate_of(working, checking, kind, model, kind.profiles[0], blobs=blobs)
     except ArithmeticDiffers as error:
         log.warning("no exact work is offered", workload=kind.name, model=model.name, why=str(error))
-    if NATIVE not in kind.profiles or load_tolerance(model.path) == EQUAL_BITS:
+    if NATIVE not in kind.profiles or kind.tolerance(model.path) == EQUAL_BITS:
         return (), 0
     return (NATIVE,), await rate_of(working, checking, kind, model, NATIVE, blobs=blobs)
 
@@ -124,7 +123,7 @@ async def rate_of(
         blobs.unpin(_OWNER)
     found = dict(checked.digests) if isinstance(checked, frames.Recomputed) else {}
     if found.keys() != digests.keys() or not all(
-        _agree(profile, model, found[chunk], digest) for chunk, digest in digests.items()
+        _agree(profile, kind, model, found[chunk], digest) for chunk, digest in digests.items()
     ):
         raise ArithmeticDiffers(
             f"model {model.name!r} doesn't give the same result twice on this machine, "
@@ -134,10 +133,10 @@ async def rate_of(
     return len(units) * 1_000_000_000 // max(1, cpu_us)
 
 
-def _agree(profile: str, model: Model, one: bytes, other: bytes) -> bool:
+def _agree(profile: str, kind: Kind, model: Model, one: bytes, other: bytes) -> bool:
     if profile != NATIVE or FALSE_UNITS in (one, other):
         return one == other
-    return distance(one, other) <= load_tolerance(model.path).agree_steps
+    return distance(one, other) <= kind.tolerance(model.path).agree_steps
 
 
 async def _run(

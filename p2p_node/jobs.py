@@ -42,7 +42,6 @@ from verification.findings import NATIVE
 from workloads.blobs import NO_BLOBS, Blobs
 from workloads.errors import InputRefused
 from workloads.lm.tokenizer import TextTokenizer
-from workloads.lm.tolerance import load_tolerance
 from workloads.registry import KINDS
 from workloads.workload import Artifact, Kind
 
@@ -193,7 +192,7 @@ def _tolerance(spec: JobSpec, model: bytes, models: Mapping[str, ModelPlace]) ->
     if profile != NATIVE:
         return EQUAL_BITS
     place = next(place for place in models.values() if place.digest == model)
-    tolerance = load_tolerance(place.path)
+    tolerance = kind.tolerance(place.path)
     if tolerance == EQUAL_BITS:
         raise UserError(
             f"verify.profile: {place.name} isn't calibrated for native runs; see: p2p-node model calibrate"

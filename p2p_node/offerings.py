@@ -14,7 +14,6 @@ from p2p_node.config import NodeConfig
 from protocols.bidding import Ability
 from protocols.messages import EQUAL_BITS, Offering
 from verification.findings import EXACT_PROFILES, HOMOGENEOUS, NATIVE
-from workloads.lm.tolerance import load_tolerance
 from workloads.workload import Kind, Model
 
 __all__ = ["PROFILE_PERCENT", "abilities_of"]
@@ -46,7 +45,7 @@ def abilities_of(
         measured: what `workloads.measure` found.
     """
     numeric_class = str(measured.get("numeric_class", ""))
-    tolerance = load_tolerance(model.path) if NATIVE in kind.profiles else EQUAL_BITS
+    tolerance = kind.tolerance(model.path) if NATIVE in kind.profiles else EQUAL_BITS
     can_run = {HOMOGENEOUS: bool(numeric_class), NATIVE: tolerance != EQUAL_BITS}
     percent = PROFILE_PERCENT | dict(config.profile_percent)
     return [

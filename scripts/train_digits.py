@@ -86,7 +86,7 @@ def train(steps: int, seed: int) -> dict[str, Tensor]:
         noise, times = torch.randn(BATCH, 1, SIZE, SIZE), torch.rand(BATCH)
         at = times[:, None, None, None]
         latents = (1 - at) * noise + at * target
-        predicted = velocity(Native(), weights, latents, waves(times), labels)
+        predicted, _ = velocity(Native(), weights, latents, waves(times), labels)
         loss = functional.mse_loss(predicted, target - noise)
         optimizer.zero_grad()
         loss.backward()

@@ -10,7 +10,7 @@ import struct
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from protocols.digest import tagged
 from protocols.units import FALSE_UNITS, chunk_count
@@ -29,10 +29,13 @@ class Chunk:
     Args:
         units: 32-bit words.
         inner: values that went into them and can't be had from them.
+        states: float arrays of such values, for profiles in native kernels: what is behind the units must not
+            be had from them by rounding either.
     """
 
     units: list[int]
     inner: bytes
+    states: tuple[Any, ...] = ()
 
 
 class Chunkwise(ABC, Generic[JobT]):

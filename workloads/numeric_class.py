@@ -53,7 +53,7 @@ def numeric_class() -> str:
 
 
 def _probe() -> bytes:
-    """A digest of what the kernels of a decoder give, at the sizes and shapes that choose among them."""
+    """A digest of what the kernels of our networks give, at the sizes and shapes that choose among them."""
     import torch
     import torch.nn.functional as F
 
@@ -70,4 +70,16 @@ def _probe() -> bytes:
             heads = F.scaled_dot_product_attention(query, query, query, is_causal=rows > 1)
             tensors = (product, gated, normed, heads, product.softmax(-1), left.exp(), left.cos())
             parts += [tensor.numpy().tobytes() for tensor in tensors]
+        for channels, side, width, groups in (
+            (3, 33, 24, 1),
+            (24, 16, 24, 24),
+            (32, 8, 64, 1),
+            (64, 64, 32, 1),
+        ):
+            image = torch.randn(2, channels, side, side, generator=generator)
+            kernel = torch.randn(width, channels // groups, 3, 3, generator=generator)
+            seen = F.conv2d(image, kernel, padding=1, groups=groups)
+            calm = F.group_norm(seen, 8)
+            images = (seen, calm, F.gelu(calm), F.layer_norm(calm, (side,)), image.mean((2, 3)), calm.tanh())
+            parts += [tensor.numpy().tobytes() for tensor in images]
     return tagged("p2p-node/numeric-probe/1", *parts)

@@ -23,11 +23,14 @@ from typing import Any, Protocol
 
 from protocols.blobs import Blob
 from protocols.digest import tagged
+from protocols.messages import Tolerance
 from workloads.blobs import Blobs
 from workloads.errors import InputRefused
+from workloads.lm.tolerance import load_tolerance
 from workloads.split import Part, Split
 
 __all__ = [
+    "ALL_PROFILES",
     "EXACT_PROFILES",
     "Artifact",
     "Kind",
@@ -40,6 +43,7 @@ __all__ = [
 ]
 
 EXACT_PROFILES = ("exact14", "exact21")
+ALL_PROFILES = (*EXACT_PROFILES, "homogeneous", "native")
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,8 +172,10 @@ class Kind:
         input_blobs: the blobs that an input names; whoever executes or checks the job needs them all.
         output_blobs: the blobs that output units name, given the input; the client wants them all.
         chunk_blobs: blobs of earlier output that the check of a chunk starts from: input, units and chunk.
+        native_blobs: blobs of a chunk's own output, whose values a check in the native profile compares.
         read_model: the model that a directory holds, called as the directory is, or None if it is another
             kind's; raises `ModelRefused` if it is this kind's and broken.
+        tolerance: how far native findings of the model in a directory may be apart; all 0 if nobody knows.
         leaves_blobs: whether the units that come of an input name blobs at all; None if `output_blobs` finds
             some in every output.
         split: how a job falls into parts; None if it doesn't.
@@ -191,7 +197,9 @@ class Kind:
     input_blobs: Callable[[bytes], tuple[Blob, ...]] = names_none
     output_blobs: Callable[[bytes, Sequence[int]], tuple[Blob, ...]] = names_none
     chunk_blobs: Callable[[bytes, Sequence[int], int], tuple[Blob, ...]] = names_none
+    native_blobs: Callable[[bytes, Sequence[int], int], tuple[Blob, ...]] = names_none
     read_model: Callable[[Path], Model | None] = _reads_none
+    tolerance: Callable[[Path], Tolerance] = load_tolerance
     leaves_blobs: Callable[[bytes], bool] | None = None
     split: Split | None = None
     segments: Callable[[bytes], int] | None = None

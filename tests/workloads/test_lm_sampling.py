@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 
 from workloads.errors import InputRefused, ModelRefused
 from workloads.exact.kernels import kernels, use_kernels
-from workloads.lm.fingerprint import misses_ppb
 from workloads.lm.input import END_UNIT, LmInput
 from workloads.lm.layout import Ending
 from workloads.lm.logprobs import VALUE_MAX, Logprobs, logprobs_blob, logprobs_of, read_logprobs
 from workloads.lm.manifest import builtin_models
+from workloads.lm.misses import misses_ppb
 from workloads.lm.pieces import TokenBytes
 from workloads.lm.sampling import draw_weights, noise, noise_position, penalised, sample
 from workloads.lm.tokenizer import TextTokenizer

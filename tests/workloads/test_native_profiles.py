@@ -16,13 +16,14 @@ from protocols.messages import EQUAL_BITS
 from protocols.units import FALSE_UNITS
 from verification.findings import distance
 from workloads.errors import InputRefused, ModelRefused
+from workloads.fingerprint import fingerprint, projection_signs
 from workloads.lm import calibrate, native
 from workloads.lm.calibrate import Observation, Setting, bounds_of
 from workloads.lm.engine import build_decoder, load_model
-from workloads.lm.fingerprint import fingerprint, misses_ppb, projection_signs
 from workloads.lm.generate import LmExecutor
 from workloads.lm.input import LmInput
 from workloads.lm.manifest import builtin_models, load_manifest
+from workloads.lm.misses import misses_ppb
 from workloads.lm.native import HomogeneousExecutor, NativeExecutor, open_executor
 from workloads.lm.sampling import draw_weights, sample
 from workloads.lm.tolerance import TOLERANCE_FILE, load_tolerance

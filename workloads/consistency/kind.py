@@ -13,7 +13,7 @@ from workloads.consistency.config import MODEL_TYPE, SIDE, SMALL_FILES, load_con
 from workloads.consistency.input import CODEC, LATENT_UNITS, TerrainInput, decode_input, encode_input
 from workloads.inputs import items_split
 from workloads.modelfiles import model_reader
-from workloads.workload import EXACT_PROFILES, Artifact, Kind, Workload
+from workloads.workload import ALL_PROFILES, Artifact, Kind, Workload
 
 __all__ = ["NAME", "STALE_STEPS", "TERRAIN"]
 
@@ -58,7 +58,7 @@ TERRAIN = Kind(
     unit="point",
     chunk_units=LATENT_UNITS,
     segment_chunks=1,
-    profiles=EXACT_PROFILES,
+    profiles=ALL_PROFILES,
     variants=(STALE_STEPS,),
     models=tuple,
     probe=_probe,

@@ -15,18 +15,20 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from workloads.chunkwise import Chunk, Chunkwise
+from workloads.chunkwise import Chunk
 from workloads.consistency.config import PROGRAM_FILE, SIDE, SMALL_FILES, load_config
 from workloads.consistency.input import LATENT_UNITS, TerrainInput, decode_input
-from workloads.consistency.kind import NAME, STALE_STEPS, TERRAIN
+from workloads.consistency.kind import STALE_STEPS, TERRAIN
 from workloads.errors import InputRefused, ModelRefused
+from workloads.fingerprint import float_miss_ppb, unit_row
 from workloads.lm.manifest import WEIGHTS_FILE, load_manifest
 from workloads.normals import normals
+from workloads.profiled import Profiled
 from workloads.program import value_digest
 from workloads.program.exported import check_template, with_profile
+from workloads.program.native import NativeRun, inner_value
 from workloads.program.prepared import Prepared
 from workloads.program.program import JOB, Program, ValueSpec, decode_program
-from workloads.workload import EXACT_PROFILES
 
 __all__ = ["TerrainSampler"]
 
@@ -36,12 +38,12 @@ _PORTS = (_MAP, _SCALAR, _SCALAR)
 _THOUSAND = 1000.0
 
 
-class TerrainSampler(Chunkwise[TerrainInput]):
+class TerrainSampler(Profiled[TerrainInput]):
     """One loaded model in one numerics profile.
 
     Args:
         model_dir: the model's directory.
-        profile: ``exact14`` or ``exact21``.
+        profile: of the kind's.
         variant: how to cheat while generating, or None.
         expected_digest: what the files must hash to, if known.
 
@@ -59,20 +61,19 @@ class TerrainSampler(Chunkwise[TerrainInput]):
         *,
         expected_digest: bytes | None = None,
     ) -> None:
-        super().__init__(NAME, load_manifest(model_dir, SMALL_FILES).digest, profile, LATENT_UNITS)
-        if expected_digest not in (None, self.model):
-            raise ModelRefused(f"model digest {self.model.hex()} must be {expected_digest!r}")
-        if profile not in EXACT_PROFILES:
-            raise InputRefused(f"profile {profile!r} must be one of {EXACT_PROFILES}")
-        if variant not in (None, *TERRAIN.variants):
-            raise InputRefused(f"variant {variant!r} must be one of {TERRAIN.variants}")
-        self._variant = variant
+        model = load_manifest(model_dir, SMALL_FILES).digest
+        super().__init__(
+            TERRAIN, model, profile, variant, expected_digest=expected_digest, model_dir=model_dir
+        )
         self._config = load_config(model_dir)
-        program = with_profile(decode_program((model_dir / PROGRAM_FILE).read_bytes()), profile)
-        self._program = program
+        program = decode_program((model_dir / PROGRAM_FILE).read_bytes())
         self._parameters = _parameters(program, load_file(model_dir / WEIGHTS_FILE))
-        (output,) = program.steps[-1].inputs
-        self._prepared = Prepared(program, (output,))
+        wanted = program.steps[-1].inputs
+        if self._numerics.has_inner_states:
+            wanted = (*wanted, inner_value(program))
+        precision = self._numerics.precision
+        self._program = program if precision is None else with_profile(program, precision.name)
+        self._prepared = (NativeRun if precision is None else Prepared)(self._program, wanted)
 
     def decode(self, input: bytes) -> TerrainInput:
         """See `Chunkwise`."""
@@ -109,11 +110,15 @@ class TerrainSampler(Chunkwise[TerrainInput]):
             next(given) if item.source == JOB else self._parameters[item.name]
             for item in self._program.inputs
         ]
-        (result,) = self._prepared.run(inputs)
+        result, *inner = self._prepared.run(inputs)
         units: list[int] = (
             result.to(torch.float32).flatten().view(torch.int32).numpy().view(np.uint32).tolist()
         )
-        return Chunk(units, value_digest(result))
+        return Chunk(units, value_digest(result), tuple(map(unit_row, (result, *inner))))
+
+    def miss_ppb(self, job: TerrainInput, claimed: Sequence[int], own: Chunk) -> int:
+        """See `Profiled`: the maps are compared."""
+        return float_miss_ppb(claimed, np.array(own.units, dtype="<u4").view("<f4"))
 
     def produce(self, job: TerrainInput, before: Sequence[int], chunk: int) -> Chunk:
         """See `Chunkwise`; the cheater hands every second map on as it was."""
@@ -121,7 +126,7 @@ class TerrainSampler(Chunkwise[TerrainInput]):
             return self.derive(job, before, chunk)
         units = list(before[(chunk - 1) * LATENT_UNITS : chunk * LATENT_UNITS])
         kept = torch.from_numpy(np.array(units, dtype=np.uint32).view(np.float32)).to(torch.float64)
-        return Chunk(units, value_digest(kept.view(_MAP.shape)))
+        return Chunk(units, value_digest(kept.view(_MAP.shape)), (kept.numpy(), kept.numpy()))
 
 
 def _parameters(program: Program, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

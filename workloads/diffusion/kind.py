@@ -15,7 +15,7 @@ from workloads.errors import ModelRefused
 from workloads.inputs import items_split
 from workloads.lm.manifest import load_manifest
 from workloads.png import png
-from workloads.workload import EXACT_PROFILES, Artifact, Kind, Model, Workload
+from workloads.workload import ALL_PROFILES, Artifact, Kind, Model, Workload
 
 __all__ = ["DIFFUSION", "FEWER_STEPS", "MODEL", "NAME", "model_digest"]
 
@@ -103,7 +103,7 @@ DIFFUSION = Kind(
     unit="word",
     chunk_units=LATENT_UNITS,
     segment_chunks=_SEGMENT_STEPS,
-    profiles=EXACT_PROFILES,
+    profiles=ALL_PROFILES,
     variants=(FEWER_STEPS,),
     models=_models,
     probe=_probe,

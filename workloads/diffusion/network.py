@@ -81,7 +81,7 @@ def shapes() -> dict[str, tuple[int, ...]]:
 
 def velocity(
     ops: Operators, weights: Mapping[str, Tensor], latents: Tensor, waves: Tensor, labels: Tensor
-) -> Tensor:
+) -> tuple[Tensor, Tensor]:
     """Where each latent is heading: from noise (time 0) to a picture of its class (time 1).
 
     Args:
@@ -92,7 +92,7 @@ def velocity(
         labels: (batch,) int64, in [0, `NO_CLASS`].
 
     Returns:
-        of the latents' shape: the difference from noise to picture.
+        of the latents' shape, the difference from noise to picture; and the last hidden state.
     """
     timed = ops.silu(ops.linear(waves, weights["time.weight"], weights["time.bias"]))
     mixed = ops.linear(timed, weights["embedding.weight"], weights["embedding.bias"])
@@ -114,7 +114,7 @@ def velocity(
     coarse = block("middle", _halved(fine))
     h = block("up", torch.cat([_doubled(coarse), fine], dim=1))
     h = ops.silu(_norm(ops, weights, "output.norm", h))
-    return ops.conv2d(h, weights["output.weight"], weights["output.bias"], 1)
+    return ops.conv2d(h, weights["output.weight"], weights["output.bias"], 1), h
 
 
 def _norm(ops: Operators, weights: Mapping[str, Tensor], name: str, x: Tensor) -> Tensor:

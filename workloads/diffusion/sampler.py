@@ -1,4 +1,4 @@
-"""One step from noise to a picture, in exact arithmetic.
+"""One step from noise to a picture.
 
 The pictures are samples of a flow: the network says where a latent is heading, and a step goes a fraction of
 the way. Noise is a function of the seed and the position, so nobody has to have drawn what came before.
@@ -12,6 +12,7 @@ import math
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -29,6 +30,8 @@ __all__ = ["Sampler", "load_weights", "noise"]
 class _Exact:
     """The network's operators in one exact precision."""
 
+    dtype = torch.float64
+
     def __init__(self, precision: exact.Precision) -> None:
         self._precision = precision
 
@@ -45,19 +48,37 @@ class _Exact:
         return exact.silu(x)
 
 
+class _Native:
+    """The same by torch's own kernels, in float32."""
+
+    dtype = torch.float32
+
+    def conv2d(self, x: Tensor, weight: Tensor, bias: Tensor | None, padding: int) -> Tensor:
+        return F.conv2d(x, weight, bias, padding=padding)
+
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return F.linear(x, weight, bias)
+
+    def group_norm(self, x: Tensor, groups: int, weight: Tensor, bias: Tensor, epsilon: float) -> Tensor:
+        return F.group_norm(x, groups, weight, bias, epsilon)
+
+    def silu(self, x: Tensor) -> Tensor:
+        return F.silu(x)
+
+
 class Sampler:
-    """The velocity network in one exact precision.
+    """The velocity network.
 
     Args:
         weights: as `workloads.diffusion.network.shapes`, finite.
-        precision: of everything that contracts.
+        precision: of everything that contracts; None for torch's own kernels.
     """
 
-    def __init__(self, weights: dict[str, Tensor], precision: exact.Precision) -> None:
-        self._weights = {name: weight.to(torch.float64) for name, weight in weights.items()}
-        self._operators = _Exact(precision)
+    def __init__(self, weights: dict[str, Tensor], precision: exact.Precision | None) -> None:
+        self._operators = _Native() if precision is None else _Exact(precision)
+        self._weights = {name: weight.to(self._operators.dtype) for name, weight in weights.items()}
 
-    def step(self, job: SampleInput, label: int, step: int, latent: Tensor) -> tuple[Tensor, Tensor]:
+    def step(self, job: SampleInput, label: int, step: int, latent: Tensor) -> tuple[Tensor, ...]:
         """Take one step.
 
         Args:
@@ -67,25 +88,26 @@ class Sampler:
             latent: (`SIZE`, `SIZE`) float32, before the step.
 
         Returns:
-            The predicted velocity (`SIZE`, `SIZE`) float64, and the latent after the step, float32.
+            The predicted velocity (`SIZE`, `SIZE`) float64, the latent after the step, float32, and the
+            network's last hidden state.
 
         Raises:
             NumericsRefused: the latent holds NaN, Inf or what exact arithmetic does not cover.
         """
         labels = torch.tensor([label, NO_CLASS])
         steps = torch.tensor(float(job.steps), dtype=torch.float64)
-        waves = _waves(torch.tensor([float(step)], dtype=torch.float64) / steps)
-        both = velocity(
+        waves = _waves(torch.tensor([float(step)], dtype=torch.float64) / steps).to(self._operators.dtype)
+        both, hidden = velocity(
             self._operators,
             self._weights,
-            latent.to(torch.float64).expand(2, 1, SIZE, SIZE),
+            latent.to(self._operators.dtype).expand(2, 1, SIZE, SIZE),
             waves.expand(2, -1),
             labels,
         )
-        given, free = both[0, 0], both[1, 0]
+        given, free = both[:, 0].to(torch.float64).unbind()
         guidance = torch.tensor(float(job.guidance_milli), dtype=torch.float64) / 1000.0
         predicted = free + (given - free) * guidance
-        return predicted, advance(latent, predicted, job.steps)
+        return predicted, advance(latent, predicted, job.steps), hidden
 
 
 def advance(latent: Tensor, predicted: Tensor, steps: int) -> Tensor:

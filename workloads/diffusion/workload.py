@@ -15,24 +15,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from workloads import exact
-from workloads.chunkwise import Chunk, Chunkwise
+from workloads.chunkwise import Chunk
 from workloads.diffusion.input import LATENT_UNITS, SIZE, SampleInput, decode_input
-from workloads.diffusion.kind import FEWER_STEPS, NAME, model_digest
+from workloads.diffusion.kind import DIFFUSION, FEWER_STEPS, model_digest
 from workloads.diffusion.sampler import Sampler, advance, load_weights, noise
-from workloads.errors import InputRefused, ModelRefused
+from workloads.fingerprint import float_miss_ppb
+from workloads.profiled import Profiled
 
 __all__ = ["DiffusionSampler"]
 
-_PRECISIONS = {"exact14": exact.EXACT14, "exact21": exact.EXACT21}
 
-
-class DiffusionSampler(Chunkwise[SampleInput]):
+class DiffusionSampler(Profiled[SampleInput]):
     """One loaded sampler in one numerics profile.
 
     Args:
         model_dir: the model's directory.
-        profile: ``exact14`` or ``exact21``.
+        profile: of the kind's.
         variant: how to cheat while generating, or None.
         expected_digest: what the files must hash to, if known.
 
@@ -49,15 +47,11 @@ class DiffusionSampler(Chunkwise[SampleInput]):
         *,
         expected_digest: bytes | None = None,
     ) -> None:
-        super().__init__(NAME, model_digest(model_dir), profile, LATENT_UNITS)
-        if expected_digest is not None and self.model != expected_digest:
-            raise ModelRefused(f"model digest {self.model.hex()} must be {expected_digest.hex()}")
-        if profile not in _PRECISIONS:
-            raise InputRefused(f"profile {profile!r} must be one of {tuple(_PRECISIONS)}")
-        if variant not in (None, FEWER_STEPS):
-            raise InputRefused(f"variant {variant!r} must be {FEWER_STEPS!r}")
-        self._variant = variant
-        self._sampler = Sampler(load_weights(model_dir), _PRECISIONS[profile])
+        model = model_digest(model_dir)
+        super().__init__(
+            DIFFUSION, model, profile, variant, expected_digest=expected_digest, model_dir=model_dir
+        )
+        self._sampler = Sampler(load_weights(model_dir), self._numerics.precision)
 
     def decode(self, input: bytes) -> SampleInput:
         """See `Chunkwise`."""
@@ -71,8 +65,7 @@ class DiffusionSampler(Chunkwise[SampleInput]):
         """See `Chunkwise`; of what came before, a step needs the one latent that it starts from."""
         picture, step = divmod(chunk, job.steps)
         latent = self._latent(job, before, chunk)
-        predicted, after = self._sampler.step(job, job.labels[picture], step, latent)
-        return _chunk(predicted, after)
+        return _chunk(*self._sampler.step(job, job.labels[picture], step, latent))
 
     def produce(self, job: SampleInput, before: Sequence[int], chunk: int) -> Chunk:
         """See `Chunkwise`; the cheater takes every second step by going on as it went before."""
@@ -81,7 +74,11 @@ class DiffusionSampler(Chunkwise[SampleInput]):
             return self.derive(job, before, chunk)
         earlier, latent = self._latent(job, before, chunk - 1), self._latent(job, before, chunk)
         guessed = (latent.to(torch.float64) - earlier.to(torch.float64)) * float(job.steps)
-        return _chunk(guessed, advance(latent, guessed, job.steps))
+        return _chunk(guessed, advance(latent, guessed, job.steps), guessed)
+
+    def miss_ppb(self, job: SampleInput, claimed: Sequence[int], own: Chunk) -> int:
+        """See `Profiled`: the latents are compared."""
+        return float_miss_ppb(claimed, np.array(own.units, dtype="<u4").view("<f4"))
 
     def _latent(self, job: SampleInput, before: Sequence[int], chunk: int) -> Tensor:
         """The latent that a step starts from."""
@@ -92,7 +89,7 @@ class DiffusionSampler(Chunkwise[SampleInput]):
         return torch.from_numpy(words.view(np.float32).reshape(SIZE, SIZE))
 
 
-def _chunk(predicted: Tensor, after: Tensor) -> Chunk:
+def _chunk(predicted: Tensor, after: Tensor, hidden: Tensor) -> Chunk:
     units: list[int] = after.flatten().numpy().view(np.uint32).tolist()
     values: list[float] = predicted.flatten().tolist()
-    return Chunk(units, struct.pack(f"<{len(values)}d", *values))
+    return Chunk(units, struct.pack(f"<{len(values)}d", *values), (predicted.numpy(), hidden.numpy()))

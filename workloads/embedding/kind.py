@@ -16,7 +16,7 @@ from workloads.embedding.input import CHUNK_TEXTS, CODEC, EmbedInput, decode_inp
 from workloads.embedding.tokens import pack
 from workloads.inputs import items_split
 from workloads.modelfiles import model_reader
-from workloads.workload import EXACT_PROFILES, Artifact, Kind, Workload
+from workloads.workload import ALL_PROFILES, Artifact, Kind, Workload
 
 __all__ = ["COPIED_ITEM", "EMBEDDING", "NAME", "QUANTIZED_ENCODER"]
 
@@ -27,6 +27,7 @@ QUANTIZED_ENCODER = "quantized-encoder"
 """The weights have four bits."""
 _PROBE_TEXTS = 2 * CHUNK_TEXTS
 _PROBE_TOKENS = 8
+_CHUNK_BYTES_MAX = 1 << 20
 
 
 def _probe() -> bytes:
@@ -41,6 +42,12 @@ def _open(
     from workloads.embedding.workload import TextEmbedder
 
     return TextEmbedder(model_dir, profile, variant, expected_digest=expected_digest, blobs=blobs)
+
+
+def _chunk_blob(input: bytes, units: Sequence[int], chunk: int) -> tuple[Blob, ...]:
+    blob = blob_from_words(units[chunk * BLOB_WORDS : (chunk + 1) * BLOB_WORDS])
+    # No verifier fetches what can't be a chunk's vectors.
+    return (blob,) if blob.size_bytes <= _CHUNK_BYTES_MAX else ()
 
 
 def _output_blobs(input: bytes, units: Sequence[int]) -> tuple[Blob, ...]:
@@ -71,7 +78,7 @@ EMBEDDING = Kind(
     unit="word",
     chunk_units=BLOB_WORDS,
     segment_chunks=CHUNKS_PER_SEGMENT,
-    profiles=EXACT_PROFILES,
+    profiles=ALL_PROFILES,
     variants=(COPIED_ITEM, QUANTIZED_ENCODER),
     models=tuple,
     probe=_probe,
@@ -80,5 +87,6 @@ EMBEDDING = Kind(
     split=items_split(CODEC, "chunk of texts", lambda job: job.chunks, _narrowed),
     input_blobs=CODEC.blobs,
     output_blobs=_output_blobs,
+    native_blobs=_chunk_blob,
     read_model=model_reader(MODEL_TYPE, load_config),
 )

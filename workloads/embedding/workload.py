@@ -9,34 +9,35 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from protocols.blobs import blob_of
-from workloads import exact
-from workloads.blobs import BLOB_WORDS, Blobs, blob_words
-from workloads.chunkwise import Chunk, Chunkwise
+from protocols.blobs import Blob, blob_of
+from workloads.blobs import Blobs, blob_from_words, blob_words
+from workloads.chunkwise import Chunk
 from workloads.embedding.config import BertConfig, expected_shapes, load_config
-from workloads.embedding.encoder import Encoder, Exact
+from workloads.embedding.encoder import Encoder, Exact, Native
 from workloads.embedding.input import CHUNK_TEXTS, EmbedInput, decode_input
-from workloads.embedding.kind import COPIED_ITEM, NAME, QUANTIZED_ENCODER
+from workloads.embedding.kind import COPIED_ITEM, EMBEDDING, QUANTIZED_ENCODER
 from workloads.embedding.tokens import TokenLists
-from workloads.errors import InputRefused, ModelRefused
+from workloads.errors import InputRefused
+from workloads.fingerprint import PPB, float_miss_ppb
 from workloads.lm.manifest import load_manifest
+from workloads.profiled import Profiled
 from workloads.weightsfile import load_tensors
 
 __all__ = ["TextEmbedder", "load_weights"]
 
-_PRECISIONS = {"exact14": exact.EXACT14, "exact21": exact.EXACT21}
 _LEVELS = 7
 
 
-class TextEmbedder(Chunkwise[EmbedInput]):
+class TextEmbedder(Profiled[EmbedInput]):
     """One loaded encoder in one numerics profile.
 
     Args:
         model_dir: the model's directory.
-        profile: ``exact14`` or ``exact21``.
+        profile: of the kind's.
         variant: how to cheat while generating, or None.
         expected_digest: what the files must hash to, if known.
         blobs: where texts are read and vectors left.
@@ -55,17 +56,14 @@ class TextEmbedder(Chunkwise[EmbedInput]):
         expected_digest: bytes | None = None,
         blobs: Blobs,
     ) -> None:
-        super().__init__(NAME, load_manifest(model_dir).digest, profile, BLOB_WORDS)
-        if expected_digest is not None and self.model != expected_digest:
-            raise ModelRefused(f"model digest {self.model.hex()} must be {expected_digest.hex()}")
-        if profile not in _PRECISIONS:
-            raise InputRefused(f"profile {profile!r} must be one of {tuple(_PRECISIONS)}")
-        if variant not in (None, COPIED_ITEM, QUANTIZED_ENCODER):
-            raise InputRefused(f"variant {variant!r} must be {COPIED_ITEM!r} or {QUANTIZED_ENCODER!r}")
+        model = load_manifest(model_dir).digest
+        super().__init__(
+            EMBEDDING, model, profile, variant, expected_digest=expected_digest, model_dir=model_dir
+        )
         self._blobs = blobs
-        self._variant = variant
-        config = load_config(model_dir)
-        weights, operators = load_weights(model_dir, config), Exact(_PRECISIONS[profile])
+        config, precision = load_config(model_dir), self._numerics.precision
+        weights = load_weights(model_dir, config)
+        operators = Native() if precision is None else Exact(precision)
         self._encoder = self._generating = Encoder(config, weights, operators)
         if variant == QUANTIZED_ENCODER:
             fewer_bits = {name: _four_bits(weight) for name, weight in weights.items()}
@@ -86,25 +84,42 @@ class TextEmbedder(Chunkwise[EmbedInput]):
 
     def derive(self, job: EmbedInput, before: Sequence[int], chunk: int) -> Chunk:
         """See `Chunkwise`."""
-        pooled, vectors = self._vectors(job, chunk, self._encoder)
-        return Chunk(blob_words(blob_of(_bytes(vectors))), _bytes(pooled))
+        vectors, pooled, last = self._vectors(job, chunk, self._encoder)
+        return _chunk(blob_of(_bytes(vectors)), pooled, last)
 
     def produce(self, job: EmbedInput, before: Sequence[int], chunk: int) -> Chunk:
         """See `Chunkwise`; the executor also hands over the vectors that its units name."""
-        pooled, vectors = self._vectors(job, chunk, self._generating)
+        made = self._vectors(job, chunk, self._generating)
         if self._variant == COPIED_ITEM:
-            half = (len(vectors) + 1) // 2
-            pooled, vectors = (torch.cat([x[:half], x[: len(x) - half]]) for x in (pooled, vectors))
-        return Chunk(blob_words(self._blobs.write(_bytes(vectors))), _bytes(pooled))
+            half = (len(made[0]) + 1) // 2
+            made = tuple(torch.cat([x[:half], x[: len(x) - half]]) for x in made)
+        vectors, pooled, last = made
+        return _chunk(self._blobs.write(_bytes(vectors)), pooled, last)
 
-    def _vectors(self, job: EmbedInput, chunk: int, encoder: Encoder) -> tuple[Tensor, Tensor]:
-        """Pooled states (texts, hidden) float64 and vectors (texts, hidden) float32 of a chunk."""
+    def miss_ppb(self, job: EmbedInput, claimed: Sequence[int], own: Chunk) -> int:
+        """See `Profiled`: the vectors are compared, text by text."""
+        pooled = [torch.from_numpy(state) for state in own.states[: len(own.states) // 2]]
+        vectors = self._scaled(job, pooled, self._encoder)
+        blob = blob_from_words(claimed)
+        if blob.size_bytes != vectors.numel() * vectors.element_size():
+            return PPB
+        given = np.frombuffer(self._blobs.read(blob), dtype="<f4").reshape(vectors.shape)
+        return max(float_miss_ppb(*rows) for rows in zip(given, vectors.numpy(), strict=True))
+
+    def _vectors(self, job: EmbedInput, chunk: int, encoder: Encoder) -> tuple[Tensor, ...]:
+        """Of a chunk: vectors float32, pooled states, and each text's last state; each (texts, hidden)."""
         lists = self._texts(job)
         start = chunk * CHUNK_TEXTS
         texts = [lists[job.first + number] for number in range(start, min(start + CHUNK_TEXTS, job.count))]
-        pooled = [encoder.pool(states, job.pooling) for states in encoder.states(texts)]
-        vectors = [encoder.normalise(vector) for vector in pooled] if job.is_normalised else pooled
-        return torch.stack(pooled), torch.stack(vectors).to(torch.float32)
+        states = encoder.states(texts)
+        pooled = [encoder.pool(state, job.pooling) for state in states]
+        last = torch.stack([state[-1] for state in states])
+        return self._scaled(job, pooled, encoder), torch.stack(pooled), last
+
+    @staticmethod
+    def _scaled(job: EmbedInput, pooled: Sequence[Tensor], encoder: Encoder) -> Tensor:
+        vectors = [encoder.normalise(vector) for vector in pooled] if job.is_normalised else list(pooled)
+        return torch.stack(vectors).to(torch.float32)
 
     def _texts(self, job: EmbedInput) -> TokenLists:
         # Every chunk reads them, and a blob may be large.
@@ -125,6 +140,11 @@ def load_weights(model_dir: Path, config: BertConfig) -> dict[str, Tensor]:
         return name.startswith("pooler.") or name == "embeddings.position_ids"
 
     return load_tensors(model_dir, expected_shapes(config), is_unused)
+
+
+def _chunk(blob: Blob, pooled: Tensor, last: Tensor) -> Chunk:
+    # A mean gives no single token's state away, and the vectors may be the means.
+    return Chunk(blob_words(blob), _bytes(pooled), (*pooled.numpy(), *last.numpy()))
 
 
 def _bytes(x: Tensor) -> bytes:

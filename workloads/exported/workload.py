@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor
 from protocols.effects import Case
 from protocols.units import units_digest
 from workloads.blobs import NO_BLOBS, Blobs
-from workloads.chunkwise import Chunk, Chunkwise
+from workloads.chunkwise import Chunk
 from workloads.errors import InputRefused, ModelRefused, NumericsRefused
 from workloads.exported.budget import budget_of
 from workloads.exported.content import (
@@ -30,9 +31,12 @@ from workloads.exported.content import (
 )
 from workloads.exported.hostile import program_of_cheat
 from workloads.exported.input import CHUNK_UNITS, Port, RunInput, decode_input
-from workloads.exported.kind import NAME, PROGRAM, model_digest
+from workloads.exported.kind import NAME, PROGRAM, TOLERANCE, model_digest
+from workloads.fingerprint import float_miss_ppb, steps_apart, unit_row
+from workloads.profiled import Profiled
 from workloads.program.builder import Builder, Value
 from workloads.program.exported import Template, check_template, with_profile
+from workloads.program.native import NativeRun, check_continuous, inner_value
 from workloads.program.prepared import Prepared
 from workloads.program.program import (
     DTYPES,
@@ -43,11 +47,20 @@ from workloads.program.program import (
     value_digest,
 )
 from workloads.program.referee import Rebuilt
+from workloads.program.shaken import Shaken
 from workloads.workload import EXACT_PROFILES, chunk_range
 
 __all__ = ["ProgramRun", "rebuild"]
 
 _PROGRAMS_KEPT = 2
+
+
+class _Result(NamedTuple):
+    """What came of a batch: words, the digests of the outputs in full, an inner value if one is wanted."""
+
+    words: list[int]
+    digests: bytes
+    inner: Tensor | None
 
 
 @dataclass(slots=True)
@@ -58,20 +71,20 @@ class _Job:
         given: the input.
         template: the client's program, in the profile.
         prepared: what this peer runs of it.
-        results: of the batches run so far: words, and the digests of the outputs in full.
+        results: of the batches run so far.
     """
 
     given: RunInput
     template: Template
-    prepared: Prepared
-    results: dict[int, tuple[list[int], bytes]] = field(default_factory=dict)
+    prepared: Prepared | NativeRun
+    results: dict[int, _Result] = field(default_factory=dict)
 
 
-class ProgramRun(Chunkwise[_Job]):
-    """Clients' programs in one exact profile.
+class ProgramRun(Profiled[_Job]):
+    """Clients' programs in one profile.
 
     Args:
-        profile: ``exact14`` or ``exact21``.
+        profile: of the kind's.
         variant: how to cheat while generating, or None.
         expected_digest: the digest that a job names, if any.
         blobs: where programs lie that are too large for an input.
@@ -89,13 +102,7 @@ class ProgramRun(Chunkwise[_Job]):
         expected_digest: bytes | None = None,
         blobs: Blobs = NO_BLOBS,
     ) -> None:
-        super().__init__(NAME, model_digest(), profile, CHUNK_UNITS)
-        if expected_digest not in (None, self.model):
-            raise ModelRefused(f"model digest {self.model.hex()} must be {expected_digest!r}")
-        _check_profile(profile)
-        if variant not in (None, *PROGRAM.variants):
-            raise InputRefused(f"variant {variant!r} must be one of {PROGRAM.variants}")
-        self._variant = variant
+        super().__init__(PROGRAM, model_digest(), profile, variant, expected_digest=expected_digest)
         self._blobs = blobs
         self._templates: OrderedDict[bytes, Template] = OrderedDict()
         self._known: tuple[tuple[RunInput, str | None], _Job] | None = None
@@ -113,15 +120,48 @@ class ProgramRun(Chunkwise[_Job]):
         given = job.given
         place = chunk_range(chunk, given.units_total, CHUNK_UNITS)
         batches = _batches_of(given, place)
-        words: list[int] = []
-        inner = b""
         for batch in batches:
             if batch not in job.results:
                 job.results[batch] = _run(job, batch)
-            words += job.results[batch][0]
-            inner += job.results[batch][1]
+        results = [job.results[batch] for batch in batches]
+        words = [word for result in results for word in result.words]
         start = place.start - batches.start * given.batch_words
-        return Chunk(words[start : start + len(place)], inner)
+        kept = [result.inner.flatten() for result in results if result.inner is not None]
+        states = (unit_row(torch.cat(kept)),) if kept else ()
+        units = words[start : start + len(place)]
+        return Chunk(units, b"".join(result.digests for result in results), states)
+
+    def miss_ppb(self, job: _Job, claimed: Sequence[int], own: Chunk) -> int:
+        """See `Profiled`: the outputs are compared."""
+        return float_miss_ppb(claimed, np.array(own.units, dtype="<u4").view("<f4"))
+
+    def check(self, job: _Job, units: Sequence[int], number: int, claimed: list[int]) -> bytes:
+        """See `Chunkwise`.
+
+        Raises:
+            InputRefused: it would judge a native run of a program that amplifies roundings.
+        """
+        if self._numerics.is_reference:
+            self._check_stable(job, number)
+        return super().check(job, units, number, claimed)
+
+    def _check_stable(self, job: _Job, number: int) -> None:
+        """A client may have made a program that honest machines differ in, to have them convicted."""
+        shaken = replace(
+            job, prepared=Shaken(job.prepared.program, self._wanted(job.prepared.program)), results={}
+        )
+        one, other = self.derive(job, (), number), self.derive(shaken, (), number)
+        apart = steps_apart(self.digest(number, one), self.digest(number, other))
+        missed = self.miss_ppb(job, other.units, one)
+        if apart > TOLERANCE.convict_steps // 2 or missed > TOLERANCE.convict_margin_ppb // 2:
+            raise InputRefused(
+                f"chunk {number} changes by {apart} steps, and its outputs by {missed} ppb, when its values "
+                "are rounded otherwise: nobody can be judged by it"
+            )
+
+    def _wanted(self, program: Program) -> tuple[int, ...]:
+        outputs = program.steps[-1].inputs
+        return (*outputs, inner_value(program)) if self._numerics.has_inner_states else outputs
 
     def produce(self, job: _Job, before: Sequence[int], chunk: int) -> Chunk:
         """See `Chunkwise`; cheaters run another operator in place of one."""
@@ -160,9 +200,12 @@ class ProgramRun(Chunkwise[_Job]):
         key = (given, variant)
         if self._known is None or self._known[0] != key:
             template = self._template(given)
-            program = with_profile(template.program, self.profile)
+            precision = self._numerics.precision
+            program = with_profile(template.program, "exact21" if precision is None else precision.name)
+            if self._numerics.has_fingerprints:
+                check_continuous(program)
             ran = program if variant is None else program_of_cheat(variant, program)
-            prepared = Prepared(ran, ran.steps[-1].inputs)
+            prepared = (NativeRun if precision is None else Prepared)(ran, self._wanted(ran))
             self._known = key, _Job(given, replace(template, program=program), prepared)
         return self._known[1]
 
@@ -189,7 +232,8 @@ def rebuild(case: Case) -> Rebuilt:
     Raises:
         WorkloadRefused: the context isn't the program's, or the job has no such program.
     """
-    _check_profile(case.profile)
+    if case.profile not in EXACT_PROFILES:
+        raise InputRefused(f"profile {case.profile!r} must be one of {EXACT_PROFILES}")
     if case.model != model_digest():
         raise ModelRefused(f"model {case.model.hex()} must be {model_digest().hex()}")
     given = decode_input(case.input)
@@ -208,11 +252,6 @@ def rebuild(case: Case) -> Rebuilt:
             digests.append(found.value)
     digests += [value_digest(value) for batch in batches for value in _batch_values(given, batch)]
     return Rebuilt(program, tuple(digests))
-
-
-def _check_profile(profile: str) -> None:
-    if profile not in EXACT_PROFILES:
-        raise InputRefused(f"profile {profile!r} must be one of {EXACT_PROFILES}")
 
 
 def _check_ports(program: Program, given: RunInput) -> None:
@@ -244,19 +283,20 @@ def _tensor(port: Port, data: bytes) -> Tensor:
     return torch.frombuffer(bytearray(data), dtype=DTYPES[port.dtype]).reshape(port.shape)
 
 
-def _run(job: _Job, batch: int) -> tuple[list[int], bytes]:
-    """One batch's words, and the digests of its outputs in full."""
+def _run(job: _Job, batch: int) -> _Result:
     given = iter(_batch_values(job.given, batch))
     values = [
         job.template.parameters[item.name] if item.source == PARAMETER else next(given)
         for item in job.template.program.inputs
     ]
-    results = job.prepared.run(values)
+    found = job.prepared.run(values)
+    outputs = len(job.template.program.steps[-1].inputs)
+    results, inner = found[:outputs], found[outputs:]
     flat = torch.cat([result.double().float().reshape(-1) for result in results])
     if not torch.isfinite(flat).all():
         raise NumericsRefused(f"an output of batch {batch} is beyond float32")
     words: list[int] = flat.view(torch.int32).numpy().view(np.uint32).tolist()
-    return words, b"".join(map(value_digest, results))
+    return _Result(words, b"".join(map(value_digest, results)), inner[0] if inner else None)
 
 
 def _chunk_program(

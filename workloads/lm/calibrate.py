@@ -101,7 +101,8 @@ def observe(
         trials: jobs with outputs that an honest native run gave.
         split: tokens of a pass; 1 decodes.
     """
-    from workloads.lm.fingerprint import fingerprint, misses_ppb, projection_signs
+    from workloads.fingerprint import fingerprint, projection_signs
+    from workloads.lm.misses import misses_ppb
 
     signs = projection_signs(model, decoder.config.hidden_size)
     prints, misses = [], []

@@ -18,13 +18,11 @@ from workloads.llama.exact_model import ExactDecoder
 from workloads.llama.model import NativeDecoder
 from workloads.llama.spans import Lengths, Span
 from workloads.llama.weights import load_weights
+from workloads.numerics import HOMOGENEOUS, NATIVE, REFERENCE
 
 __all__ = [
     "EXACT_PROFILES",
-    "HOMOGENEOUS",
-    "NATIVE",
     "PROFILES",
-    "REFERENCE",
     "Decoder",
     "build_decoder",
     "load_model",
@@ -32,7 +30,6 @@ __all__ = [
 ]
 
 EXACT_PROFILES = ("exact14", "exact21")
-HOMOGENEOUS, NATIVE, REFERENCE = "homogeneous", "native", "native-reference"
 PROFILES = (*EXACT_PROFILES, HOMOGENEOUS, NATIVE, REFERENCE)
 """A class of machines follows ``homogeneous/``; the last is the exact run that judges native ones."""
 # Any split gives the same bits in an exact profile; this one bounds memory.

@@ -20,7 +20,7 @@ from workloads.errors import InputRefused, ModelRefused
 from workloads.lm.batch import Drawn, decode
 from workloads.lm.continued import ContinuedPrefill, Wanted, sequences_at_once
 from workloads.lm.digest import chunk_digest
-from workloads.lm.engine import EXACT_PROFILES, NATIVE, REFERENCE, build_decoder, load_model, prefill
+from workloads.lm.engine import EXACT_PROFILES, build_decoder, load_model, prefill
 from workloads.lm.hostile import SPOOFED_TOKENS, cheaper_model
 from workloads.lm.input import END_UNIT, NO_LOGPROBS, LmInput, chunk_range
 from workloads.lm.layout import ChunkView, Layout, Output, Slice
@@ -28,6 +28,7 @@ from workloads.lm.logprobs import logprobs_blob, logprobs_of
 from workloads.lm.manifest import load_manifest
 from workloads.lm.pieces import TokenBytes
 from workloads.lm.sampling import noise_position, penalised, sample
+from workloads.numerics import NATIVE, REFERENCE
 from workloads.workload import Outcome
 
 __all__ = ["LmExecutor", "Outcome"]

@@ -16,7 +16,7 @@ from workloads.lm.input import NO_LOGPROBS, LmInput, decode_input, encode_input
 from workloads.lm.layout import words_of
 from workloads.lm.manifest import builtin_models, load_manifest
 from workloads.split import Part, Split
-from workloads.workload import EXACT_PROFILES, Kind, Model, Workload
+from workloads.workload import ALL_PROFILES, Kind, Model, Workload
 
 __all__ = ["LM"]
 
@@ -80,7 +80,7 @@ LM = Kind(
     unit="token",
     chunk_units=LM_CHUNK_UNITS,
     segment_chunks=CHUNKS_PER_SEGMENT,
-    profiles=(*EXACT_PROFILES, "homogeneous", "native"),
+    profiles=ALL_PROFILES,
     variants=("quantized-weights", "skipped-layer", "smaller-model", "spoofed-tokens"),
     models=_models,
     probe=_probe,

@@ -22,15 +22,17 @@ from numpy.typing import NDArray
 from protocols.messages import EQUAL_BITS
 from workloads.blobs import NO_BLOBS, Blobs
 from workloads.errors import InputRefused, ModelRefused, NumericsRefused
+from workloads.fingerprint import fingerprint, projection_signs
 from workloads.lm.batch import Drawn, wanted_logprobs
-from workloads.lm.engine import HOMOGENEOUS, NATIVE, REFERENCE, Decoder, prefill
-from workloads.lm.fingerprint import fingerprint, misses_ppb, projection_signs
+from workloads.lm.engine import Decoder, prefill
 from workloads.lm.generate import LmExecutor
 from workloads.lm.input import LmInput
 from workloads.lm.layout import ChunkView, Ending, Output, Slice
+from workloads.lm.misses import misses_ppb
 from workloads.lm.sampling import noise_position, penalised, sample
 from workloads.lm.tolerance import load_tolerance
 from workloads.numeric_class import numeric_class
+from workloads.numerics import HOMOGENEOUS, NATIVE, REFERENCE
 
 __all__ = ["HomogeneousExecutor", "NativeExecutor", "open_executor"]
 

@@ -137,12 +137,17 @@ class Prepared:
                 if not self._needed[index]:
                     continue
                 output = call(memory)
+                output = self._made(index, output)
                 if self._checked[index]:
                     check_range(output, f"output of {self.program.steps[index].op}")
                 memory.values[self._first + index] = output
                 for value in self._dropped[index]:
                     memory.drop(value)
         return [memory.take(value).contiguous() for value in self._wanted]
+
+    def _made(self, index: int, output: Tensor) -> Tensor:
+        """What is kept of a step's result."""
+        return output
 
     def _needs(self) -> list[bool]:
         """For each step, whether what is wanted depends on it."""

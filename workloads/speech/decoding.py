@@ -7,6 +7,7 @@ from logits and the tokens so far, so a verifier derives each choice anew.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 from workloads import exact
 from workloads.speech.config import WhisperConfig
 
-__all__ = ["choose"]
+__all__ = ["choose", "miss"]
 
 _FIRST_TIME_MAX = 50
 """In steps of 20 ms."""
@@ -29,6 +30,41 @@ def choose(config: WhisperConfig, logits: Tensor, written: Sequence[int]) -> int
         logits: (vocabulary,) float64.
         written: the tokens so far, without the prompt.
     """
+    allowed, times = _allowed(config, written), config.first_time_token_id
+    word, time = _likeliest(logits[:times], allowed[:times]), _likeliest(logits[times:], allowed[times:])
+    if time is None:
+        return config.eos_token_id if word is None else word
+    together = exact.logsumexp(logits[times:][allowed[times:]])
+    if word is None or bool(together > logits[word]):
+        return times + time
+    return word
+
+
+def miss(config: WhisperConfig, logits: Tensor, written: Sequence[int], token: int) -> float:
+    """By how much probability a token misses being chosen: 0 if it is, 1 if the rules forbid it.
+
+    Args:
+        config: the model's.
+        logits: (vocabulary,) float64.
+        written: the tokens so far, without the prompt.
+        token: claimed.
+    """
+    if token == choose(config, logits, written):
+        return 0.0
+    allowed, times = _allowed(config, written), config.first_time_token_id
+    if not allowed[token]:
+        return 1.0
+    is_time = token >= times
+    halves = zip(logits.tensor_split([times]), allowed.tensor_split([times]), strict=True)
+    words, moments = (values[kept] for values, kept in halves)
+    gaps = [float((moments if is_time else words).max() - logits[token])]
+    if len(words) and len(moments):
+        ahead = float(words.max() - torch.logsumexp(moments, 0))
+        gaps.append(ahead if is_time else -ahead)
+    return -math.expm1(-max(0.0, *gaps))
+
+
+def _allowed(config: WhisperConfig, written: Sequence[int]) -> Tensor:
     allowed = torch.ones(config.vocab_size, dtype=torch.bool)
     allowed[list(config.suppress_tokens)] = False
     times, end = config.first_time_token_id, config.eos_token_id
@@ -41,13 +77,7 @@ def choose(config: WhisperConfig, logits: Tensor, written: Sequence[int]) -> int
         allowed[times + _FIRST_TIME_MAX + 1 :] = False
     else:
         _pair(allowed, written, times, end)
-    word, time = _likeliest(logits[:times], allowed[:times]), _likeliest(logits[times:], allowed[times:])
-    if time is None:
-        return end if word is None else word
-    together = exact.logsumexp(logits[times:][allowed[times:]])
-    if word is None or bool(together > logits[word]):
-        return times + time
-    return word
+    return allowed
 
 
 def _pair(allowed: Tensor, written: Sequence[int], times: int, end: int) -> None:

@@ -19,7 +19,7 @@ from workloads.speech.input import (
     TranscribeInput,
     encode_input,
 )
-from workloads.workload import EXACT_PROFILES, Artifact, Kind, Workload
+from workloads.workload import ALL_PROFILES, Artifact, Kind, Workload
 
 __all__ = ["NAME", "SHORT_HEARING", "SPEECH"]
 
@@ -67,7 +67,7 @@ SPEECH = Kind(
     unit="token",
     chunk_units=WINDOW_TOKENS,
     segment_chunks=_SEGMENT_WINDOWS,
-    profiles=EXACT_PROFILES,
+    profiles=ALL_PROFILES,
     variants=(SHORT_HEARING,),
     models=tuple,
     probe=_probe,

@@ -1,15 +1,18 @@
-"""Whisper's encoder and decoder in exact arithmetic.
+"""Whisper's encoder and decoder, for whichever operators they are given.
 
-The decoder gives the same bits whether tokens come one by one or all at once, since no position's result
-depends on how many others are computed with it. So a verifier needs one pass over the claimed tokens.
+In exact arithmetic the decoder gives the same bits whether tokens come one by one or all at once, since no
+position's result depends on how many others are computed with it. So a verifier needs one pass over the
+claimed tokens.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from workloads import exact
@@ -23,6 +26,7 @@ __all__ = ["Memory", "Network", "shapes"]
 # With fewer rows than this, rounding the weights anew would cost more than the product.
 _ROWS_FEW = 16
 MEL_FILTERS = "mel_filters"
+_EPSILON = 1e-5
 
 
 def shapes(config: WhisperConfig) -> dict[str, tuple[int, ...]]:
@@ -63,6 +67,75 @@ def shapes(config: WhisperConfig) -> dict[str, tuple[int, ...]]:
     return table
 
 
+class Operators(Protocol):
+    """What the network is made of; everything in the operators' own dtype."""
+
+    dtype: torch.dtype
+
+    def layer(self, weight: Tensor, bias: Tensor | None) -> Callable[[Tensor], Tensor]:
+        """A linear layer, prepared once: rows (count, inputs) to x · weightᵀ + bias."""
+
+    def conv1d(self, x: Tensor, weight: Tensor, bias: Tensor, stride: int) -> Tensor:
+        """Cross-correlation with a margin of one."""
+
+    def gelu(self, x: Tensor) -> Tensor:
+        """Elementwise."""
+
+    def layer_norm(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """Over the last dimension."""
+
+    def attention(self, queries: Tensor, keys: Tensor, values: Tensor, causal: bool) -> Tensor:
+        """Each (heads, positions, width); a causal one ends at the last key."""
+
+
+class _Exact:
+    """The operators of one exact precision."""
+
+    dtype = torch.float64
+
+    def __init__(self, precision: exact.Precision) -> None:
+        self._precision = precision
+
+    def layer(self, weight: Tensor, bias: Tensor | None) -> Callable[[Tensor], Tensor]:
+        return _Linear(weight, bias, self._precision)
+
+    def conv1d(self, x: Tensor, weight: Tensor, bias: Tensor, stride: int) -> Tensor:
+        return exact.conv1d(x, weight, bias, stride=stride, padding=1, precision=self._precision)
+
+    def gelu(self, x: Tensor) -> Tensor:
+        return exact.gelu(x)
+
+    def layer_norm(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return exact.layer_norm(x, weight, bias, epsilon=_EPSILON)
+
+    def attention(self, queries: Tensor, keys: Tensor, values: Tensor, causal: bool) -> Tensor:
+        return exact.attention(queries, keys, values, causal=causal, precision=self._precision)
+
+
+class _Native:
+    """torch's own operators in float32."""
+
+    dtype = torch.float32
+
+    def layer(self, weight: Tensor, bias: Tensor | None) -> Callable[[Tensor], Tensor]:
+        weight, bias = weight.to(self.dtype), None if bias is None else bias.to(self.dtype)
+        return lambda x: F.linear(x, weight, bias)
+
+    def conv1d(self, x: Tensor, weight: Tensor, bias: Tensor, stride: int) -> Tensor:
+        return F.conv1d(x, weight.to(self.dtype), bias.to(self.dtype), stride=stride, padding=1)
+
+    def gelu(self, x: Tensor) -> Tensor:
+        return F.gelu(x)
+
+    def layer_norm(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return F.layer_norm(x, weight.shape, weight.to(self.dtype), bias.to(self.dtype), _EPSILON)
+
+    def attention(self, queries: Tensor, keys: Tensor, values: Tensor, causal: bool) -> Tensor:
+        count, length = queries.shape[1], keys.shape[1]
+        mask = torch.ones(count, length, dtype=torch.bool).tril(length - count) if causal else None
+        return F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
+
+
 class _Linear:
     """A layer whose weights are rounded once."""
 
@@ -99,12 +172,12 @@ class Memory:
 
 
 class Network:
-    """One loaded model in one exact precision.
+    """One loaded model.
 
     Args:
         config: its shape.
         weights: as `shapes`.
-        precision: of all products but the spectrogram's.
+        precision: of all products but the spectrogram's; None for torch's own kernels.
 
     Raises:
         ModelRefused: a weight is missing, surplus or of another shape.
@@ -112,7 +185,7 @@ class Network:
     """
 
     def __init__(
-        self, config: WhisperConfig, weights: Mapping[str, Tensor], precision: exact.Precision
+        self, config: WhisperConfig, weights: Mapping[str, Tensor], precision: exact.Precision | None
     ) -> None:
         wanted = shapes(config)
         for name in sorted(wanted.keys() ^ weights.keys()):
@@ -122,24 +195,24 @@ class Network:
                 raise ModelRefused(f"tensor {name!r} of shape {tuple(weights[name].shape)} must have {shape}")
         self.config = config
         self.filters = weights[MEL_FILTERS].to(torch.float64)
-        self._precision = precision
+        self._operators: Operators = _Native() if precision is None else _Exact(precision)
         self._weights = weights
         self._layers = {
-            name.removesuffix(".weight"): _Linear(
-                weight, weights.get(name.removesuffix(".weight") + ".bias"), precision
+            name.removesuffix(".weight"): self._operators.layer(
+                weight, weights.get(name.removesuffix(".weight") + ".bias")
             )
             for name, weight in weights.items()
             if name.endswith(("_proj.weight", ".fc1.weight", ".fc2.weight"))
         }
-        self._vocabulary = _Linear(weights["model.decoder.embed_tokens.weight"], None, precision)
+        self._vocabulary = self._operators.layer(weights["model.decoder.embed_tokens.weight"], None)
 
     def encode(self, spectrogram: Tensor) -> Tensor:
         """(bins, `FRAMES`) to (positions, width)."""
         config = self.config
-        x = spectrogram.unsqueeze(0)
+        x = spectrogram.to(self._operators.dtype).unsqueeze(0)
         for name, stride in (("conv1", 1), ("conv2", 2)):
             weight, bias = (self._weights[f"model.encoder.{name}.{each}"] for each in ("weight", "bias"))
-            x = exact.gelu(exact.conv1d(x, weight, bias, stride=stride, padding=1, precision=self._precision))
+            x = self._operators.gelu(self._operators.conv1d(x, weight, bias, stride))
         states = x.squeeze(0).T.contiguous()
         states = states + self._weights["model.encoder.embed_positions.weight"][: FRAMES // 2]
         for layer in range(config.encoder_layers):
@@ -171,7 +244,8 @@ class Network:
         config = self.config
         first, memory.count = memory.count, memory.count + len(tokens)
         positions = self._weights["model.decoder.embed_positions.weight"][first : memory.count]
-        states = exact.embedding(self._weights["model.decoder.embed_tokens.weight"], tokens) + positions
+        words = exact.embedding(self._weights["model.decoder.embed_tokens.weight"], tokens)
+        states = words.to(self._operators.dtype) + positions
         for layer in range(config.decoder_layers):
             name = f"model.decoder.layers.{layer}"
             normal = self._norm(f"{name}.self_attn_layer_norm", states)
@@ -190,9 +264,7 @@ class Network:
         return self._vocabulary(states)
 
     def _norm(self, name: str, x: Tensor) -> Tensor:
-        return exact.layer_norm(
-            x, self._weights[f"{name}.weight"], self._weights[f"{name}.bias"], epsilon=1e-5
-        )
+        return self._operators.layer_norm(x, self._weights[f"{name}.weight"], self._weights[f"{name}.bias"])
 
     def _see(self, name: str, x: Tensor, heads: int) -> _Seen:
         return _Seen(
@@ -201,12 +273,12 @@ class Network:
 
     def _attend(self, name: str, x: Tensor, seen: _Seen, *, causal: bool) -> Tensor:
         queries = _split(self._layers[f"{name}.q_proj"](x), len(seen.keys))
-        mixed = exact.attention(queries, seen.keys, seen.values, causal=causal, precision=self._precision)
+        mixed = self._operators.attention(queries, seen.keys, seen.values, causal)
         return self._layers[f"{name}.out_proj"](mixed.transpose(0, 1).reshape(x.shape))
 
     def _feed_forward(self, name: str, states: Tensor) -> Tensor:
         normal = self._norm(f"{name}.final_layer_norm", states)
-        inner = exact.gelu(self._layers[f"{name}.fc1"](normal))
+        inner = self._operators.gelu(self._layers[f"{name}.fc1"](normal))
         return states + self._layers[f"{name}.fc2"](inner)
 
 

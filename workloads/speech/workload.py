@@ -10,20 +10,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
 from protocols.blobs import Blob
 from protocols.units import FALSE_UNITS
-from workloads import exact
 from workloads.blobs import NO_BLOBS, Blobs
-from workloads.chunkwise import Chunk, Chunkwise
-from workloads.errors import InputRefused, ModelRefused, NumericsRefused
+from workloads.chunkwise import Chunk
+from workloads.errors import ModelRefused, NumericsRefused
+from workloads.fingerprint import PPB
 from workloads.lm.manifest import WEIGHTS_FILE, load_manifest
+from workloads.profiled import Profiled
 from workloads.program import value_digest
 from workloads.speech.config import load_config
-from workloads.speech.decoding import choose
+from workloads.speech.decoding import choose, miss
 from workloads.speech.input import (
     PADDING,
     SAMPLE_BYTES,
@@ -31,21 +33,21 @@ from workloads.speech.input import (
     TranscribeInput,
     decode_input,
 )
-from workloads.speech.kind import NAME, SHORT_HEARING, SPEECH
+from workloads.speech.kind import SHORT_HEARING, SPEECH
 from workloads.speech.mel import FRAMES, log_mel
 from workloads.speech.network import Network
 
 __all__ = ["Transcriber"]
 
-_PRECISIONS = {"exact14": exact.EXACT14, "exact21": exact.EXACT21}
+_HEARD_ROWS = 4
 
 
-class Transcriber(Chunkwise[TranscribeInput]):
+class Transcriber(Profiled[TranscribeInput]):
     """One loaded model in one numerics profile.
 
     Args:
         model_dir: the model's directory.
-        profile: ``exact14`` or ``exact21``.
+        profile: of the kind's.
         variant: how to cheat while generating, or None.
         expected_digest: what the files must hash to, if known.
         blobs: where recordings lie.
@@ -65,14 +67,10 @@ class Transcriber(Chunkwise[TranscribeInput]):
         expected_digest: bytes | None = None,
         blobs: Blobs = NO_BLOBS,
     ) -> None:
-        super().__init__(NAME, load_manifest(model_dir).digest, profile, WINDOW_TOKENS)
-        if expected_digest not in (None, self.model):
-            raise ModelRefused(f"model digest {self.model.hex()} must be {expected_digest!r}")
-        if profile not in _PRECISIONS:
-            raise InputRefused(f"profile {profile!r} must be one of {tuple(_PRECISIONS)}")
-        if variant not in (None, *SPEECH.variants):
-            raise InputRefused(f"variant {variant!r} must be one of {SPEECH.variants}")
-        self._variant = variant
+        model = load_manifest(model_dir).digest
+        super().__init__(
+            SPEECH, model, profile, variant, expected_digest=expected_digest, model_dir=model_dir
+        )
         self._blobs = blobs
         self._recording: tuple[Blob, bytes] | None = None
         config = load_config(model_dir)
@@ -83,7 +81,7 @@ class Transcriber(Chunkwise[TranscribeInput]):
                 f"config.json: max_target_positions must hold prompt and {WINDOW_TOKENS} tokens"
             )
         self._config = config
-        self._network = Network(config, load_file(model_dir / WEIGHTS_FILE), _PRECISIONS[profile])
+        self._network = Network(config, load_file(model_dir / WEIGHTS_FILE), self._numerics.precision)
 
     def decode(self, input: bytes) -> TranscribeInput:
         """See `Chunkwise`."""
@@ -106,6 +104,9 @@ class Transcriber(Chunkwise[TranscribeInput]):
 
     def check(self, job: TranscribeInput, units: Sequence[int], number: int, claimed: list[int]) -> bytes:
         """See `Chunkwise`: every claimed token in one pass."""
+        if self._numerics.precision is None and not self._numerics.has_fingerprints:
+            # One pass has other bits than tokens one by one.
+            return super().check(job, units, number, claimed)
         tokens = claimed[: claimed.index(PADDING)] if PADDING in claimed else claimed
         is_whole = len(claimed) == WINDOW_TOKENS and all(unit == PADDING for unit in claimed[len(tokens) :])
         if not is_whole or any(token >= self._config.vocab_size for token in tokens):
@@ -116,9 +117,11 @@ class Transcriber(Chunkwise[TranscribeInput]):
             if not self._follow(states, tokens):
                 return FALSE_UNITS
         except NumericsRefused:
+            if self._numerics.has_fingerprints:
+                raise
             # From this very window an honest executor would have been refused too.
             return FALSE_UNITS
-        return self.digest(number, Chunk(claimed, _inner(heard, states)))
+        return self.digest(number, _chunk(claimed, heard, states))
 
     def _samples(self, job: TranscribeInput, chunk: int) -> Tensor:
         data = job.samples
@@ -131,7 +134,8 @@ class Transcriber(Chunkwise[TranscribeInput]):
         return torch.frombuffer(bytearray(part), dtype=torch.int16)
 
     def _hear(self, samples: Tensor) -> Tensor:
-        return self._network.encode(log_mel(samples, self._network.filters))
+        is_native = self._numerics.precision is None
+        return self._network.encode(log_mel(samples, self._network.filters, is_native=is_native))
 
     def _write(self, heard: Tensor) -> Chunk:
         """The tokens heard, one after the other."""
@@ -142,13 +146,13 @@ class Transcriber(Chunkwise[TranscribeInput]):
         while len(tokens) < WINDOW_TOKENS:
             states = self._network.decode(torch.tensor(given), memory)[-1:]
             rows.append(states)
-            token = choose(self._config, self._network.logits(states)[0], tokens)
+            token = choose(self._config, self._network.logits(states)[0].double(), tokens)
             if token == self._config.eos_token_id:
                 break
             tokens.append(token)
             given = [token]
         padded = tokens + [PADDING] * (WINDOW_TOKENS - len(tokens))
-        return Chunk(padded, _inner(heard, torch.cat(rows)))
+        return _chunk(padded, heard, torch.cat(rows))
 
     def _states(self, heard: Tensor, tokens: Sequence[int]) -> Tensor:
         """The states from which each token was chosen, and the end if there is room for it."""
@@ -157,13 +161,21 @@ class Transcriber(Chunkwise[TranscribeInput]):
         return self._network.decode(torch.tensor(given), self._network.listen(heard))[len(prompt) - 1 :]
 
     def _follow(self, states: Tensor, tokens: Sequence[int]) -> bool:
-        """Whether these tokens, and then the end, are what the states say."""
+        """Whether these tokens, and then the end, are what the states say, as far as the profile can tell."""
         wanted = [*tokens, self._config.eos_token_id][:WINDOW_TOKENS]
-        logits = self._network.logits(states)
+        logits = self._network.logits(states).double()
+        if not self._numerics.has_fingerprints:
+            return all(
+                choose(self._config, logits[place], wanted[:place]) == token
+                for place, token in enumerate(wanted)
+            )
         return all(
-            choose(self._config, logits[place], wanted[:place]) == token for place, token in enumerate(wanted)
+            PPB * miss(self._config, logits[place], wanted[:place], token) <= self._margin_ppb
+            for place, token in enumerate(wanted)
         )
 
 
-def _inner(heard: Tensor, states: Tensor) -> bytes:
-    return value_digest(heard) + value_digest(states)
+def _chunk(units: list[int], heard: Tensor, states: Tensor) -> Chunk:
+    inner = value_digest(heard) + value_digest(states)
+    rows = (*np.array_split(heard.numpy().reshape(-1), _HEARD_ROWS), states.numpy())
+    return Chunk(units, inner, rows)

@@ -25,7 +25,7 @@ from workloads.vision.input import (
     ClassifyInput,
     encode_input,
 )
-from workloads.workload import EXACT_PROFILES, Artifact, Kind, Workload
+from workloads.workload import ALL_PROFILES, Artifact, Kind, Workload
 
 __all__ = ["COPIED_IMAGE", "NAME", "QUANTIZED_CLASSIFIER", "VISION", "classes", "model_digest"]
 
@@ -93,7 +93,7 @@ VISION = Kind(
     unit="word",
     chunk_units=CHUNK_UNITS,
     segment_chunks=CHUNKS_PER_SEGMENT,
-    profiles=EXACT_PROFILES,
+    profiles=ALL_PROFILES,
     variants=(COPIED_IMAGE, QUANTIZED_CLASSIFIER),
     models=tuple,
     probe=_probe,

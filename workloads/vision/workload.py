@@ -14,28 +14,27 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from workloads import exact
 from workloads.blobs import Blobs
-from workloads.chunkwise import Chunk, Chunkwise
-from workloads.errors import InputRefused, ModelRefused
+from workloads.chunkwise import Chunk
+from workloads.fingerprint import PPB
+from workloads.profiled import Profiled
 from workloads.vision.config import expected_shapes, load_config
-from workloads.vision.input import CHUNK_IMAGES, CHUNK_UNITS, TOP, ClassifyInput, decode_input
-from workloads.vision.kind import COPIED_IMAGE, NAME, QUANTIZED_CLASSIFIER, model_digest
-from workloads.vision.network import Classifier, Exact
+from workloads.vision.input import CHUNK_IMAGES, TOP, ClassifyInput, decode_input
+from workloads.vision.kind import COPIED_IMAGE, QUANTIZED_CLASSIFIER, VISION, classes, model_digest
+from workloads.vision.network import Classifier, Exact, Native
 from workloads.weightsfile import load_tensors
 
 __all__ = ["ImageClassifier", "likeliest"]
 
-_PRECISIONS = {"exact14": exact.EXACT14, "exact21": exact.EXACT21}
 _LEVELS = 7
 
 
-class ImageClassifier(Chunkwise[ClassifyInput]):
+class ImageClassifier(Profiled[ClassifyInput]):
     """One loaded classifier in one numerics profile.
 
     Args:
         model_dir: the model's directory.
-        profile: ``exact14`` or ``exact21``.
+        profile: of the kind's.
         variant: how to cheat while generating, or None.
         expected_digest: what the files must hash to, if known.
         blobs: where images are read.
@@ -54,18 +53,15 @@ class ImageClassifier(Chunkwise[ClassifyInput]):
         expected_digest: bytes | None = None,
         blobs: Blobs,
     ) -> None:
-        super().__init__(NAME, model_digest(model_dir), profile, CHUNK_UNITS)
-        if expected_digest is not None and self.model != expected_digest:
-            raise ModelRefused(f"model digest {self.model.hex()} must be {expected_digest.hex()}")
-        if profile not in _PRECISIONS:
-            raise InputRefused(f"profile {profile!r} must be one of {tuple(_PRECISIONS)}")
-        if variant not in (None, COPIED_IMAGE, QUANTIZED_CLASSIFIER):
-            raise InputRefused(f"variant {variant!r} must be {COPIED_IMAGE!r} or {QUANTIZED_CLASSIFIER!r}")
+        model = model_digest(model_dir)
+        super().__init__(
+            VISION, model, profile, variant, expected_digest=expected_digest, model_dir=model_dir
+        )
         self._blobs = blobs
-        self._variant = variant
         config = load_config(model_dir)
         weights = load_tensors(model_dir, expected_shapes(config), lambda _: False)
-        operators = Exact(_PRECISIONS[profile])
+        precision = self._numerics.precision
+        operators = Native() if precision is None else Exact(precision)
         self._classifier = self._generating = Classifier(config, weights, operators)
         if variant == QUANTIZED_CLASSIFIER:
             fewer_bits = {name: _four_bits(weight) for name, weight in weights.items()}
@@ -90,6 +86,11 @@ class ImageClassifier(Chunkwise[ClassifyInput]):
             images = images[torch.arange(len(images)) // 2 * 2]
         return self._chunk(self._generating, images)
 
+    def miss_ppb(self, job: ClassifyInput, claimed: Sequence[int], own: Chunk) -> int:
+        """See `Profiled`: by how much a class is less likely than the one that belongs in its place."""
+        rows = [self._classifier.chances(torch.from_numpy(state)).double().numpy() for state in own.states]
+        return max(_miss_ppb(row, told) for row, told in zip(rows, classes(claimed), strict=True))
+
     def _images(self, job: ClassifyInput, chunk: int) -> Tensor:
         """The images (count, height, width, 3) of a chunk, uint8."""
         first = chunk * CHUNK_IMAGES
@@ -105,7 +106,8 @@ class ImageClassifier(Chunkwise[ClassifyInput]):
         logits = classifier.logits(images)
         numbers, chances = likeliest(classifier.chances(logits))
         words = np.stack([numbers, chances.view(np.uint32)], axis=-1)
-        return Chunk(words.reshape(-1).tolist(), logits.numpy().astype("<f8", copy=False).tobytes())
+        inner = logits.numpy()
+        return Chunk(words.reshape(-1).tolist(), inner.astype("<f8", copy=False).tobytes(), tuple(inner))
 
 
 def likeliest(chances: Tensor) -> tuple[NDArray[np.uint32], NDArray[np.float32]]:
@@ -120,6 +122,16 @@ def likeliest(chances: Tensor) -> tuple[NDArray[np.uint32], NDArray[np.float32]]
     rows = chances.numpy()
     order = np.argsort(-rows, axis=1, kind="stable")[:, :TOP]
     return order.astype(np.uint32), np.take_along_axis(rows, order, axis=1).astype(np.float32)
+
+
+def _miss_ppb(chances: NDArray[np.float64], told: Sequence[tuple[int, float]]) -> int:
+    """How far an image's claimed classes and their chances lie from these chances."""
+    numbers, claimed = [number for number, _ in told], np.array([chance for _, chance in told])
+    if len(set(numbers)) < len(numbers) or max(numbers) >= len(chances) or not np.isfinite(claimed).all():
+        return PPB
+    ranked = -np.sort(-chances)[: len(told)]
+    misses = np.maximum(ranked - chances[numbers], np.abs(claimed - chances[numbers]))
+    return min(PPB, int(np.ceil(PPB * float(misses.max()))))
 
 
 def _four_bits(weight: Tensor) -> Tensor:

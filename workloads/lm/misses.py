@@ -1,8 +1,6 @@
-"""What the native profile states of a chunk: projections of its hidden states, close on all honest machines.
+"""How far a token lies from its draw, in probability.
 
-A projection adds up a whole hidden state with signs, so that no part of it can be left out, and takes
-four integers in place of the state. How far a token lies from its draw is measured in probability, so
-that machines whose logits differ a little can tell bad luck from another token.
+So machines whose logits differ a little can tell bad luck from another token.
 """
 
 from __future__ import annotations
@@ -11,45 +9,16 @@ from collections.abc import Sequence
 
 import msgspec
 import numpy as np
-from blake3 import blake3
 from numpy.typing import NDArray
 
-from protocols.digest import tagged
+from workloads.fingerprint import PPB
 from workloads.lm.input import TOP_P_MILLI_MAX, LmInput
 from workloads.lm.sampling import draw_weights, noise
 
-__all__ = ["PROJECTIONS", "fingerprint", "misses_ppb", "projection_signs"]
+__all__ = ["misses_ppb"]
 
-PROJECTIONS = 4
-_STEP = 2.0**-20
-_INT32_MAX = 2**31 - 1
-_PPB = 1_000_000_000
 _CLOSE_RANKS = 1e-3
 """Of two logits closer than this, either may be the last that top-k or top-p keeps."""
-
-
-def projection_signs(model: bytes, hidden: int) -> NDArray[np.float64]:
-    """Signs (PROJECTIONS, hidden), +1 or -1, the same for everybody who runs the model."""
-    rows = []
-    for index in range(PROJECTIONS):
-        seed = tagged("p2p-node/fingerprint/1", model, index.to_bytes(8, "little"))
-        stream = np.frombuffer(blake3(seed).digest(length=-(-hidden // 8)), dtype=np.uint8)
-        bits = np.unpackbits(stream, count=hidden, bitorder="little")
-        rows.append(bits.astype(np.float64) * 2 - 1)
-    return np.stack(rows)
-
-
-def fingerprint(states: NDArray[np.float32], signs: NDArray[np.float64]) -> bytes:
-    """Four 32-bit integers for each hidden state.
-
-    Args:
-        states: (tokens, hidden).
-        signs: of `projection_signs`.
-    """
-    scale = 1 / (_STEP * np.sqrt(states.shape[-1]))
-    steps = np.rint(states.astype(np.float64) @ signs.T * scale)
-    values: NDArray[np.int32] = np.clip(steps, -_INT32_MAX, _INT32_MAX).astype("<i4")
-    return values.tobytes()
 
 
 def misses_ppb(
@@ -70,9 +39,9 @@ def misses_ppb(
     misses = []
     for row, token, position in zip(logits, tokens, positions, strict=True):
         if not 0 <= token < vocabulary:
-            misses.append(_PPB)
+            misses.append(PPB)
         elif job.temperature_milli == 0:
-            misses.append(round(_PPB * -float(np.expm1(row[token] - row.max()))))
+            misses.append(round(PPB * -float(np.expm1(row[token] - row.max()))))
         else:
             possible = [weights for close in _close_jobs(job) for weights in _possible(row, close)]
             misses.append(min(_miss_ppb(weights, token, position, job) for weights in possible))
@@ -110,4 +79,4 @@ def _miss_ppb(weights: NDArray[np.int64], token: int, position: int, job: LmInpu
     start, end = int(cumulative[token]) - int(weights[token]), int(cumulative[token])
     outside = max(start - threshold, threshold - end + 1, 0)
     # An honest machine gives a token that can't be drawn no draw, however near.
-    return _PPB if weights[token] == 0 else -(-outside * _PPB // total)
+    return PPB if weights[token] == 0 else -(-outside * PPB // total)
