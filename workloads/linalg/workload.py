@@ -17,18 +17,17 @@ from torch import Tensor
 
 from protocols.digest import tagged
 from protocols.units import FALSE_UNITS
-from workloads.chunkwise import Chunk, Chunkwise
-from workloads.errors import InputRefused, ModelRefused
+from workloads.chunkwise import Chunk
 from workloads.exact import freivalds
-from workloads.linalg.input import CHUNK_UNITS, MatmulInput, Matrix, decode_input, encode_input
-from workloads.linalg.kind import FEWER_TERMS, NAME, model_digest
+from workloads.linalg.input import MatmulInput, Matrix, decode_input, encode_input
+from workloads.linalg.kind import FEWER_TERMS, MATMUL, model_digest
 from workloads.philox import philox
-from workloads.workload import EXACT_PROFILES
+from workloads.profiled import Profiled
 
 __all__ = ["MatrixProduct"]
 
 
-class MatrixProduct(Chunkwise[MatmulInput]):
+class MatrixProduct(Profiled[MatmulInput]):
     """The matrix multiplier.
 
     Args:
@@ -44,14 +43,7 @@ class MatrixProduct(Chunkwise[MatmulInput]):
     def __init__(
         self, profile: str, variant: str | None = None, *, expected_digest: bytes | None = None
     ) -> None:
-        super().__init__(NAME, model_digest(), profile, CHUNK_UNITS)
-        if expected_digest not in (None, self.model):
-            raise ModelRefused(f"model digest {self.model.hex()} must be {expected_digest!r}")
-        if profile not in EXACT_PROFILES:
-            raise InputRefused(f"profile {profile!r} must be one of {EXACT_PROFILES}")
-        if variant not in (None, FEWER_TERMS):
-            raise InputRefused(f"variant {variant!r} must be {FEWER_TERMS!r}")
-        self._variant = variant
+        super().__init__(MATMUL, model_digest(), profile, variant, expected_digest=expected_digest)
         self._made: tuple[MatmulInput, Tensor, Tensor] | None = None
 
     def decode(self, input: bytes) -> MatmulInput:

@@ -9,19 +9,19 @@ import struct
 from collections.abc import Sequence
 
 from workloads.blobs import NO_BLOBS, Blobs
-from workloads.chunkwise import Chunk, Chunkwise
-from workloads.errors import InputRefused, ModelRefused
+from workloads.chunkwise import Chunk
+from workloads.errors import InputRefused
+from workloads.profiled import Profiled
 from workloads.render.bvh import Tree, build_tree
-from workloads.render.kind import FABRICATED_TILES, NAME, model_digest
+from workloads.render.kind import FABRICATED_TILES, RENDER, model_digest
 from workloads.render.mesh import decode_mesh
-from workloads.render.scene import TILE_UNITS, RenderInput, decode_input
+from workloads.render.scene import RenderInput, decode_input
 from workloads.render.trace import packed, radiance, shared_exponent
-from workloads.workload import EXACT_PROFILES
 
 __all__ = ["Renderer"]
 
 
-class Renderer(Chunkwise[RenderInput]):
+class Renderer(Profiled[RenderInput]):
     """The path tracer.
 
     Args:
@@ -43,14 +43,7 @@ class Renderer(Chunkwise[RenderInput]):
         expected_digest: bytes | None = None,
         blobs: Blobs = NO_BLOBS,
     ) -> None:
-        super().__init__(NAME, model_digest(), profile, TILE_UNITS)
-        if expected_digest not in (None, self.model):
-            raise ModelRefused(f"model digest {self.model.hex()} must be {expected_digest!r}")
-        if profile not in EXACT_PROFILES:
-            raise InputRefused(f"profile {profile!r} must be one of {EXACT_PROFILES}")
-        if variant not in (None, FABRICATED_TILES):
-            raise InputRefused(f"variant {variant!r} must be {FABRICATED_TILES!r}")
-        self._variant = variant
+        super().__init__(RENDER, model_digest(), profile, variant, expected_digest=expected_digest)
         self._blobs = blobs
         self._mesh: tuple[bytes, Tree] | None = None
 
