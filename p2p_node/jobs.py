@@ -498,27 +498,17 @@ class JobBook:
 
     def _restore(self) -> None:
         reasons = self._close_drafts()
-        rows = []
+        found = []
         for key, value in self._store.items("jobs"):
             try:
-                rows.append((key, json.loads(value)))
-            except ValueError:
-                log.warning("a job's record can't be read", job=key.hex()[:16])
-        for key, row in sorted(rows, key=lambda pair: pair[1]["created_ms"])[-RECORDS_MAX:]:
-            record = JobRecord(
-                key,
-                row["name"],
-                row["created_ms"],
-                row["spec"],
-                row["state"],
-                row["reason"],
-                row["units"],
-                row["text"],
-                row["finished_ms"],
-            )
-            self._records[key] = record
+                found.append(_read_record(key, value))
+            except (ValueError, KeyError, TypeError) as error:
+                # Of another release, or of a file that was damaged. Its receipt is still there.
+                log.warning("a job's record can't be read", job=key.hex()[:16], why=repr(error))
+        for record in sorted(found, key=lambda record: record.created_ms)[-RECORDS_MAX:]:
+            self._records[record.id] = record
             if not record.is_final:
-                self._end_as_receipt_says(record, reasons.get(key, STOPPED))
+                self._end_as_receipt_says(record, reasons.get(record.id, STOPPED))
 
     def _close_drafts(self) -> dict[bytes, str]:
         """Write the receipts of jobs that the node stopped under; why each ended, by its id."""
@@ -541,6 +531,28 @@ class JobBook:
                 record.text = self.text_of(record, record.units)
         record.reason = "" if record.state == JobState.VERIFIED.value else reason
         self._keep(record)
+
+
+def _read_record(key: bytes, value: bytes) -> JobRecord:
+    """A record from the store.
+
+    Raises:
+        ValueError, KeyError, TypeError: it isn't one.
+    """
+    row = json.loads(value)
+    record = JobRecord(
+        key,
+        row["name"],
+        int(row["created_ms"]),
+        row["spec"],
+        JobState(row["state"]).value,
+        row["reason"],
+        list(row["units"]),
+        row["text"],
+        row["finished_ms"],
+    )
+    KINDS[record.spec["task"]["workload"]]
+    return record
 
 
 def _number(parts: int | str) -> int | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
 from p2p_node.core.node import Act, NodeCore
 from p2p_node.store import Store
@@ -13,9 +14,25 @@ from protocols.errors import PeerFault
 from protocols.limits import RECEIPT_BYTES_MAX
 from protocols.messages import ReceiptBody, Voucher
 
-__all__ = ["AddressRecords", "earnings", "open_receipt", "recover"]
+__all__ = ["AddressRecords", "Rows", "earnings", "open_receipt", "recover"]
 
 ADDRESSES_MAX = 512
+
+
+class Rows(Protocol):
+    """The part of `Store` from which a core recovers."""
+
+    def load(self, table: str) -> dict[bytes, bytes]:
+        """All of a table."""
+        ...
+
+    def keys(self, table: str) -> list[bytes]:
+        """Its keys."""
+        ...
+
+    def get(self, table: str, key: bytes) -> bytes | None:
+        """One row."""
+        ...
 
 
 def earnings(store: Store, core: NodeCore) -> dict[bytes, int]:
@@ -31,7 +48,7 @@ def earnings(store: Store, core: NodeCore) -> dict[bytes, int]:
     return earned
 
 
-def recover(store: Store, core: NodeCore, now_ms: int) -> list[Act]:
+def recover(store: Rows, core: NodeCore, now_ms: int) -> list[Act]:
     """Give a core what the store kept for it; perform what it answers."""
     contracts, lanes = store.load("contracts"), store.load("lanes")
     vouchers = {
@@ -70,7 +87,8 @@ class AddressRecords:
         self._store = store
         self._clock = clock
         self._known = dict.fromkeys(
-            key.decode() for key, _ in sorted(store.load("addresses").items(), key=lambda row: row[1])
+            key.decode(errors="replace")
+            for key, _ in sorted(store.load("addresses").items(), key=lambda row: row[1])
         )
 
     def load(self) -> list[str]:

@@ -7,8 +7,6 @@ are given, so the same runtime runs for real and under a mock clock.
 
 from __future__ import annotations
 
-import heapq
-import itertools
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -19,6 +17,7 @@ from p2p_node.core.gossip import TOPICS
 from p2p_node.core.node import Act, NodeCore
 from p2p_node.core.outbox import Transmit
 from p2p_node.core.request import JobRequest
+from p2p_node.errors import UserError
 from p2p_node.network.port import (
     FrameReceived,
     GossipReceived,
@@ -28,6 +27,7 @@ from p2p_node.network.port import (
     PeerConnected,
     PeerDisconnected,
 )
+from p2p_node.timers import Timers
 from protocols.bidding import Ability
 from protocols.effects import (
     CancelRun,
@@ -118,10 +118,10 @@ class Runtime:
         self._keeper = keeper
         self._on_notify = on_notify
         self._network: Network | None = None
-        self._timers: dict[tuple[Any, ...], int] = {}
-        self._due: list[tuple[int, int, tuple[Any, ...]]] = []
-        self._numbers = itertools.count()
+        self._timers = Timers(clock)
         self._timer_wake = trio.Event()
+        self._failed = trio.Event()
+        self._failure: UserError | None = None
         self._outgoing_in, self._outgoing_out = trio.open_memory_channel[Publish | Transmit](OUTGOING_MAX)
         self._nursery: trio.Nursery | None = None
         self._dialling: dict[bytes, list[bytes]] = {}
@@ -186,6 +186,7 @@ class Runtime:
             self._nursery = nursery
             nursery.start_soon(self._send_outgoing, network)
             nursery.start_soon(self._fire_timers)
+            nursery.start_soon(self._end_if_writing_fails)
             self.perform(self.core.start(self.clock()))
             task_status.started()
             async for event in network.events:
@@ -225,7 +226,7 @@ class Runtime:
         """Perform the acts of one event, in order."""
         changes = [act for act in acts if isinstance(act, Persist)]
         if changes:
-            self._keeper.apply(changes)
+            self._write(changes)
         for act in acts:
             match act:
                 case Publish() | Transmit():
@@ -244,29 +245,36 @@ class Runtime:
                 case Notify():
                     self._on_notify(act, self.clock())
 
+    def _write(self, changes: list[Persist]) -> None:
+        try:
+            self._keeper.apply(changes)
+        except UserError as error:
+            # What can't be written must not be said, and the core believes that it was: only a new process,
+            # with what the store has, tells no lies. Whoever called us may not be one who can end us.
+            self._failure = self._failure or error
+            self._failed.set()
+            raise
+
+    async def _end_if_writing_fails(self) -> None:
+        await self._failed.wait()
+        if self._failure is not None:
+            raise self._failure
+
     def _report(self, event: RunEvent) -> None:
         self.perform(self.core.run_event(event, self.clock()))
 
     # --- Timers ----------------------------------------------------------------------------------
 
     def _set_timer(self, key: tuple[Any, ...], at_ms: int) -> None:
-        self._timers[key] = at_ms
-        is_earliest = not self._due or at_ms < self._due[0][0]
-        heapq.heappush(self._due, (at_ms, next(self._numbers), key))
-        if is_earliest:
+        if self._timers.set(key, at_ms):
             self._timer_wake.set()
 
     async def _fire_timers(self) -> None:
         while True:
             self._timer_wake = trio.Event()
-            now_ms = self.clock()
-            while self._due and self._due[0][0] <= now_ms:
-                at_ms, _, key = heapq.heappop(self._due)
-                if self._timers.get(key) == at_ms:
-                    del self._timers[key]
-                    self.perform(self.core.timer_fired(key, now_ms))
-            wait_s = (self._due[0][0] - self.clock()) / 1_000 if self._due else 3_600
-            with trio.move_on_after(max(0, wait_s)):
+            while (key := self._timers.pop_due()) is not None:
+                self.perform(self.core.timer_fired(key, self.clock()))
+            with trio.move_on_after(self._timers.wait_s()):
                 await self._timer_wake.wait()
 
     # --- Sending ---------------------------------------------------------------------------------

@@ -51,6 +51,7 @@ client's job waits for it beside its work, by `Store.wait_for_disk`."""
 
 PAGE_ROWS = 256
 _BUSY_TIMEOUT_S = 5.0
+_PRIMARY_CODE = 0xFF
 # With less than FULL, a power cut may take back a transaction after its voucher was sent.
 _WAIT_FOR_DISK = "PRAGMA synchronous = FULL"
 _DONT_WAIT = "PRAGMA synchronous = NORMAL"
@@ -295,11 +296,16 @@ class Store:
             raise
         except sqlite3.DatabaseError as error:
             if isinstance(error, sqlite3.OperationalError):
-                raise StoreError(f"can't use {self.path}: {error}") from error
+                raise StoreError(f"can't use {self.path}: {error}{_remedy(error)}") from error
             raise StoreError(
-                f"{self.path} is damaged ({error}); restore it from a backup, or move it away to start "
-                "with an empty one: the identity is kept, but unsettled earnings and receipts in it are lost"
+                f"{self.path} is damaged ({error}); keep what can be read of it with: p2p-node store salvage"
             ) from error
+
+
+def _remedy(error: sqlite3.OperationalError) -> str:
+    if error.sqlite_errorcode & _PRIMARY_CODE not in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
+        return ""
+    return "; make room on the disk and start again: what was promised is written, and nothing else was said"
 
 
 def _is_easy(change: Persist) -> bool:

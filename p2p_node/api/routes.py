@@ -132,6 +132,8 @@ class _Routes:
             spec = await trio.to_thread.run_sync(parse_job_spec, document)
             prepared = await trio.to_thread.run_sync(self._node.book.prepare, spec)
             record = self._node.book.submit(spec, views.described_spec(spec), prepared)
+        # Peers are asked meanwhile; but a job that the client has an id of is found after a power cut, too.
+        await trio.to_thread.run_sync(self._node.store.wait_for_disk)
         return _json({"id": record.id.hex(), "state": record.state, "name": record.name}, status=201)
 
     async def quote_job(self, request: Request) -> Response:

@@ -69,6 +69,7 @@ COMMANDS = {
     "program": LazyCommand("p2p_node.cli.program:program", "Check graphs of your own before a job."),
     "model": LazyCommand("p2p_node.cli.model:model", "List the models on this machine, and calibrate them."),
     "blob": LazyCommand("p2p_node.cli.blob:blob", "Move and keep large content."),
+    "store": LazyCommand("p2p_node.cli.store:store", "Mend what the node remembers, if it is damaged."),
     "swarm": LazyCommand("p2p_node.cli.swarm:swarm", "Run many peers on this machine, to try things."),
 }
 
