@@ -245,15 +245,15 @@ BLOB_BYTES_MAX = 64 * 1024**3
 BLOB_MESSAGE_BYTES_MAX = 66 * 1024
 """One message on a transfer's stream: the largest says of each piece whether it is there."""
 
-BLOB_ASKS_MAX = 2
-"""Pieces on their way on one stream: one arrives while the next is asked for. What is asked for is read at
-once, so it also bounds a fetch's memory."""
+BLOB_ASKS_MAX = 4
+"""Pieces on their way on one stream: as much as its window lets through in a round trip. What is asked for is
+read at once, so it also bounds a fetch's memory."""
 
 BLOB_SOURCES_MAX = 4
 """Peers that one fetch draws from at a time."""
 
 BLOB_FETCHES_MAX = 4
-"""Fetches at a time. With two pieces more of each stream that wait to be written, all of them hold 64 MiB."""
+"""Fetches at a time. With four pieces more of each stream that wait to be written, all of them hold 128 MiB."""
 
 BLOB_STREAMS_PER_PEER_MAX = 4
 BLOB_STREAMS_MAX = 32

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import structlog
@@ -18,7 +19,18 @@ from p2p_node.blobs.partial import PartialBlob
 from p2p_node.blobs.serving import Offload
 from p2p_node.blobs.talk import BlobTalk, PeerSilent
 from p2p_node.network.port import BulkStream, NetworkError
-from protocols.blobs import Ask, Blob, Holding, Lacking, Piece, Want, blob_name, piece_count, piece_range
+from protocols.blobs import (
+    Ask,
+    Blob,
+    Holding,
+    Lacking,
+    Piece,
+    Want,
+    blob_message,
+    blob_name,
+    piece_count,
+    piece_range,
+)
 from protocols.digest import DIGEST_BYTES
 from protocols.errors import Malformed, PeerFault
 from protocols.identity import short_id
@@ -44,6 +56,8 @@ BUSY_S = 120.0
 
 SILENT_POINTS = 5
 ASKERS_MAX = 2
+SECOND_ASKS_MAX = 2
+"""So many pieces that another source was asked for are asked of one at a time: most of them come twice."""
 
 Progress = Callable[[int, int], None]
 """Told bytes here and bytes in all."""
@@ -200,16 +214,18 @@ class Fetch:
         try:
             talk = BlobTalk(stream, silence_s=SILENCE_S)
             draw.held = await self._introduce(talk, partial)
-            # One piece is written to the disk while the next comes.
-            come, to_write = trio.open_memory_channel[tuple[int, bytes]](0)
+            # Pieces are written to the disk while the next ones come.
+            come, to_write = trio.open_memory_channel[tuple[int, bytes]](1)
             async with trio.open_nursery() as nursery:
 
                 async def write_down() -> None:
                     nonlocal failure
                     try:
-                        async for piece, data in to_write:
-                            await self._take(partial, piece, data)
-                            draw.unwritten.popleft()
+                        async for first in to_write:
+                            pieces = [first, *_waiting(to_write)]
+                            await self._take(partial, pieces)
+                            for _ in pieces:
+                                draw.unwritten.popleft()
                     except Exception as error:
                         # Raised below: a nursery would wrap it in a group.
                         failure = error
@@ -234,9 +250,8 @@ class Fetch:
         """Ask and receive, until all is here or the source has nothing more for us."""
         async with come:
             while not self._is_complete():
-                while len(draw.asked) < BLOB_ASKS_MAX and (piece := self._next(draw)) is not None:
-                    draw.asked.append(piece)
-                    await talk.send(Ask(piece))
+                if len(draw.asked) <= BLOB_ASKS_MAX // 2:
+                    await self._ask(talk, draw)
                 if not draw.asked:
                     # All that it has is on its way from it or from others: until one of them fails.
                     with trio.move_on_after(WAIT_S) as waiting:
@@ -247,6 +262,15 @@ class Fetch:
                 data = await self._receive(talk, draw.asked[0])
                 draw.unwritten.append(draw.asked.popleft())
                 await come.send((draw.unwritten[-1], data))
+
+    async def _ask(self, talk: BlobTalk, draw: _Draw) -> None:
+        """Ask for as many pieces as may be on their way, all in one frame."""
+        asks: list[bytes] = []
+        while len(draw.asked) < BLOB_ASKS_MAX and (piece := self._next(draw)) is not None:
+            draw.asked.append(piece)
+            asks.append(blob_message(Ask(piece)))
+        if asks:
+            await talk.send_bytes(b"".join(asks))
 
     async def _introduce(self, talk: BlobTalk, partial: PartialBlob) -> bytes:
         """Say what we want; which pieces the source has, empty for all."""
@@ -290,18 +314,20 @@ class Fetch:
             del self._free[piece]
             self._asked[piece] = {source}
             return piece
+        if len(draw.asked) >= SECOND_ASKS_MAX:
+            return None
         for piece, askers in self._asked.items():
             if len(askers) < ASKERS_MAX and source not in askers and (not held or held[piece]):
                 askers.add(source)
                 return piece
         return None
 
-    async def _take(self, partial: PartialBlob, piece: int, data: bytes) -> None:
+    async def _take(self, partial: PartialBlob, pieces: list[tuple[int, bytes]]) -> None:
         async with self._writing:
-            if not partial.has(piece):
-                await self._offload(partial.write, piece, data)
-                self.tell()
-        self._asked.pop(piece, None)
+            await self._offload(_write_new, partial, pieces)
+            self.tell()
+        for piece, _ in pieces:
+            self._asked.pop(piece, None)
         self._wake()
 
     def _give_back(self, source: bytes, piece: int) -> None:
@@ -311,9 +337,26 @@ class Fetch:
         askers.discard(source)
         if not askers:
             del self._asked[piece]
-            self._free[piece] = None
+            # It may be here all the same: what was written before the piece that failed.
+            if self.partial is None or not self.partial.has(piece):
+                self._free[piece] = None
         self._wake()
 
     def _wake(self) -> None:
         self._changed.set()
         self._changed = trio.Event()
+
+
+def _waiting(channel: trio.MemoryReceiveChannel[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
+    """What has come meanwhile: a turn of a thread for several pieces costs as much as for one."""
+    pieces = []
+    with suppress(trio.WouldBlock, trio.EndOfChannel):
+        while True:
+            pieces.append(channel.receive_nowait())
+    return pieces
+
+
+def _write_new(partial: PartialBlob, pieces: list[tuple[int, bytes]]) -> None:
+    for piece, data in pieces:
+        if not partial.has(piece):
+            partial.write(piece, data)

@@ -91,7 +91,7 @@ class PartialBlob:
             raise PieceRejected(
                 f"piece {piece} of blob {self.blob.digest.hex()} isn't what its name promises"
             )
-        _write_at(self.path, place.start, data)
+        _write_at(self.path, place.start, data, to_disk=True)
         _write_at(self._marks_path, piece, bytes((_HERE,)))
         self._mark(piece, _HERE)
 
@@ -150,11 +150,15 @@ class PartialBlob:
         return index[piece * DIGEST_BYTES : (piece + 1) * DIGEST_BYTES]
 
 
-def _write_at(path: Path, offset: int, data: bytes) -> None:
+def _write_at(path: Path, offset: int, data: bytes, *, to_disk: bool = False) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
     try:
         written = 0
         while written < len(data):
             written += os.pwrite(descriptor, memoryview(data)[written:], offset + written)
+        if to_disk and hasattr(os, "posix_fadvise"):
+            # Linux begins to write what it is told to forget, and keeps it until then: at the end of a large
+            # blob nearly all of it is on the disk, and little waits for it in memory.
+            os.posix_fadvise(descriptor, offset, len(data), os.POSIX_FADV_DONTNEED)
     finally:
         os.close(descriptor)

@@ -14,7 +14,7 @@ from p2p_node.blobs.partial import PartialBlob
 from p2p_node.blobs.store import BlobStore
 from p2p_node.blobs.talk import BlobTalk
 from p2p_node.network.port import BulkStream
-from protocols.blobs import Ask, Blob, Holding, Lacking, Piece, Want, blob_message
+from protocols.blobs import Ask, Blob, Holding, Lacking, Piece, Want, blob_message, piece_range
 from protocols.errors import Malformed
 from protocols.identity import short_id
 from protocols.limits import BLOB_PIECE_BYTES, BLOB_STREAMS_MAX, BLOB_STREAMS_PER_PEER_MAX
@@ -33,10 +33,12 @@ SLICE_BYTES = 1 << 16
 """What passes a slow rate limit at once: a little comes often rather than much seldom."""
 
 SLICES_PER_S = 16
-"""Where a rate is faster, more passes at once, up to a piece."""
+"""Where a rate is faster, more passes at once, up to a piece with its message."""
 
 SLICE_S_MAX = 5.0
 """So many streams are served as leave each of them a slice in this time."""
+
+_SLICE_BYTES_MAX = BLOB_PIECE_BYTES + 64
 
 PEERS_REMEMBERED = 1_024
 
@@ -85,7 +87,7 @@ class BlobServer:
         self._buckets: OrderedDict[bytes, TokenBucket] = OrderedDict()
         self._streams: Counter[bytes] = Counter()
         slowest = min(bytes_per_s, peer_bytes_per_s)
-        self._slice_bytes = min(BLOB_PIECE_BYTES, max(SLICE_BYTES, slowest // SLICES_PER_S))
+        self._slice_bytes = min(_SLICE_BYTES_MAX, max(SLICE_BYTES, slowest // SLICES_PER_S))
         self._streams_max = min(BLOB_STREAMS_MAX, max(1, int(bytes_per_s * SLICE_S_MAX) // SLICE_BYTES))
         self.bytes_served = 0
 
@@ -132,9 +134,9 @@ class BlobServer:
                 async for piece in pieces_read:
                     if isinstance(piece, Exception):
                         raise piece
-                    number, data = piece
-                    await self._pass(talk, bucket, blob_message(Piece(number)) + data)
-                    self.bytes_served += len(data)
+                    number, framed = piece
+                    await self._pass(talk, bucket, framed)
+                    self.bytes_served += len(piece_range(blob, number))
             except Exception as error:
                 # Raised below: a nursery would wrap it in a group.
                 failure = error
@@ -145,17 +147,17 @@ class BlobServer:
     async def _read_ahead(
         self, talk: BlobTalk, blob: Blob, ahead: trio.MemorySendChannel[tuple[int, bytes] | Exception]
     ) -> None:
-        """What was asked for, piece by piece, and at last why there is no more."""
+        """What was asked for, piece by piece with its message, and at last why there is no more."""
         try:
             while True:
                 ask = await talk.message()
                 if not isinstance(ask, Ask):
                     raise Malformed(f"a piece must be asked for, got {type(ask).__name__}")
                 try:
-                    data = await self._offload(self._piece, blob, ask.piece)
+                    framed = await self._offload(self._framed, blob, ask.piece)
                 except ValueError as error:
                     raise Malformed(str(error)) from error
-                await ahead.send((ask.piece, data))
+                await ahead.send((ask.piece, framed))
         except Exception as error:
             await ahead.send(error)
 
@@ -172,7 +174,11 @@ class BlobServer:
             return partial.held(), partial.index
         return b"", self._store.index(blob)
 
-    def _piece(self, blob: Blob, piece: int) -> bytes:
+    def _framed(self, blob: Blob, piece: int) -> bytes:
+        # Joined here, in a thread, and not where frames are sent.
+        return blob_message(Piece(piece)) + self._read(blob, piece)
+
+    def _read(self, blob: Blob, piece: int) -> bytes:
         partial = self._partial_of(blob)
         if partial is not None:
             try:

@@ -54,9 +54,11 @@ class BlobTalk:
             Malformed: the peer sent something else.
             StreamBroken: the stream is over; as `PeerSilent`, nothing comes.
         """
-        while (message := self._splitter.take_message()) is None:
-            await self._receive()
-        return message
+        with self._patience() as patience:
+            while (message := self._splitter.take_message()) is None:
+                await self._receive(patience)
+            return message
+        raise self._silent()
 
     async def bytes(self, size: int) -> bytes:
         """The next ``size`` bytes: a piece or an index.
@@ -64,12 +66,19 @@ class BlobTalk:
         Raises:
             StreamBroken: the stream is over; as `PeerSilent`, nothing comes.
         """
-        while (data := self._splitter.take_bytes(size)) is None:
-            await self._receive()
-        return data
+        with self._patience() as patience:
+            while (data := self._splitter.take_bytes(size)) is None:
+                await self._receive(patience)
+            return data
+        raise self._silent()
 
-    async def _receive(self) -> None:
-        with trio.move_on_after(self._silence_s) as deadline:
-            self._splitter.feed(await self._stream.receive())
-        if deadline.cancelled_caught:
-            raise PeerSilent(f"peer was silent for {self._silence_s:g} s")
+    def _patience(self) -> trio.CancelScope:
+        return trio.move_on_after(self._silence_s)
+
+    def _silent(self) -> PeerSilent:
+        return PeerSilent(f"peer was silent for {self._silence_s:g} s")
+
+    async def _receive(self, patience: trio.CancelScope) -> None:
+        self._splitter.feed(await self._stream.receive())
+        # One scope for all parts of a piece: a scope for each costs as much as reading it.
+        patience.deadline = trio.current_time() + self._silence_s

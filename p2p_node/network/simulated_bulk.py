@@ -116,5 +116,7 @@ class SimulatedBulk:
         self._changed.set()
 
     async def _change(self) -> None:
-        self._changed = trio.Event()
+        # One event for both who sends and who receives: neither may take the other's away.
+        if self._changed.is_set():
+            self._changed = trio.Event()
         await self._changed.wait()

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import random
 
+import pytest
 import trio
 import trio.testing
+from libp2p.io.exceptions import ConnectionClosedError
 from libp2p.io.trio import TrioTCPStream
+from libp2p.security.secure_session import SecureSession
+from libp2p.stream_muxer.yamux import yamux
 
 from p2p_node.network.libp2p import speed
 from p2p_node.network.libp2p.network import Libp2pNetwork
@@ -37,6 +41,38 @@ async def test_buffered_reads_return_the_same_bytes() -> None:
         read += piece
     assert bytes(read) == whole
     assert await stream.read(0) == b""
+
+
+@pytest.mark.parametrize("exact", [False, True])
+async def test_messages_are_read_as_bytes_whatever_their_cuts(*, exact: bool) -> None:
+    speed.install()
+    rng = random.Random(6)
+    messages = [rng.randbytes(rng.choice([1, 12, 700, 60_000])) for _ in range(40)]
+    whole = b"".join(messages)
+
+    class Messages:
+        async def read_msg(self) -> bytes:
+            await trio.lowlevel.checkpoint()
+            return messages.pop(0) if messages else b""
+
+    session = SecureSession.__new__(SecureSession)
+    session.conn = Messages()  # type: ignore[assignment]
+    read = bytearray()
+    while len(read) < len(whole) - 70_000:
+        size = rng.choice([1, 12, 5_000, 70_000])
+        part = await (yamux.read_exactly(session, size) if exact else session.read(size))
+        assert len(part) == size
+        read += part
+        if not exact:
+            read += await session.read()
+    with pytest.raises(ConnectionClosedError):
+        if exact:
+            await yamux.read_exactly(session, 80_000)
+        else:
+            read += await session.read(80_000)
+            await session.read(1)
+    assert bytes(read) == whole[: len(read)]
+    assert exact or len(read) == len(whole)
 
 
 async def test_credit_returned_is_what_was_read_and_one_growth() -> None:
