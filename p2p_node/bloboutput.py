@@ -9,6 +9,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 
 from p2p_node.blobs import BlobStore
+from p2p_node.blobs.sealing import SealingWriter
 from p2p_node.blobs.store import BlobWriter
 from protocols.blobs import Blob
 from protocols.limits import BLOB_PIECE_BYTES, RUN_BLOB_BYTES_MAX, RUN_BLOBS_MAX
@@ -27,13 +28,15 @@ class OutputTaker:
     Args:
         store: where complete blobs go.
         owner: who holds on to them.
+        reader: Ed25519 key of the peer that alone may open them; empty leaves them open.
     """
 
-    def __init__(self, store: BlobStore, owner: str) -> None:
+    def __init__(self, store: BlobStore, owner: str, reader: bytes = b"") -> None:
         self._store = store
         self._owner = owner
+        self._reader = reader
         self._open = ExitStack()
-        self._writer: BlobWriter | None = None
+        self._writer: BlobWriter | SealingWriter | None = None
         self._blob: Blob | None = None
         self._offset = 0
         self._bytes_total = 0
@@ -59,7 +62,7 @@ class OutputTaker:
         if self._offset == blob.size_bytes:
             self._finish(blob, writer)
 
-    def _begin(self, blob: Blob) -> BlobWriter:
+    def _begin(self, blob: Blob) -> BlobWriter | SealingWriter:
         self._bytes_total += blob.size_bytes
         self._blobs_total += 1
         if self._bytes_total > RUN_BLOB_BYTES_MAX or self._blobs_total > RUN_BLOBS_MAX:
@@ -67,14 +70,18 @@ class OutputTaker:
                 f"a run leaves {self._blobs_total} blobs of {self._bytes_total} bytes, which must be "
                 f"{RUN_BLOBS_MAX} of {RUN_BLOB_BYTES_MAX} at most"
             )
-        self._writer = self._open.enter_context(self._store.writer())
+        plain = self._open.enter_context(self._store.writer())
+        self._writer = self._store.sealing_writer(plain, blob, self._reader) if self._reader else plain
         self._blob, self._offset = blob, 0
         return self._writer
 
-    def _finish(self, blob: Blob, writer: BlobWriter) -> None:
-        # First, so that it can't be evicted between the two.
-        self._store.pin(blob, self._owner)
+    def _finish(self, blob: Blob, writer: BlobWriter | SealingWriter) -> None:
+        if not self._reader:
+            # First, so that it can't be evicted between the two.
+            self._store.pin(blob, self._owner)
         found = writer.finish()
+        if self._reader and (sealed := self._store.sealed(found, self._reader)) is not None:
+            self._store.pin(sealed, self._owner)
         self.close()
         if found != blob:
             raise OutputRefused(f"what was called blob {blob.digest.hex()} is {found.digest.hex()}")

@@ -14,8 +14,9 @@ from typing import Any, Protocol
 import structlog
 import trio
 
+from p2p_node.blobrights import job_owner
 from p2p_node.blobs import BlobError, BlobUnavailable, StoreFull
-from p2p_node.executor import owner_of
+from p2p_node.executor import owner_of, sealed_owner_of
 from p2p_node.runtime import Executor
 from protocols.blobs import Blob, check_blob
 from protocols.effects import Execute, FetchBlobs, Judge, OpenValues, Prefetch, Recompute, Task, Trace
@@ -81,6 +82,10 @@ class Store(Protocol):
 
     def unpin(self, owner: str) -> None:
         """Let go of all that an owner holds."""
+        ...
+
+    def set_private(self, blob: Blob, *, is_lent: bool) -> None:
+        """Keep it from everybody without a right to it."""
         ...
 
 
@@ -158,6 +163,7 @@ class BlobTasks:
             scope.cancel()
         self._inner.cancel(key)
         self._store.unpin(owner_of(key))
+        self._store.unpin(sealed_owner_of(key))
 
     # --- Runs ------------------------------------------------------------------------------------
 
@@ -175,7 +181,10 @@ class BlobTasks:
         if not wanted:
             self._inner.start(key, task, self._keeping(key, task, report))
             return
+        is_lent = isinstance(task, Execute | Recompute) and bool(task.private_to)
         for blob in wanted:
+            if is_lent:
+                self._store.set_private(blob, is_lent=True)
             self._store.pin(blob, owner_of(key))
         scope = self._fetching[key] = trio.CancelScope()
         self._nursery.start_soon(self._fetch_and_run, scope, key, task, wanted, report)
@@ -227,7 +236,11 @@ class BlobTasks:
 
         def passed_on(event: RunEvent) -> None:
             if not isinstance(event, RunOutput | RunChunk | RunProgress):
-                if isinstance(task, Execute):
+                if isinstance(task, Execute) and task.private_to:
+                    # What was lent to us isn't ours to keep.
+                    self._store.unpin(owner_of(key))
+                    self._nursery.start_soon(self._let_go_later, sealed_owner_of(key))
+                elif isinstance(task, Execute):
                     self._nursery.start_soon(self._let_go_later, owner_of(key))
                 else:
                     self._store.unpin(owner_of(key))
@@ -254,6 +267,10 @@ class BlobTasks:
                 wanted = _checked(self._kinds[task.workload].output_blobs(task.input, task.units))
                 for blob in wanted:
                     self._store.pin(blob, owner_of(key))
+                    if task.private_job:
+                        # Its verifiers, and whoever goes on after this executor, come to us for it.
+                        self._store.set_private(blob, is_lent=False)
+                        self._store.pin(blob, job_owner(task.private_job))
                 await self._fetch_all(key, wanted, task.sources, report)
             except StoreFull as error:
                 ending = RunFailed(key, NO_ROOM, str(error))

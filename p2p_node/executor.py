@@ -31,7 +31,7 @@ from protocols.events import (
 from workloads import frames
 from workloads.registry import KINDS
 
-__all__ = ["RUN_OWNER", "ModelPlace", "WorkerExecutor", "builtin_places", "owner_of"]
+__all__ = ["RUN_OWNER", "ModelPlace", "WorkerExecutor", "builtin_places", "owner_of", "sealed_owner_of"]
 
 
 RUN_OWNER = "run:"
@@ -41,6 +41,11 @@ RUN_OWNER = "run:"
 def owner_of(key: tuple[Any, ...]) -> str:
     """Under which name a run holds on to blobs."""
     return RUN_OWNER + ":".join(part.hex() if isinstance(part, bytes) else str(part) for part in key)
+
+
+def sealed_owner_of(key: tuple[Any, ...]) -> str:
+    """Under which name a run holds on to what it left sealed: for longer than to its input."""
+    return owner_of(("sealed", *key))
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +116,10 @@ class WorkerExecutor:
             return
         pool = self._working if isinstance(task, Execute) else self._checking
         is_kept = isinstance(task, Execute) and self._cheat != "withheld-blob"
-        taker = OutputTaker(self._blobs, owner_of(key)) if is_kept and self._blobs is not None else None
+        taker: OutputTaker | None = None
+        if isinstance(task, Execute) and is_kept and self._blobs is not None:
+            owner = sealed_owner_of(key) if task.private_to else owner_of(key)
+            taker = OutputTaker(self._blobs, owner, task.private_to)
 
         def on_event(event: frames.Event) -> None:
             if key not in self._runs:

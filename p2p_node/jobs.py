@@ -18,6 +18,7 @@ import structlog
 import trio
 
 from p2p_node import explain
+from p2p_node.blobrights import job_owner
 from p2p_node.blobs import BlobStore
 from p2p_node.blobtasks import blobs_of_input, leaves_blobs
 from p2p_node.core.recovery import STOPPED
@@ -140,6 +141,7 @@ def build_request(
         model_name=getattr(spec.task, "model", kind.name),
         profile=spec.verify.profile,
         input=task.input,
+        is_private=spec.encrypt,
         input_blobs=_blobs_of(kind, task.input),
         has_output_blobs=leaves_blobs(kind, task.input),
         input_units=task.input_units,
@@ -265,13 +267,13 @@ class JobBook:
                 described=described,
                 now_ms=now_ms,
             )
-            self.hold(whole.id, request.input_blobs)
+            self.hold(whole.id, request.input_blobs, is_private=request.is_private)
             return whole
         if ceiling:
             _check_ceiling(quote(self._runtime.core, request, now_ms), ceiling)
 
         def book(job_id: bytes) -> None:
-            self.hold(job_id, request.input_blobs)
+            self.hold(job_id, request.input_blobs, is_private=request.is_private)
             # Before anything is said: what a peer does for us from here on must be found again.
             self.enter(job_id, spec.name, now_ms, described, is_kept=True)
 
@@ -286,16 +288,23 @@ class JobBook:
             if self._blob_store is None or not self._blob_store.has(blob):
                 raise UserError(f"task: blob {blob_name(blob)} isn't on this node")
 
-    def hold(self, job_id: bytes, blobs: Sequence[Blob]) -> None:
+    def hold(self, job_id: bytes, blobs: Sequence[Blob], *, is_private: bool = False) -> None:
         """Keep what a job needs until it is over: whoever executes or checks it comes for it."""
         for blob in blobs:
             if self._blob_store is not None:
-                self._blob_store.pin(blob, _owner(job_id))
+                if is_private:
+                    self._blob_store.set_private(blob, is_lent=False)
+                self._blob_store.pin(blob, job_owner(job_id))
 
     def let_go(self, job_id: bytes) -> None:
         """What a job needed may be forgotten."""
         if self._blob_store is not None:
-            self._blob_store.unpin(_owner(job_id))
+            self._blob_store.unpin(job_owner(job_id))
+
+    def jobs_of(self, job_id: bytes) -> tuple[bytes, ...]:
+        """The protocol's jobs that a job consists of, by its id; itself, unless it was split."""
+        record = self._records.get(job_id)
+        return record.job_ids if record is not None else (job_id,)
 
     def enter(
         self, job_id: bytes, name: str, now_ms: int, described: dict[str, Any], *, is_kept: bool = False
@@ -569,11 +578,6 @@ def _check_ceiling(quoted: Mapping[str, Any], ceiling: int) -> None:
     cost = quoted.get("execution_micros_max", 0) + quoted.get("verification_micros", 0)
     if cost > ceiling:
         raise UserError(f"auction.max_total: the job may cost {cost} micro-units, more than {ceiling}")
-
-
-def _owner(job_id: bytes) -> str:
-    """Under which name a job holds on to its input."""
-    return f"job:{job_id.hex()}"
 
 
 def _plain(value: Any, name: str = "") -> Any:

@@ -19,6 +19,7 @@ from p2p_node.yamltree import (
     DOCUMENT_BYTES_MAX,
     Fault,
     Field,
+    boolean,
     choice,
     duration_ms,
     identifier,
@@ -150,6 +151,8 @@ class JobSpec(Struct, frozen=True, kw_only=True):
     retry: RetrySpec = RetrySpec()
     parts: int | str | None = None
     """Jobs that it is split into for several peers, ``auto`` to leave the number to the node."""
+    encrypt: bool = False
+    """Whether what it names and leaves is for its parties only, and sealed where it lies."""
 
 
 def load_job_spec(path: Path) -> JobSpec:
@@ -337,5 +340,6 @@ _JOB = mapping(
         "timeouts": Field("timeouts", _TIMEOUTS),
         "retry": Field("retry", _RETRY),
         "parts": Field("parts", _parts),
+        "encrypt": Field("encrypt", boolean()),
     },
 )

@@ -20,6 +20,7 @@ from p2p_node.network.port import Network
 from p2p_node.pausing import Pausing
 from p2p_node.runtime import Runtime
 from p2p_node.store import Store
+from protocols.blobs import Blob
 from protocols.effects import Notify
 from protocols.identity import short_id
 
@@ -61,6 +62,8 @@ class NodeNotes:
 
     def __init__(self) -> None:
         self.book: JobBook | None = None
+        self.may_have: Callable[[bytes, Blob], bool] = lambda peer, blob: False
+        """Whether a peer has a right to a private blob; nobody has before jobs are known."""
         self.earned: dict[bytes, int] = {}
         self.activity = Activity()
 

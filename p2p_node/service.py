@@ -20,7 +20,9 @@ import trio
 from p2p_node import networkkey
 from p2p_node.admission import fitting, worker_memory_bytes
 from p2p_node.blobaccess import StoreBlobs
+from p2p_node.blobrights import BlobRights
 from p2p_node.blobs import BlobService, BlobStore
+from p2p_node.blobs.sealing import opening_key
 from p2p_node.blobtasks import BlobTasks
 from p2p_node.calibrated import CalibrationFile, Finding, Machine
 from p2p_node.calibration import calibrate, measure, takes_exact_work
@@ -195,6 +197,9 @@ async def _serve(
                 serve_bytes_per_s=config.blob_serve_bytes_per_s,
                 serve_peer_bytes_per_s=config.blob_serve_peer_bytes_per_s,
                 addresses_of=lambda key: _addresses(core, key),
+                # The book of jobs is made later; nothing is served before.
+                may_have=lambda peer, blob: node_notes.may_have(peer, blob),  # noqa: PLW0108
+                key=opening_key(seed),
             )
             tasks = BlobTasks(executor, store=blob_store, fetch=blobs.fetch, nursery=nursery)
             runtime = Runtime(core, executor=tasks, keeper=store, clock=wall_clock_ms, on_notify=node_notes)
@@ -214,6 +219,8 @@ async def _serve(
                     blob_store=blob_store,
                 )
                 node_notes.book = book
+                rights = BlobRights(blob_store, parties=core.parties, jobs_of=book.jobs_of)
+                node_notes.may_have = rights.may_have
                 pausing = Pausing(_devices(config, measured), runtime.pause)
                 node = Node(
                     config,

@@ -5,7 +5,8 @@ blob is named by the hash of size and index: whoever has the index can check eac
 who sent it.
 
 A transfer has a stream of its own. Who opened it says `Want`, is told `Holding` (and the index, if it asked)
-or `Lacking`, and then asks for pieces, each of which comes as `Piece` and its bytes, in the order asked.
+or `Lacking` (or `Sealed`, which names another blob to ask for), and then asks for pieces, each of which comes
+as `Piece` and its bytes, in the order asked.
 Messages are preceded by their length, u32 little-endian; the index and the pieces come bare, since their
 lengths follow from the blob's name.
 """
@@ -33,6 +34,7 @@ __all__ = [
     "Lacking",
     "MessageSplitter",
     "Piece",
+    "Sealed",
     "Want",
     "blob_message",
     "blob_name",
@@ -150,6 +152,12 @@ class Lacking(Wire, tag="lacking", frozen=True):
     detail: str
 
 
+class Sealed(Wire, tag="sealed", frozen=True):
+    """Answers `Want`: here only in a form that you alone can open, which is this blob."""
+
+    blob: Blob
+
+
 class Ask(Wire, tag="ask", frozen=True):
     """Asks for one piece."""
 
@@ -162,7 +170,7 @@ class Piece(Wire, tag="piece", frozen=True):
     piece: int
 
 
-BlobMessage: TypeAlias = Want | Holding | Lacking | Ask | Piece
+BlobMessage: TypeAlias = Want | Holding | Lacking | Sealed | Ask | Piece
 
 _LENGTH = struct.Struct("<I")
 _PARTS_MAX = 1_024
@@ -191,7 +199,7 @@ def read_blob_message(body: bytes) -> BlobMessage:
     if _encoder.encode(message) != body:
         raise Malformed("blob message isn't in canonical form")
     match message:
-        case Want(blob):
+        case Want(blob) | Sealed(blob):
             check_blob(blob)
         case Lacking(_, detail) if len(detail.encode()) > TEXT_BYTES_MAX:
             raise Oversized(f"detail of {len(detail.encode())} bytes exceeds {TEXT_BYTES_MAX}")

@@ -76,6 +76,8 @@ class Execute:
     input: bytes
     prefix: tuple[int, ...]
     sources: Sources = field(default=(), compare=False)
+    private_to: bytes = field(default=b"", compare=False)
+    """The requester's key, if what the task names and leaves is for the job's parties only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,7 @@ class Recompute:
     units: tuple[int, ...]
     chunks: tuple[int, ...]
     sources: Sources = field(default=(), compare=False)
+    private_to: bytes = field(default=b"", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +176,8 @@ class FetchBlobs:
     input: bytes
     units: tuple[int, ...]
     sources: Sources = field(default=(), compare=False)
+    private_job: bytes = field(default=b"", compare=False)
+    """Our job, if what it leaves is for its parties only."""
 
 
 @dataclass(frozen=True, slots=True)

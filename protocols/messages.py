@@ -169,6 +169,8 @@ class Offer(Body, frozen=True):
     """After this nothing about the job is believed."""
     blobs: Annotated[tuple[BlobRecord, ...], Meta(max_length=limits.BLOBS_PER_JOB_MAX)] = ()
     """What the input names: whoever bids must be able to hold it, and may begin to fetch it."""
+    is_private: bool = False
+    """What the job names and leaves is for its parties only. Then ``blobs`` tells a size and no names."""
 
 
 class BidSeal(Body, frozen=True):
@@ -282,6 +284,8 @@ class Award(Body, frozen=True):
     numeric_class: NumericClass = ""
     """The executor's class, in the homogeneous profile: only its members verify and judge."""
     tolerance: Tolerance = EQUAL_BITS
+    is_private: bool = False
+    """As the offer says: nothing that shows input or output is published."""
 
 
 class Member(Wire, frozen=True):

@@ -158,6 +158,7 @@ class Duty:
             body.units,
             chunks,
             sources=(self.contract.requester, self.contract.executor),
+            private_to=self.contract.requester if terms.is_private else b"",
         )
         return [Run(("verify", self.commitment.id), task)]
 

@@ -339,6 +339,7 @@ class Round:
             self._units,
             tuple(disputed),
             sources=(self.contract.executor, *self.entries),
+            private_to=self.contract.requester if terms.is_private else b"",
         )
         return [
             Notify(self._job_id, "disputed", {"chunks": tuple(disputed)}),
@@ -396,7 +397,8 @@ class Round:
     def _settle_by_disputes(self) -> list[Effect]:
         """Without the model only the parties' own contradictions tell who is right."""
         quarrels = self.quarrels()
-        if self.contract.terms.profile not in EXACT_PROFILES or self.opening is None:
+        terms = self.contract.terms
+        if terms.profile not in EXACT_PROFILES or terms.is_private or self.opening is None:
             return self._finish(Verdict.UNSETTLED)
         for ended in self._ended.values():
             if ended.loser == self.contract.executor and ended.is_proved:

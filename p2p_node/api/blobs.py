@@ -222,6 +222,7 @@ def _row(stored: StoredBlob) -> dict[str, Any]:
         "size_bytes": stored.blob.size_bytes,
         "used_ms": stored.used_ms,
         "pins": list(stored.pins),
+        "private": stored.is_private,
     }
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import structlog
 
 from p2p_node.blobs.errors import BlobStoreBroken, StoreFull
+from protocols.blobs import Blob
 
 __all__ = ["BlobBook", "Entry"]
 
@@ -27,6 +28,11 @@ CREATE TABLE IF NOT EXISTS blobs (
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS pins (
     owner TEXT NOT NULL, digest BLOB NOT NULL, PRIMARY KEY (owner, digest)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS private (digest BLOB PRIMARY KEY, is_lent INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS sealed (
+    digest BLOB NOT NULL, reader BLOB NOT NULL, sealed BLOB NOT NULL, size_bytes INTEGER NOT NULL,
+    PRIMARY KEY (digest, reader)
 ) WITHOUT ROWID;
 """
 
@@ -92,6 +98,35 @@ class BlobBook:
     def unpin(self, owner: str, digest: bytes) -> None:
         """Strike a pin out."""
         self._change("DELETE FROM pins WHERE owner = ? AND digest = ?", (owner, digest))
+
+    def private(self) -> Iterator[tuple[bytes, bool]]:
+        """Every blob that isn't for everybody, and whether it was lent to us for a run."""
+        for digest, is_lent in self._connection.execute("SELECT digest, is_lent FROM private"):
+            yield digest, bool(is_lent)
+
+    def set_private(self, digest: bytes, is_lent: bool) -> None:
+        """Note that a blob isn't for everybody."""
+        self._change("INSERT OR REPLACE INTO private VALUES (?, ?)", (digest, int(is_lent)))
+
+    def forget_private(self, digest: bytes) -> None:
+        """Strike that out."""
+        self._change("DELETE FROM private WHERE digest = ?", (digest,))
+
+    def sealed(self, digest: bytes, reader: bytes) -> Blob | None:
+        """What a blob is as sealed to a reader."""
+        row = self._connection.execute(
+            "SELECT sealed, size_bytes FROM sealed WHERE digest = ? AND reader = ?", (digest, reader)
+        ).fetchone()
+        return Blob(*row) if row is not None else None
+
+    def keep_sealed(self, digest: bytes, reader: bytes, sealed: Blob) -> None:
+        """Note it."""
+        values = (digest, reader, sealed.digest, sealed.size_bytes)
+        self._change("INSERT OR REPLACE INTO sealed VALUES (?, ?, ?, ?)", values)
+
+    def forget_sealed(self, sealed: bytes) -> None:
+        """The sealed blob is gone."""
+        self._change("DELETE FROM sealed WHERE sealed = ?", (sealed,))
 
     def _change(self, statement: str, values: tuple[Any, ...]) -> None:
         try:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import ClassVar
 
 from p2p_node.errors import ExitCode, UserError
+from protocols.blobs import Blob
 
-__all__ = ["BlobError", "BlobMissing", "BlobStoreBroken", "BlobUnavailable", "StoreFull"]
+__all__ = ["BlobError", "BlobMissing", "BlobSealed", "BlobStoreBroken", "BlobUnavailable", "StoreFull"]
 
 
 class BlobError(UserError):
@@ -23,6 +24,14 @@ class StoreFull(BlobError):
 
 class BlobStoreBroken(BlobError):
     """The folder can't be used."""
+
+
+class BlobSealed(BlobError):
+    """A source has the blob only in a form that we can open, which is another blob."""
+
+    def __init__(self, blob: Blob, sealed: Blob, source: bytes) -> None:
+        super().__init__(f"blob {blob.digest.hex()} comes as {sealed.digest.hex()}, sealed")
+        self.sealed, self.source = sealed, source
 
 
 class BlobUnavailable(BlobError):

@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 import structlog
 import trio
 
-from p2p_node.blobs.errors import BlobError, BlobUnavailable
+from p2p_node.blobs.errors import BlobError, BlobSealed, BlobUnavailable
 from p2p_node.blobs.partial import PartialBlob
+from p2p_node.blobs.sealing import sealed_size
 from p2p_node.blobs.serving import Offload
 from p2p_node.blobs.talk import BlobTalk, PeerSilent
 from p2p_node.network.port import BulkStream, NetworkError
@@ -25,6 +26,7 @@ from protocols.blobs import (
     Holding,
     Lacking,
     Piece,
+    Sealed,
     Want,
     blob_message,
     blob_name,
@@ -92,6 +94,7 @@ class Fetch:
         open_stream: to a source, connecting first if need be; raises `NetworkError`.
         penalise: charges a source with points, for a reason.
         offload: for what blocks.
+        is_reader: whether we open what is sealed to us; `run` then raises `BlobSealed` where it is.
     """
 
     def __init__(
@@ -101,8 +104,10 @@ class Fetch:
         open_stream: Callable[[bytes], Awaitable[BulkStream]],
         penalise: Callable[[bytes, int, str], None],
         offload: Offload,
+        is_reader: bool = False,
     ) -> None:
         self.blob = blob
+        self._is_reader = is_reader
         self.listeners: list[Progress] = []
         self.waiting = 0
         self.scope = trio.CancelScope()
@@ -137,6 +142,7 @@ class Fetch:
         """Fetch what is missing.
 
         Raises:
+            BlobSealed: a source has it sealed to us.
             BlobUnavailable: no source is left.
             BlobError: the store can't take it.
         """
@@ -193,7 +199,7 @@ class Fetch:
             except NetworkError as error:
                 why = str(error)
             except BlobError as error:
-                # Ours: no other source would help.
+                # Ours, or sealed to us: no other source would help.
                 self.failure = error
                 nursery.cancel_scope.cancel()
                 return
@@ -213,7 +219,7 @@ class Fetch:
         failure: Exception | None = None
         try:
             talk = BlobTalk(stream, silence_s=SILENCE_S)
-            draw.held = await self._introduce(talk, partial)
+            draw.held = await self._introduce(talk, partial, source)
             # Pieces are written to the disk while the next ones come.
             come, to_write = trio.open_memory_channel[tuple[int, bytes]](1)
             async with trio.open_nursery() as nursery:
@@ -272,13 +278,17 @@ class Fetch:
         if asks:
             await talk.send_bytes(b"".join(asks))
 
-    async def _introduce(self, talk: BlobTalk, partial: PartialBlob) -> bytes:
+    async def _introduce(self, talk: BlobTalk, partial: PartialBlob, source: bytes) -> bytes:
         """Say what we want; which pieces the source has, empty for all."""
         needs_index = partial.index is None
         await talk.send(Want(self.blob, needs_index))
         answer = await talk.message()
         if isinstance(answer, Lacking):
             raise _Refused(answer)
+        if isinstance(answer, Sealed) and self._is_reader:
+            if answer.blob.size_bytes != (size := sealed_size(self.blob)):
+                raise Malformed(f"a sealed blob of {answer.blob.size_bytes} bytes must have {size}")
+            raise BlobSealed(self.blob, answer.blob, source)
         count = piece_count(self.blob.size_bytes)
         if not isinstance(answer, Holding) or len(answer.pieces) not in (0, count):
             raise Malformed(f"a want must be answered by what is held of {count} pieces")

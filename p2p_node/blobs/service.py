@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import structlog
 import trio
+from nacl.public import PrivateKey
 
-from p2p_node.blobs.errors import BlobError, BlobUnavailable
+from p2p_node.blobs.errors import BlobError, BlobSealed, BlobUnavailable
 from p2p_node.blobs.fetching import Fetch, Progress
 from p2p_node.blobs.partial import PartialBlob
 from p2p_node.blobs.serving import BlobServer, Offload
@@ -40,6 +41,8 @@ class BlobService:
         serve_bytes_per_s: what peers may draw from us, all together.
         serve_peer_bytes_per_s: and each of them.
         addresses_of: where a peer that isn't connected may be reached.
+        may_have: whether a peer has a right to a private blob; nobody has unless given.
+        key: opens what peers sealed to us; None opens nothing.
         offload: for what blocks.
     """
 
@@ -50,15 +53,19 @@ class BlobService:
         serve_bytes_per_s: int,
         serve_peer_bytes_per_s: int,
         addresses_of: Callable[[bytes], Sequence[str]] = lambda peer: (),
+        may_have: Callable[[bytes, Blob], bool] = lambda peer, blob: False,
+        key: PrivateKey | None = None,
         offload: Offload = trio.to_thread.run_sync,
     ) -> None:
         self.store = store
         self._addresses_of, self._offload = addresses_of, offload
+        self._key = key
         self._server = BlobServer(
             store,
             partial_of=self._partial_of,
             bytes_per_s=serve_bytes_per_s,
             peer_bytes_per_s=serve_peer_bytes_per_s,
+            may_have=may_have,
             offload=offload,
         )
         self._network: Network | None = None
@@ -137,7 +144,13 @@ class BlobService:
 
     def _begin(self, blob: Blob) -> Fetch:
         assert self._nursery is not None  # noqa: S101  we have started
-        fetch = Fetch(blob, open_stream=self._open_stream, penalise=self._penalise, offload=self._offload)
+        fetch = Fetch(
+            blob,
+            open_stream=self._open_stream,
+            penalise=self._penalise,
+            offload=self._offload,
+            is_reader=self._key is not None,
+        )
         self._fetches[blob] = fetch
         self._nursery.start_soon(self._run_fetch, fetch)
         return fetch
@@ -147,7 +160,10 @@ class BlobService:
         try:
             with fetch.scope:
                 async with self._places:
-                    await self._fetch_into_store(fetch)
+                    sealed = await self._fetch_into_store(fetch)
+                # Outside: what is sealed takes a place of its own.
+                if sealed is not None:
+                    await self._fetch_sealed(fetch, sealed)
                 log.info(
                     "blob fetched",
                     blob=fetch.blob.digest.hex()[:16],
@@ -164,14 +180,35 @@ class BlobService:
             del self._fetches[fetch.blob]
             fetch.ended.set()
 
-    async def _fetch_into_store(self, fetch: Fetch) -> None:
+    async def _fetch_into_store(self, fetch: Fetch) -> BlobSealed | None:
+        """Fetch a blob; returns where it is instead if it comes sealed."""
         partial = await self._offload(self.store.begin, fetch.blob)
         try:
             await fetch.run(partial)
             await self._offload(self.store.complete, partial)
+        except BlobSealed as sealed:
+            self.store.drop(partial)
+            return sealed
         finally:
             # Does nothing to a blob that is complete.
             self.store.pause(partial)
+        return None
+
+    async def _fetch_sealed(self, fetch: Fetch, found: BlobSealed) -> None:
+        assert self._key is not None  # noqa: S101  else nothing is taken sealed
+        blob, owner = fetch.blob, f"unsealing:{fetch.blob.digest.hex()}"
+
+        def on_progress(here: int, total: int) -> None:
+            for listener in list(fetch.listeners):
+                listener(min(here, blob.size_bytes), blob.size_bytes)
+
+        self.store.pin(found.sealed, owner)
+        try:
+            await self.fetch(found.sealed, [found.source], on_progress=on_progress)
+            await self._offload(self.store.unseal, blob, found.sealed, self._key)
+        finally:
+            self.store.unpin(owner)
+        fetch.failure = None
 
     def _partial_of(self, blob: Blob) -> PartialBlob | None:
         fetch = self._fetches.get(blob)

@@ -14,7 +14,7 @@ from p2p_node.blobs.partial import PartialBlob
 from p2p_node.blobs.store import BlobStore
 from p2p_node.blobs.talk import BlobTalk
 from p2p_node.network.port import BulkStream
-from protocols.blobs import Ask, Blob, Holding, Lacking, Piece, Want, blob_message, piece_range
+from protocols.blobs import Ask, Blob, Holding, Lacking, Piece, Sealed, Want, blob_message, piece_range
 from protocols.errors import Malformed
 from protocols.identity import short_id
 from protocols.limits import BLOB_PIECE_BYTES, BLOB_STREAMS_MAX, BLOB_STREAMS_PER_PEER_MAX
@@ -69,6 +69,7 @@ class BlobServer:
         partial_of: a blob that we are fetching ourselves; its pieces are given too.
         bytes_per_s: to all peers together, at least `SLICE_BYTES`.
         peer_bytes_per_s: to each, at least `SLICE_BYTES`.
+        may_have: whether a peer has a right to a private blob.
         offload: for what blocks.
     """
 
@@ -79,9 +80,11 @@ class BlobServer:
         partial_of: Callable[[Blob], PartialBlob | None],
         bytes_per_s: int,
         peer_bytes_per_s: int,
+        may_have: Callable[[bytes, Blob], bool],
         offload: Offload,
     ) -> None:
         self._store, self._partial_of, self._offload = store, partial_of, offload
+        self._may_have = may_have
         self._peer_bytes_per_s = peer_bytes_per_s
         self._all = TokenBucket(bytes_per_s)
         self._buckets: OrderedDict[bytes, TokenBucket] = OrderedDict()
@@ -110,7 +113,7 @@ class BlobServer:
             return
         self._streams[stream.peer] += 1
         try:
-            await self._give(talk, want, self._bucket(stream.peer))
+            await self._give_if_allowed(talk, want, stream.peer)
         except BlobError as error:
             log.info("blob not given", peer=short_id(stream.peer), why=str(error))
             await talk.send(Lacking(is_busy=False, detail="not here"))
@@ -118,6 +121,16 @@ class BlobServer:
             self._streams[stream.peer] -= 1
             if not self._streams[stream.peer]:
                 del self._streams[stream.peer]
+
+    async def _give_if_allowed(self, talk: BlobTalk, want: Want, peer: bytes) -> None:
+        if self._store.is_private(want.blob) and not self._may_have(peer, want.blob):
+            # In the words for what isn't here: who has no right to it learns nothing.
+            raise BlobMissing(f"blob {want.blob.digest.hex()} is private, and not this peer's to have")
+        sealed = await self._offload(self._store.sealed, want.blob, peer)
+        if sealed is not None:
+            await talk.send(Sealed(sealed))
+            return
+        await self._give(talk, want, self._bucket(peer))
 
     async def _give(self, talk: BlobTalk, want: Want, bucket: TokenBucket) -> None:
         blob = want.blob

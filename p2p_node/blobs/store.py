@@ -26,10 +26,12 @@ from pathlib import Path
 
 import structlog
 import trio
+from nacl.public import PrivateKey
 
 from p2p_node.blobs.book import BlobBook, Entry
 from p2p_node.blobs.errors import BlobError, BlobMissing, BlobStoreBroken, StoreFull
 from p2p_node.blobs.partial import PartialBlob, is_index_of
+from p2p_node.blobs.sealing import Opener, SealingWriter
 from protocols.blobs import Blob, index_blob, piece_digest, piece_range
 from protocols.digest import DIGEST_BYTES
 from protocols.limits import BLOB_BYTES_MAX, BLOB_PIECE_BYTES
@@ -59,6 +61,7 @@ class StoredBlob:
     blob: Blob
     used_ms: int
     pins: tuple[str, ...]
+    is_private: bool = False
 
 
 class BlobStore:
@@ -79,6 +82,8 @@ class BlobStore:
         self._complete_bytes = 0
         self._saved_ms: dict[bytes, int] = {}
         self._owners: dict[bytes, set[str]] = {}
+        self._private: dict[bytes, bool] = {}
+        """Blobs that aren't for everybody, and whether they were lent to us for a run."""
         # Room taken by what isn't complete, by its path in partial/; the second value is its last use, or
         # None while somebody works on it.
         self._unfinished: dict[Path, tuple[int, int | None]] = {}
@@ -258,6 +263,7 @@ class BlobStore:
                     Blob(digest, entry.size_bytes),
                     entry.used_ms,
                     tuple(sorted(self._owners.get(digest, ()))),
+                    digest in self._private,
                 )
                 for digest, entry in self._entries.items()
             ]
@@ -288,6 +294,88 @@ class BlobStore:
                 if not self._owners[digest]:
                     del self._owners[digest]
                 self._book.unpin(owner, digest)
+                self._give_back(digest)
+
+    def owners(self, blob: Blob) -> tuple[str, ...]:
+        """Who holds on to a blob."""
+        with self._lock:
+            return tuple(sorted(self._owners.get(blob.digest, ())))
+
+    # --- Private blobs -----------------------------------------------------------------------------
+
+    def set_private(self, blob: Blob, *, is_lent: bool) -> None:
+        """Keep a blob from everybody without a right to it, from before it is here.
+
+        Args:
+            blob: which.
+            is_lent: it is another's, for as long as somebody here holds on to it; then it is thrown away.
+                What was ours before stays what it was.
+        """
+        with self._lock:
+            if is_lent and (blob.digest in self._private or self.has(blob)):
+                return
+            self._private[blob.digest] = is_lent
+            self._book.set_private(blob.digest, is_lent)
+
+    def is_private(self, blob: Blob) -> bool:
+        """Whether a blob isn't for everybody."""
+        with self._lock:
+            return blob.digest in self._private
+
+    def _give_back(self, digest: bytes) -> None:
+        """Throw away what was lent once nobody holds on to it."""
+        if not self._private.get(digest) or digest in self._owners:
+            return
+        path = self._partials / digest.hex()
+        if path in self._unfinished and self._unfinished[path][1] is None:
+            return  # Somebody works on it: `pause` ends here again.
+        if path in self._unfinished:
+            self._discard(path)
+        if digest in self._entries:
+            self._forget(digest)
+        elif self._private.pop(digest, None) is not None:
+            self._book.forget_private(digest)
+
+    def sealing_writer(self, writer: BlobWriter, blob: Blob, reader: bytes) -> SealingWriter:
+        """Takes a blob's pieces through ``writer`` so that ``reader`` alone can open what is stored."""
+        return SealingWriter(self, writer, blob, reader)
+
+    def keep_sealed(self, blob: Blob, reader: bytes, sealed: Blob) -> None:
+        """Note that a stored blob is another one, sealed to a reader."""
+        with self._lock:
+            self._book.keep_sealed(blob.digest, reader, sealed)
+
+    def sealed(self, blob: Blob, reader: bytes) -> Blob | None:
+        """What is here of a blob in a form that this reader alone can open."""
+        with self._lock:
+            sealed = self._book.sealed(blob.digest, reader)
+            return sealed if sealed is not None and self.has(sealed) else None
+
+    def unseal(self, blob: Blob, sealed: Blob, key: PrivateKey) -> Path:
+        """Open a sealed blob that is here; it is thrown away afterwards.
+
+        Args:
+            blob: what it must be.
+            sealed: which.
+            key: of its reader.
+
+        Raises:
+            BlobMissing: it isn't here.
+            BlobError: it isn't for us, damaged, or something else.
+            StoreFull: no room.
+        """
+        with self.path(sealed).open("rb") as source, self.writer() as writer:
+            opener = Opener(blob, key, source.read(Opener.head_bytes))
+            sizes = opener.part_sizes()
+            for number, size in enumerate(sizes, start=1):
+                writer.write(opener.open(source.read(size), is_last=number == len(sizes)))
+            if (found := writer.finish()) != blob:
+                with self._lock:
+                    self._forget(found.digest)
+                raise BlobError(f"what was sealed as blob {blob.digest.hex()} is {found.digest.hex()}")
+        with self._lock:
+            self._forget(sealed.digest)
+        return self.path(blob)
 
     # --- Blobs on their way ----------------------------------------------------------------------
 
@@ -322,6 +410,12 @@ class BlobStore:
         with self._lock:
             if partial.path in self._unfinished:
                 self._unfinished[partial.path] = (partial.blob.size_bytes, self._clock())
+                self._give_back(partial.blob.digest)
+
+    def drop(self, partial: PartialBlob) -> None:
+        """Throw away what there is of a blob: it won't be resumed."""
+        with self._lock:
+            self._discard(partial.path)
 
     def complete(self, partial: PartialBlob) -> Path:
         """Make a blob that has all its pieces one of ours.
@@ -441,7 +535,10 @@ class BlobStore:
         if entry is not None:
             self._complete_bytes -= entry.size_bytes
         self._saved_ms.pop(digest, None)
+        if self._private.pop(digest, None) is not None:
+            self._book.forget_private(digest)
         self._book.forget(digest)
+        self._book.forget_sealed(digest)
         self._file(digest).unlink(missing_ok=True)
         (self._indices / digest.hex()).unlink(missing_ok=True)
 
@@ -454,6 +551,7 @@ class BlobStore:
         """Take stock after a restart: files and records may disagree where a crash came between them."""
         for owner, digest in self._book.pins():
             self._owners.setdefault(digest, set()).add(owner)
+        self._private.update(self._book.private())
         for digest, entry in list(self._book.entries()):
             self._enter(digest, entry)
             self.has(Blob(digest, entry.size_bytes))
@@ -466,6 +564,8 @@ class BlobStore:
             if path.name not in known:
                 path.unlink()
         self._recover_partials()
+        for digest in list(self._private):
+            self._give_back(digest)
         self.tidy()
 
     def _adopt_stray(self, path: Path) -> None:

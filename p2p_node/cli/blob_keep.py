@@ -25,7 +25,14 @@ def list_blobs(*, datadir: Path | None, output: str) -> None:
         if not rows:
             click.echo("no blobs yet", err=True)
             return
-        rows = [{"blob": row["blob"], "pinned by": row["pins"] or None} for row in rows]
+        rows = [
+            {
+                "blob": row["blob"],
+                "for": "parties of its job" if row["private"] else "whoever names it",
+                "pinned by": row["pins"] or None,
+            }
+            for row in rows
+        ]
     print_rows(rows, output)
 
 

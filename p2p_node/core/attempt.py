@@ -199,9 +199,16 @@ class Attempt:
             answer_within_ms=request.answer_ms,
             numeric_class=numeric_class,
             tolerance=request.tolerance,
+            is_private=request.is_private,
         )
         self.award: Signed[Award] = node.sign(award)
         self.payouts = Payouts(node, self.award.id, job_id=job_id, route=route)
+
+    @property
+    def parties(self) -> frozenset[bytes]:
+        """The executor, and the verifiers drawn in rounds that go on."""
+        rounds = [round_ for round_ in self.rounds.values() if round_.state is not RoundState.DONE]
+        return frozenset({self.candidate.peer}).union(*(round_.entries for round_ in rounds))
 
     def start(self) -> list[Effect]:
         """Propose the award."""
@@ -421,6 +428,7 @@ class Attempt:
             self.request.input,
             tuple(self._units[: commitment.body.units_total]),
             sources=(self.candidate.peer,),
+            private_job=self.job_id if self.request.is_private else b"",
         )
         return [
             Run(("outputs", commitment.id), task),
@@ -504,7 +512,9 @@ class Attempt:
                 effects += self.payouts.pay(entry.claim.signer, fee, round_.commitment.id, now_ms)
         for proof in map(self._node.sign, round_.proofs):
             effects.append(Persist("frauds", self.job_id + proof.id, proof.raw))
-            effects.append(Publish("convictions", proof))
+            # It shows the job's input: of a private job it stays with us, and with its receipt.
+            if not self.request.is_private:
+                effects.append(Publish("convictions", proof))
         if verdict is not Verdict.VERIFIED:
             return effects + self._end(_ROUND_OUTCOMES[verdict], "")
         return effects + self._settle_in_order(now_ms)

@@ -83,7 +83,9 @@ class Disputes:
 
     def begin(self, round_: Round, now_ms: int) -> list[Effect]:
         """Have the parties of a round's disputes trace their chunks; once for each round."""
-        if round_.commitment.id in self._jobs or round_.contract.terms.profile not in EXACT_PROFILES:
+        terms = round_.contract.terms
+        # What a dispute ends in shows everybody the job's input.
+        if round_.commitment.id in self._jobs or terms.profile not in EXACT_PROFILES or terms.is_private:
             return []
         job_id = self._watched(round_.commitment.id)
         self._jobs[round_.commitment.id] = job_id
@@ -191,6 +193,8 @@ class Disputes:
             network=self._node.network,
             crypto=self._node.crypto,
         )
+        if ground.contract.terms.is_private:
+            raise Rejected("a private job has no disputes: they would publish its input")
         if self._own not in quarrel.digests:
             raise Rejected("we are no party to this dispute")
         if quarrel.verifier not in ground.verifiers:

@@ -116,9 +116,10 @@ class Engagement:
             self._input,
             self._prefix,
             sources=(self.award.signer,),
+            private_to=self.award.signer if terms.is_private else b"",
         )
         return [
-            Persist("contracts", self.award.id, encode(self._kept())),
+            Persist("contracts", self.award.id, self._kept()),
             Notify(b"", "engaged", {"award": self.award.id, "requester": self.award.signer}),
             Send(self.award.signer, self.acceptance, terms.accept_by_ms),
             Run(self.run_key, task),
@@ -261,10 +262,12 @@ class Engagement:
         self._book(len(units) - first_unit)
         kept = KeptSegment(commitment.raw, findings, tuple(units[first_unit:]))
         effects: list[Effect] = [
-            Persist("contracts", segment_key(self.award.id, commitment.body.segment), encode(kept)),
             Send(self.award.signer, commitment, terms.finish_by_ms),
             Publish("jobs", self._notice(commitment)),
         ]
+        if not terms.is_private:
+            key = segment_key(self.award.id, commitment.body.segment)
+            effects.insert(0, Persist("contracts", key, encode(kept)))
         if is_final:
             self.state = EngagementState.COMMITTED
             effects.append(SetTimer(("engagement", self.award.id, "settle"), now_ms + SETTLE_MS))
@@ -280,8 +283,12 @@ class Engagement:
 
     # --- Over a restart --------------------------------------------------------------------------
 
-    def _kept(self) -> KeptContract:
-        return KeptContract(self.award.raw, self.acceptance.raw, self._input, self._prefix)
+    def _kept(self) -> bytes:
+        if self.award.body.is_private:
+            # Input and output don't go to a disk of ours: a crash costs us this contract, and what we
+            # took on is remembered all the same.
+            return self.acceptance.raw
+        return encode(KeptContract(self.award.raw, self.acceptance.raw, self._input, self._prefix))
 
     def restore(
         self,

@@ -184,6 +184,11 @@ class NodeCore:
         owner = self._routes.get(commitment_id)
         return owner if isinstance(owner, Job) else None
 
+    def parties(self, job_id: bytes) -> frozenset[bytes]:
+        """Who may have what a private job of ours names and leaves."""
+        job = self.jobs.get(job_id)
+        return job.parties if job is not None else frozenset()
+
     # --- Commands --------------------------------------------------------------------------------
 
     def start(self, now_ms: int) -> list[Act]:

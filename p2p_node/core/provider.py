@@ -173,7 +173,9 @@ class Provider:
         self._reservations[offer.id] = _Reservation(offer, None, bid, plan, until_ms)
         seal = self._node.sign(BidSeal(offer.id, bid_seal(self._own_key, bid)))
         blobs = tuple(Blob(record.digest, record.size_bytes) for record in body.blobs)
-        early = [Run(("prefetch", offer.id), Prefetch(blobs, (offer.signer,)))] if blobs else []
+        # Of a private job only who has it is given anything.
+        is_early = bool(blobs) and not body.is_private
+        early = [Run(("prefetch", offer.id), Prefetch(blobs, (offer.signer,)))] if is_early else []
         return [
             *early,
             Notify(b"", "bid", {"job": offer.id, "price_micros": plan.price_micros, "eta_ms": plan.eta_ms}),
@@ -311,7 +313,7 @@ class Provider:
             raise _Refused("standing", f"the requester owes us {owed} micro-units")
         if terms.accept_by_ms + CLOCK_SKEW_MS < now_ms or terms.finish_by_ms < now_ms:
             raise _Refused("expired", f"finish_by_ms={terms.finish_by_ms} has passed")
-        same = ("workload", "model", "profile", "input_digest", "units_max")
+        same = ("workload", "model", "profile", "input_digest", "units_max", "is_private")
         if terms.job_id != offer.id or any(
             getattr(terms, field) != getattr(offer.body, field) for field in same
         ):

@@ -67,6 +67,8 @@ class JobRequest:
     input: bytes
     input_blobs: tuple[Blob, ...] = ()
     """What the input names; whoever bids must be able to hold it."""
+    is_private: bool = False
+    """Whether what it names and leaves is for its parties only, and nothing of it is published."""
     has_output_blobs: bool = False
     """Whether output units name blobs, which must be here before they are paid for."""
     input_units: int

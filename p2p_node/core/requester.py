@@ -73,6 +73,12 @@ class Job:
         return self.attempts[-1].verified if self.attempts else ()
 
     @property
+    def parties(self) -> frozenset[bytes]:
+        """Peers that execute or verify it now: what a private job names and leaves is for them alone."""
+        running = [attempt for attempt in self.attempts if attempt.outcome is None]
+        return frozenset(party for attempt in running for party in attempt.parties)
+
+    @property
     def offers(self) -> list[Signed[Offer]]:
         """Every offer made, first to last."""
         return self._offers
@@ -428,8 +434,16 @@ def offer_of(
         sent_ms=sent_ms,
         bids_close_ms=sent_ms + window_ms,
         expires_ms=expires_ms,
-        blobs=tuple(BlobRecord(blob.digest, blob.size_bytes) for blob in request.input_blobs),
+        blobs=_told(request),
+        is_private=request.is_private,
     )
+
+
+def _told(request: JobRequest) -> tuple[BlobRecord, ...]:
+    """What everybody hears of the blobs that the input names: of a private job's only how large they are."""
+    if request.is_private and request.input_blobs:
+        return (BlobRecord(bytes(32), sum(blob.size_bytes for blob in request.input_blobs)),)
+    return tuple(BlobRecord(blob.digest, blob.size_bytes) for blob in request.input_blobs)
 
 
 def _concerns(attempt: Attempt, event: Event) -> bool:

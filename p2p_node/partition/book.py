@@ -234,7 +234,7 @@ class Wholes:
             # The part is over and lets go of what it made; the whole isn't.
             kind, units = KINDS[planned.request.workload], self.keeping.units(job)
             made = kind.output_blobs(planned.parts[job.number].input, units)
-            self._book.hold(planned.record.id, made)
+            self._book.hold(planned.record.id, made, is_private=planned.request.is_private)
         self._tell_text(planned, now_ms)
         self.keeping.keep(planned)
         self._wake.set()

@@ -41,7 +41,9 @@ parts: 3
 
 
 ESCAPE = "must be a share from 1e-9 to 0.5, in whole 1/1,000,000,000"
-FIELDS = "apiVersion, kind, name, task, resources, placement, auction, verify, timeouts, retry, parts"
+FIELDS = (
+    "apiVersion, kind, name, task, resources, placement, auction, verify, timeouts, retry, parts, encrypt"
+)
 
 
 def fault_of(document: str | bytes) -> JobSpecError:

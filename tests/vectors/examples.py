@@ -75,6 +75,7 @@ def examples() -> dict[str, tuple[int, Signed[m.Body]]]:
             bids_close_ms=_T + 2_000,
             expires_ms=_T + 630_000,
             blobs=(m.BlobRecord(_digest("blob"), 3 << 20),),
+            is_private=False,
         ),
     )
     bid_body = m.Bid(offer.id, nonce, 120, 4_000, 45_000, "cpu", True, 0)
