@@ -15,7 +15,10 @@ from p2p_node.network.port import PeerKey
 from protocols.identity import peer_key
 from protocols.limits import ADDRESS_BYTES_MAX, ADDRESSES_KNOWN_MAX
 
-__all__ = ["BadAddress", "DialPlan", "peer_of"]
+__all__ = ["CIRCUIT", "BadAddress", "DialPlan", "peer_of"]
+
+CIRCUIT = "p2p-circuit"
+"""Between a relay's address and the peer that it leads to."""
 
 BACKOFF_FIRST_MS = 500
 BACKOFF_MAX_MS = 5 * 60_000
@@ -33,8 +36,27 @@ def peer_of(address: str) -> PeerKey:
     """The peer that a multiaddr ends in.
 
     Raises:
-        BadAddress: it isn't ``/ip4|ip6|dns.../tcp/<port>/p2p/<peer id>``.
+        BadAddress: it isn't ``/ip4|ip6|dns.../tcp/<port>/p2p/<peer id>``, or that of a relay and
+            ``/p2p-circuit/p2p/<peer id>``.
     """
+    relay_address, is_circuit, rest = address.partition(f"/{CIRCUIT}/p2p/")
+    if is_circuit:
+        relay = _direct_peer_of(relay_address)
+        peer = _peer_named(rest, address)
+        if peer == relay:
+            raise BadAddress(f"address {address!r} leads through the peer to itself")
+        return peer
+    return _direct_peer_of(address)
+
+
+def _peer_named(text: str, address: str) -> PeerKey:
+    try:
+        return peer_key(text)
+    except ValueError as error:
+        raise BadAddress(f"address {address!r}: {error}") from error
+
+
+def _direct_peer_of(address: str) -> PeerKey:
     parts = address.split("/")
     if len(address.encode()) > ADDRESS_BYTES_MAX:
         raise BadAddress(f"address of {len(address.encode())} bytes exceeds {ADDRESS_BYTES_MAX}")
@@ -46,10 +68,7 @@ def peer_of(address: str) -> PeerKey:
         raise BadAddress(f"address {address!r} must name a TCP port of 1 to 65535")
     if parts[5] != "p2p":
         raise BadAddress(f"address {address!r} must end in /p2p/<peer id>")
-    try:
-        return peer_key(parts[6])
-    except ValueError as error:
-        raise BadAddress(f"address {address!r}: {error}") from error
+    return _peer_named(parts[6], address)
 
 
 @dataclass(slots=True)

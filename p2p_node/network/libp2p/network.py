@@ -20,15 +20,20 @@ from libp2p.protocol_muxer.multiselect_communicator import MultiselectCommunicat
 from multiaddr.multiaddr import Multiaddr
 
 from p2p_node.network.access import EVERYBODY, PeerAccess
-from p2p_node.network.dialplan import BadAddress, DialPlan, peer_of
+from p2p_node.network.dialplan import CIRCUIT, BadAddress, DialPlan, peer_of
 from p2p_node.network.frames import Hello, application_frame
 from p2p_node.network.interfaces import reachable_addresses
+from p2p_node.network.libp2p import dialback
 from p2p_node.network.libp2p.bulk import Libp2pBulk
+from p2p_node.network.libp2p.circuits import Circuits
+from p2p_node.network.libp2p.circuitwire import HOP, STOP
+from p2p_node.network.libp2p.dialback import DialBack
 from p2p_node.network.libp2p.gossip import GuardedPubsub, new_gossipsub
 from p2p_node.network.libp2p.host import STREAM_OPEN_S
 from p2p_node.network.libp2p.keys import key_of, peer_id_of
 from p2p_node.network.libp2p.links import Link
 from p2p_node.network.libp2p.mends import MendedHost, MendedSwarm, close_connection
+from p2p_node.network.libp2p.relaying import Relay, is_relayed
 from p2p_node.network.port import (
     AddressBook,
     BulkHandler,
@@ -46,6 +51,8 @@ from p2p_node.network.port import (
     PeerStatus,
     StreamBroken,
 )
+from p2p_node.network.reachability import DialledBack, Found, conclude
+from p2p_node.network.relaypolicy import RelayPolicy
 from p2p_node.network.shielding import last_words
 from p2p_node.network.standing import RateLimits, Standings
 from protocols.errors import PeerFault
@@ -70,6 +77,8 @@ EVENT_WAIT_S = 2.0
 """How long a frame waits for a runtime that doesn't drain its events."""
 
 REJECTED_POINTS = 10
+DIALLED_BACK_BY_MAX = 4
+"""Peers asked to dial us back at once."""
 
 
 class _Notifee(INotifee):
@@ -115,6 +124,8 @@ class Libp2pNetwork:
         plan: DialPlan,
         clock: Callable[[], int],
         access: PeerAccess = EVERYBODY,
+        relay: RelayPolicy | None = None,
+        is_unreachable: Callable[[], bool] = lambda: False,
     ) -> None:
         key = key_of(host.get_id())
         if key is None:
@@ -136,6 +147,13 @@ class Libp2pNetwork:
         self._closing = False
         self.router = new_gossipsub()
         self.pubsub = GuardedPubsub(host, self.router, topics=topics, judge=self)
+        self.circuits = Circuits(self, swarm, is_wanted=is_unreachable)
+        self.relay = Relay(self, relay) if relay is not None and relay.volunteer else None
+        self._dial_back = DialBack(self, swarm, clock)
+        self.serve_bulk(dialback.PROTOCOL, self._dial_back.serve)
+        host.set_stream_handler(STOP, self.circuits.serve)
+        if self.relay is not None:
+            host.set_stream_handler(HOP, self.relay.serve)
         swarm.register_notifee(_Notifee(self._on_connected, self._on_closed))
         host.set_stream_handler(self._protocol, self._on_link_stream)
 
@@ -144,6 +162,10 @@ class Libp2pNetwork:
     @property
     def addresses(self) -> list[str]:
         """Our multiaddrs, each ending in our peer id."""
+        return [*self._direct_addresses, *self.circuits.addresses]
+
+    @property
+    def _direct_addresses(self) -> list[str]:
         return reachable_addresses([str(address) for address in self._host.get_addrs()])
 
     async def publish(self, topic: str, data: bytes) -> None:
@@ -260,6 +282,53 @@ class Libp2pNetwork:
             await self._host.close()
         self._events.close()
 
+    async def reachability(self) -> list[Found]:
+        """Ask a few peers to dial us back; what they found. Takes up to half a minute."""
+        ports = sorted({int(address.split("/")[4]) for address in self._direct_addresses})
+        ports = ports[: dialback.PORTS_MAX]
+        answers: list[DialledBack] = []
+
+        async def ask(peer: PeerKey) -> None:
+            try:
+                stream = await self.open_bulk(peer, dialback.PROTOCOL)
+                try:
+                    answers.extend(await self._dial_back.ask(stream, ports))
+                finally:
+                    await stream.close()
+            except StreamBroken as error:
+                log.debug("not dialled back", peer=short_id(peer), why=str(error))
+
+        asked = [status.key for status in self.peers() if not is_relayed(self.connection_to(status.key))]
+        async with trio.open_nursery() as nursery:
+            for peer in asked[:DIALLED_BACK_BY_MAX] if ports else ():
+                nursery.start_soon(ask, peer)
+        return conclude(answers, ports)
+
+    # --- What circuits ask ---------------------------------------------------------------------
+
+    def connection_to(self, peer: PeerKey) -> SwarmConn | None:
+        """An open connection under the link to this peer, once the link is up."""
+        link = self._links.get(peer)
+        return link.connection if link is not None and link.up.is_set() else None
+
+    def linked_addresses(self) -> dict[PeerKey, str]:
+        """Where each linked peer can be dialled, as far as we know."""
+        return {key: link.address for key, link in self._links.items() if link.up.is_set() and link.address}
+
+    async def open_stream(self, connection: SwarmConn, protocol: str) -> INetStream:
+        """Open a stream on this very connection.
+
+        Raises:
+            DialFailed: the peer doesn't speak the protocol, or isn't there.
+        """
+        try:
+            with trio.fail_after(STREAM_OPEN_S):
+                return await self._open_stream(connection, TProtocol(protocol))
+        except trio.TooSlowError:
+            raise DialFailed(f"no stream within {STREAM_OPEN_S:g} s") from None
+        except Exception as error:
+            raise DialFailed(f"no stream: {_innermost(error)}") from error
+
     # --- Connections and links -----------------------------------------------------------------
 
     @property
@@ -273,10 +342,13 @@ class Libp2pNetwork:
         return sum(link.direction == "outbound" for link in self._links.values())
 
     async def _connect(self, key: PeerKey, address: str) -> None:
-        transport_address = Multiaddr(address.rsplit("/p2p/", 1)[0])
         try:
             with trio.fail_after(DIAL_S):
-                await self._swarm.dial_addr(transport_address, peer_id_of(key))
+                if f"/{CIRCUIT}/" in address:
+                    await self.circuits.dial(address)
+                else:
+                    transport_address = Multiaddr(address.rsplit("/p2p/", 1)[0])
+                    await self._swarm.dial_addr(transport_address, peer_id_of(key))
         except trio.TooSlowError as error:
             raise DialFailed(f"{address} didn't answer within {DIAL_S:g} s") from error
         except Exception as error:

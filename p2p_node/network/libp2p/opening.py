@@ -20,6 +20,7 @@ from p2p_node.network.libp2p.network import Libp2pNetwork
 from p2p_node.network.libp2p.ports import check_listen_addresses
 from p2p_node.network.libp2p.upkeep import keep_connected
 from p2p_node.network.port import AddressBook, GossipRule, ListenFailed
+from p2p_node.network.relaypolicy import RelayPolicy
 from protocols.limits import NETWORK_NAME_BYTES_MAX
 
 __all__ = ["open_network"]
@@ -42,12 +43,14 @@ async def open_network(
     clock: Callable[[], int],
     access: PeerAccess = EVERYBODY,
     network_key: bytes | None = None,
+    relay: RelayPolicy | None = None,
+    is_unreachable: Callable[[], bool] = lambda: False,
 ) -> AsyncIterator[Libp2pNetwork]:
     """Run a network while the body runs.
 
     Args:
         seed: Ed25519 seed, 32 bytes; the peer's identity.
-        listen: ``/ip4/<host>/tcp/<port>`` each; port 0 takes a free one.
+        listen: ``/ip4/<host>/tcp/<port>`` each; port 0 takes a free one; none for a peer that only dials.
         topics: gossip topics to join.
         rule: judges gossip; see `GossipRule`.
         network_name: peers of other networks are refused; 1 to 64 bytes without a slash.
@@ -58,6 +61,8 @@ async def open_network(
         clock: milliseconds, for back-off and standing.
         access: who may be connected to us, whoever dials.
         network_key: 32 bytes that all peers of a private network have; None for a public one.
+        relay: what we give to peers that can't be reached; None is nothing.
+        is_unreachable: whether we can't be reached ourselves, and want relays; asked again and again.
 
     Raises:
         ListenFailed: an address can't be listened on.
@@ -92,6 +97,8 @@ async def open_network(
             plan=plan,
             clock=clock,
             access=access,
+            relay=relay,
+            is_unreachable=is_unreachable,
         )
         async with (
             host.run([Multiaddr(address) for address in listen]),
@@ -109,6 +116,7 @@ async def open_network(
                         keep_connected, network, plan, address_book=address_book, jitter=jitter, clock=clock
                     )
                 )
+                nursery.start_soon(network.circuits.keep_reserved)
                 if mdns:
                     # Imported only where it is wanted: zeroconf costs start-up time.
                     from p2p_node.network.libp2p.mdns import advertise_and_browse

@@ -19,8 +19,6 @@ def check_listen_addresses(listen: list[str]) -> None:
     Raises:
         ListenFailed: not ``/ip4/<host>/tcp/<port>`` or ip6; the port is taken; the host isn't ours.
     """
-    if not listen:
-        raise ListenFailed("no address to listen on")
     for address in listen:
         parts = address.split("/")
         if len(parts) != 5 or parts[0] or parts[1] not in ("ip4", "ip6") or parts[3] != "tcp":

@@ -14,7 +14,7 @@ from Crypto.Cipher import Salsa20
 from libp2p.network.connection.raw_connection import RawConnection
 from libp2p.security.pnet.psk_conn import PskConn
 
-__all__ = ["install"]
+__all__ = ["ProtectedConnection", "install"]
 
 _NONCE_BYTES = 8
 
