@@ -51,6 +51,10 @@ __all__ = ["JobBook", "JobRecord", "build_request"]
 log = structlog.get_logger(__name__)
 
 RECORDS_MAX = 1_000
+CREATED_BYTES = 8
+OLD_PREFIX_BYTES_MIN = 4
+"""Of the id of a job that is no longer listed."""
+
 EVENTS_PER_JOB_MAX = 20_000
 SUBSCRIBER_EVENTS_MAX = 20_000
 _PEER_FIELDS = frozenset({"peer", "requester", "executor", "accused", "accuser", "loser"})
@@ -329,10 +333,12 @@ class JobBook:
 
     def _forget_oldest(self) -> None:
         while len(self._records) > RECORDS_MAX:
-            oldest = next((key for key, record in self._records.items() if record.is_final), None)
+            oldest = next((record for record in self._records.values() if record.is_final), None)
             if oldest is None:
                 return
-            del self._records[oldest]
+            del self._records[oldest.id]
+            if oldest.whole is None:
+                self._store.apply([Persist("recent", _recent_key(oldest), None)])
 
     def cancel(self, record: JobRecord) -> None:
         """Cancel an open job; a job that is over stays as it is."""
@@ -361,9 +367,22 @@ class JobBook:
             UserError: none, or several.
         """
         found = [record for record in self._records.values() if record.id.hex().startswith(prefix.lower())]
+        if prefix and not found:
+            found = self._find_old(prefix.lower())
         if not prefix or len(found) != 1:
             raise UserError(f"{len(found)} jobs have an id that begins with {prefix!r}")
         return found[0]
+
+    def _find_old(self, prefix: str) -> list[JobRecord]:
+        """Jobs that are no longer listed, but still in the store."""
+        try:
+            begins = bytes.fromhex(prefix[: len(prefix) // 2 * 2])
+        except ValueError:
+            return []
+        if len(begins) < OLD_PREFIX_BYTES_MIN:
+            return []
+        keys = [key for key in self._store.keys_under("jobs", begins) if key.hex().startswith(prefix)]
+        return [record for key in keys if (record := self._load(key)) is not None]
 
     def records(self) -> Iterator[JobRecord]:
         """All jobs, oldest first."""
@@ -501,23 +520,38 @@ class JobBook:
 
     def _keep(self, record: JobRecord) -> None:
         value = json.dumps({**record.summary(), "units": record.units}).encode()
-        self._store.apply([Persist("jobs", record.id, value)])
+        changes = [Persist("jobs", record.id, value), Persist("recent", _recent_key(record), b"")]
+        self._store.apply(changes)
         if record.is_final:
             self.let_go(record.id)
 
     def _restore(self) -> None:
         reasons = self._close_drafts()
-        found = []
-        for key, value in self._store.items("jobs"):
-            try:
-                found.append(_read_record(key, value))
-            except (ValueError, KeyError, TypeError) as error:
-                # Of another release, or of a file that was damaged. Its receipt is still there.
-                log.warning("a job's record can't be read", job=key.hex()[:16], why=repr(error))
-        for record in sorted(found, key=lambda record: record.created_ms)[-RECORDS_MAX:]:
+        keys = self._store.keys("recent")
+        for key in keys or self._index():
+            record = self._load(key[CREATED_BYTES:])
+            if record is None:
+                continue
             self._records[record.id] = record
             if not record.is_final:
                 self._end_as_receipt_says(record, reasons.get(record.id, STOPPED))
+
+    def _load(self, job_id: bytes) -> JobRecord | None:
+        """A record from the store; None if there is none, or it can't be read."""
+        value = self._store.get("jobs", job_id)
+        try:
+            return None if value is None else _read_record(job_id, value)
+        except (ValueError, KeyError, TypeError) as error:
+            # Of another release, or of a file that was damaged. Its receipt is still there.
+            log.warning("a job's record can't be read", job=job_id.hex()[:16], why=repr(error))
+            return None
+
+    def _index(self) -> list[bytes]:
+        """Of a store that has no list of its newest jobs: make it."""
+        found = (self._load(key) for key in self._store.keys("jobs"))
+        keys = sorted(_recent_key(record) for record in found if record is not None)[-RECORDS_MAX:]
+        self._store.apply([Persist("recent", key, b"") for key in keys])
+        return keys
 
     def _close_drafts(self) -> dict[bytes, str]:
         """Write the receipts of jobs that the node stopped under; why each ended, by its id."""
@@ -540,6 +574,10 @@ class JobBook:
                 record.text = self.text_of(record, record.units)
         record.reason = "" if record.state == JobState.VERIFIED.value else reason
         self._keep(record)
+
+
+def _recent_key(record: JobRecord) -> bytes:
+    return record.created_ms.to_bytes(CREATED_BYTES, "big") + record.id
 
 
 def _read_record(key: bytes, value: bytes) -> JobRecord:

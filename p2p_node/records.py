@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+import trio
+
 from p2p_node.core.node import Act, NodeCore
 from p2p_node.store import Store
 from protocols.digest import DIGEST_BYTES
@@ -14,7 +16,7 @@ from protocols.errors import PeerFault
 from protocols.limits import RECEIPT_BYTES_MAX
 from protocols.messages import ReceiptBody, Voucher
 
-__all__ = ["AddressRecords", "Rows", "earnings", "open_receipt", "recover"]
+__all__ = ["AddressRecords", "Rows", "open_receipt", "recover", "tell_earnings"]
 
 ADDRESSES_MAX = 512
 
@@ -35,17 +37,36 @@ class Rows(Protocol):
         ...
 
 
-def earnings(store: Store, core: NodeCore) -> dict[bytes, int]:
-    """Micro-units settled to this node, by award; the newest voucher of each lane counts."""
-    earned: dict[bytes, int] = {}
-    for raw in store.load("vouchers").values():
-        try:
-            message = open_envelope(raw, network=core.network, crypto=core.crypto, expect=Voucher)
-        except PeerFault:
-            continue  # Of another network that used this directory before.
-        if message.body.payee == core.key:
-            earned[message.body.lane] = message.body.settled_micros
-    return earned
+class _Trusting:
+    """Judges what we judged when we heard it: a hundred thousand signatures take half a minute."""
+
+    def verify(self, key: bytes, message: bytes, signature: bytes) -> bool:
+        """Yes."""
+        return True
+
+    def vrf_output(self, key: bytes, alpha: bytes, proof: bytes) -> bytes | None:
+        """Nobody asks."""
+        return None
+
+
+async def tell_earnings(store: Store, core: NodeCore, earned: dict[bytes, int]) -> None:
+    """Fill in the micro-units settled to this node, by award; the newest voucher of each lane counts.
+
+    A little at a time, beside a node that works: a hundred thousand vouchers take seconds. What is earned
+    meanwhile is newer, and stays.
+    """
+    crypto, after = _Trusting(), None
+    while page := store.page("vouchers", after=after):
+        for key, raw in page:
+            if not key.endswith(core.key):
+                continue  # It is one that we signed.
+            try:
+                message = open_envelope(raw, network=core.network, crypto=crypto, expect=Voucher)
+            except PeerFault:
+                continue  # Of another network that used this directory before.
+            earned.setdefault(message.body.lane, message.body.settled_micros)
+        after = page[-1][0]
+        await trio.lowlevel.checkpoint()
 
 
 def recover(store: Rows, core: NodeCore, now_ms: int) -> list[Act]:

@@ -44,7 +44,7 @@ from p2p_node.network.port import Network, NetworkError
 from p2p_node.node import Node, NodeNotes
 from p2p_node.offerings import abilities_of
 from p2p_node.pausing import Pausing, watch_use
-from p2p_node.records import AddressRecords, earnings, recover
+from p2p_node.records import AddressRecords, recover, tell_earnings
 from p2p_node.runtime import Runtime, topic_names
 from p2p_node.store import Store
 from p2p_node.workers import WorkerPool, WorkerSettings, Zygote, readable_places
@@ -246,6 +246,7 @@ async def _serve(
                 await nursery.start(blobs.run, network)
                 await nursery.start(runtime.run, network)
                 nursery.start_soon(book.wholes.run)
+                nursery.start_soon(tell_earnings, store, core, node.earned)
                 if config.idle_only:
                     nursery.start_soon(watch_use, pausing, wall_clock_ms)
                 await _serve_http(node, nursery)
@@ -407,6 +408,5 @@ def _network_key(config: NodeConfig) -> bytes | None:
 
 def _restore(node: Node) -> None:
     store = node.store
-    node.earned.update(earnings(store, node.core))
     acts = recover(store, node.core, wall_clock_ms())
     node.runtime.perform(acts)

@@ -40,10 +40,11 @@ TABLES = frozenset(
         "wholes",
         "lanes",
         "drafts",
+        "recent",
     }
 )
 
-EASY_TABLES = frozenset({"jobs", "registry", "addresses", "contracts", "standings", "drafts"})
+EASY_TABLES = frozenset({"jobs", "registry", "addresses", "contracts", "standings", "drafts", "recent"})
 """A power cut (not the death of the process) may take back their newest changes: what a list shows, what the
 network tells again, what we think of peers, and contracts on which nothing was paid yet, since a voucher
 takes what it is for to the disk with it. Waiting for the disk would hold up each job by milliseconds; a
@@ -58,13 +59,14 @@ _DONT_WAIT = "PRAGMA synchronous = NORMAL"
 
 # Step i takes a file from user_version i to i + 1. Steps are only ever appended.
 _COLUMNS = "(key BLOB PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID"
-_FIRST_TABLES = TABLES - {"standings", "frauds", "wholes", "lanes", "drafts"}
+_FIRST_TABLES = TABLES - {"standings", "frauds", "wholes", "lanes", "drafts", "recent"}
 _MIGRATIONS: tuple[tuple[str, ...], ...] = (
     tuple(f"CREATE TABLE {table} {_COLUMNS}" for table in sorted(_FIRST_TABLES)),
     (f"CREATE TABLE standings {_COLUMNS}",),
     (f"CREATE TABLE frauds {_COLUMNS}",),
     (f"CREATE TABLE wholes {_COLUMNS}",),
     (f"CREATE TABLE lanes {_COLUMNS}", f"CREATE TABLE drafts {_COLUMNS}"),
+    (f"CREATE TABLE recent {_COLUMNS}",),
 )
 
 

@@ -200,6 +200,21 @@ class Swarm:
                 start_new_session=True,
             )
 
+    def restart(self, peer: SwarmPeer) -> None:
+        """Start a peer again, with what its directory has; kill it first if it runs.
+
+        `wait_until_acquainted` waits for it.
+        """
+        if peer.is_running:
+            peer.process.kill()
+        peer.process.wait()
+        # Whoever is killed leaves word of an API that answers nobody.
+        (peer.datadir / "api.json").unlink(missing_ok=True)
+        peer.is_up = False
+        port = int(peer.address.split("/")[4])
+        others = [other.address for other in self.peers if other is not peer and other.is_running]
+        peer.process = self._spawn(peer.datadir, port, others[:BOOTSTRAP_MAX], peer.cheat, peer.price_micros)
+
     def remove(self, peer: SwarmPeer) -> None:
         """End one peer, as the end of the swarm would, and forget it."""
         self._stop([peer])

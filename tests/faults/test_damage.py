@@ -12,7 +12,7 @@ import trio
 from p2p_node.core.keyring import Keyring, RealCrypto
 from p2p_node.core.node import NodeCore
 from p2p_node.errors import UserError
-from p2p_node.records import earnings, recover
+from p2p_node.records import recover, tell_earnings
 from p2p_node.runtime import Runtime
 from p2p_node.salvage import salvage
 from p2p_node.sim.scenario import job_request, sim_capability
@@ -105,7 +105,7 @@ def test_a_damaged_store_is_refused_or_read_and_can_be_saved(tmp_path: Path, see
             # Whatever is read is believed only where it is signed; nothing of it ends the node.
             node = core()
             recover(store, node, NOW_MS)
-            earnings(store, node)
+            trio.run(tell_earnings, store, node, {})
     except StoreError as error:
         assert "p2p-node store salvage" in str(error)
     done = salvage(path)
@@ -122,7 +122,7 @@ def test_what_is_no_store_at_all_is_kept_and_a_new_one_begun(tmp_path: Path) -> 
     path = tmp_path / "node.sqlite"
     path.write_bytes(b"hello, world! " * 1_000)
     done = salvage(path)
-    assert (done.rows, len(done.unreadable)) == ({}, 14)
+    assert (done.rows, len(done.unreadable)) == ({}, 15)
     assert done.damaged.read_bytes() == b"hello, world! " * 1_000
     with Store.open(path) as store:
         store.apply([Persist("jobs", b"a", b"1")])

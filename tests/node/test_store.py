@@ -135,7 +135,7 @@ def test_a_newer_file_is_refused_and_left_alone(path: Path) -> None:
     with sqlite3.connect(path) as connection:
         connection.execute("PRAGMA user_version = 99")
     connection.close()
-    with pytest.raises(StoreError, match=r"schema version 99.*versions up to 5.*newer p2p-node"):
+    with pytest.raises(StoreError, match=r"schema version 99.*versions up to 6.*newer p2p-node"):
         Store.open(path)
     with sqlite3.connect(path) as connection:
         assert connection.execute("PRAGMA user_version").fetchone() == (99,)
