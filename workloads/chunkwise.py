@@ -29,8 +29,8 @@ class Chunk:
     Args:
         units: 32-bit words.
         inner: values that went into them and can't be had from them.
-        states: float arrays of such values, for profiles in native kernels: what is behind the units must not
-            be had from them by rounding either.
+        states: float tensors of such values, for profiles in native kernels: nobody must have them from the
+            units, not even nearly.
     """
 
     units: list[int]

@@ -58,10 +58,10 @@ def fingerprint(states: NDArray[np.float32] | NDArray[np.float64], signs: NDArra
     return values.tobytes()
 
 
-def unit_row(x: Tensor) -> NDArray[np.float64]:
+def unit_row(x: Tensor) -> Tensor:
     """A tensor as one row whose root mean square is 1, so that fingerprints say relative differences."""
-    row: NDArray[np.float64] = x.double().flatten().numpy()
-    return row / max(float(np.sqrt(np.mean(row * row))), _TINY)
+    row = x.double().flatten()
+    return row / max(float(row.square().mean().sqrt()), _TINY)
 
 
 def steps_apart(one: bytes, other: bytes) -> int:

@@ -59,6 +59,8 @@ class Profiled(Chunkwise[JobT]):
             raise InputRefused(f"variant {variant!r} must be one of {kind.variants}")
         self._variant = variant
         self._margin_ppb = 0
+        self.missed_ppb = 0
+        """By how much the units of the chunk that was checked last missed this machine's."""
         if self._numerics.has_fingerprints:
             bounds = kind.tolerance(model_dir)
             if bounds == EQUAL_BITS:
@@ -84,7 +86,8 @@ class Profiled(Chunkwise[JobT]):
             return super().check(job, units, number, claimed)
         # What a native run overflows in, another may not: such a chunk is false to nobody.
         own = self.derive(job, units, number)
-        if len(claimed) != len(own.units) or self.miss_ppb(job, claimed, own) > self._margin_ppb:
+        self.missed_ppb = self.miss_ppb(job, claimed, own) if len(claimed) == len(own.units) else PPB
+        if self.missed_ppb > self._margin_ppb:
             return FALSE_UNITS
         return self.digest(number, own)
 
@@ -94,11 +97,13 @@ class Profiled(Chunkwise[JobT]):
             return super().digest(number, chunk)
         if not self._numerics.has_fingerprints:
             # What an exact run keeps of its inner values in float64, float32 units would give away.
-            inner = b"".join(state.astype("<f4", copy=False).tobytes() for state in chunk.states)
+            inner = b"".join(
+                state.float().numpy().astype("<f4", copy=False).tobytes() for state in chunk.states
+            )
             return super().digest(number, Chunk(chunk.units, inner))
         prints = []
         for state in chunk.states:
-            row = state.reshape(1, -1)
+            row = state.double().reshape(1, -1).numpy()
             if not np.isfinite(row).all():
                 raise NumericsRefused("the computation left the range of float32")
             prints.append(fingerprint(row, projection_signs(self.model, row.shape[-1])))

@@ -17,9 +17,9 @@ from workloads.render.kind import RENDER
 from workloads.speech.kind import SPEECH
 from workloads.training.kind import TRAINING
 from workloads.vision.kind import VISION
-from workloads.workload import Kind, Workload
+from workloads.workload import Kind, Model, Workload
 
-__all__ = ["KINDS", "PLUGINS", "PLUGIN_FAULTS", "kind_of", "open_workload"]
+__all__ = ["KINDS", "PLUGINS", "PLUGIN_FAULTS", "kind_of", "native_kind_of", "open_workload"]
 
 _ALL = (LM, DIFFUSION, RENDER, MATMUL, PROGRAM, TRAINING, EMBEDDING, VISION, SPEECH, TERRAIN)
 PLUGINS, PLUGIN_FAULTS = load_plugins(kind.name for kind in _ALL)
@@ -39,6 +39,18 @@ def kind_of(name: str) -> Kind:
     if kind is None:
         raise InputRefused(f"workload {name!r} must be one of {', '.join(KINDS)}")
     return kind
+
+
+def native_kind_of(model_dir: Path) -> tuple[Kind, Model] | None:
+    """The kind with a native profile whose model lies in a directory.
+
+    Raises:
+        ModelRefused: as `Kind.read_model`.
+    """
+    for kind in KINDS.values():
+        if "native" in kind.profiles and (model := kind.read_model(model_dir)) is not None:
+            return kind, model
+    return None
 
 
 def open_workload(

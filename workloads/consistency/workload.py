@@ -126,7 +126,7 @@ class TerrainSampler(Profiled[TerrainInput]):
             return self.derive(job, before, chunk)
         units = list(before[(chunk - 1) * LATENT_UNITS : chunk * LATENT_UNITS])
         kept = torch.from_numpy(np.array(units, dtype=np.uint32).view(np.float32)).to(torch.float64)
-        return Chunk(units, value_digest(kept.view(_MAP.shape)), (kept.numpy(), kept.numpy()))
+        return Chunk(units, value_digest(kept.view(_MAP.shape)), (kept, kept))
 
 
 def _parameters(program: Program, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -92,4 +92,4 @@ class DiffusionSampler(Profiled[SampleInput]):
 def _chunk(predicted: Tensor, after: Tensor, hidden: Tensor) -> Chunk:
     units: list[int] = after.flatten().numpy().view(np.uint32).tolist()
     values: list[float] = predicted.flatten().tolist()
-    return Chunk(units, struct.pack(f"<{len(values)}d", *values), (predicted.numpy(), hidden.numpy()))
+    return Chunk(units, struct.pack(f"<{len(values)}d", *values), (predicted, hidden))

@@ -98,7 +98,7 @@ class TextEmbedder(Profiled[EmbedInput]):
 
     def miss_ppb(self, job: EmbedInput, claimed: Sequence[int], own: Chunk) -> int:
         """See `Profiled`: the vectors are compared, text by text."""
-        pooled = [torch.from_numpy(state) for state in own.states[: len(own.states) // 2]]
+        pooled = own.states[: len(own.states) // 2]
         vectors = self._scaled(job, pooled, self._encoder)
         blob = blob_from_words(claimed)
         if blob.size_bytes != vectors.numel() * vectors.element_size():
@@ -144,7 +144,7 @@ def load_weights(model_dir: Path, config: BertConfig) -> dict[str, Tensor]:
 
 def _chunk(blob: Blob, pooled: Tensor, last: Tensor) -> Chunk:
     # A mean gives no single token's state away, and the vectors may be the means.
-    return Chunk(blob_words(blob), _bytes(pooled), (*pooled.numpy(), *last.numpy()))
+    return Chunk(blob_words(blob), _bytes(pooled), (*pooled, *last))
 
 
 def _bytes(x: Tensor) -> bytes:

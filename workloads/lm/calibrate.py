@@ -20,7 +20,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -165,8 +165,22 @@ def calibrate(
     return {"model": model.hex(), **bounds_of(exact, honest, cheats)}
 
 
+class Observed(Protocol):
+    """What bounds are chosen from."""
+
+    @property
+    def misses_ppb(self) -> tuple[int, ...]:
+        """Of each trial unit, or chunk of them."""
+
+    def distance(self, other: Any) -> NDArray[np.int64]:
+        """(chunks,) from another of its type over the same trials, in steps."""
+
+
+ObservedT = TypeVar("ObservedT", bound=Observed)
+
+
 def bounds_of(
-    exact: Observation, honest: Mapping[str, Observation], cheats: Mapping[str, Observation]
+    exact: ObservedT, honest: Mapping[str, ObservedT], cheats: Mapping[str, ObservedT]
 ) -> dict[str, Any]:
     """Bounds between honest runs and cheats, the measurements, and which cheats can't be told apart.
 

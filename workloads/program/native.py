@@ -31,8 +31,10 @@ def check_continuous(program: Program) -> None:
     Raises:
         InputRefused: a step chooses by values; names it.
     """
+    specs = infer(program)
     for number, step in enumerate(program.steps):
-        if step.op in CHOOSING:
+        is_of_floats = any(specs[value].dtype not in {"int64", "uint8"} for value in step.inputs)
+        if step.op in CHOOSING and is_of_floats:
             raise InputRefused(f"step {number} ({step.op}) chooses by its values: run it in an exact profile")
 
 
@@ -123,6 +125,11 @@ def _call(step: Step) -> Callable[..., Tensor]:
     return lambda *inputs: found.compute(*inputs, **attributes)
 
 
+def _scalar(value: float) -> Tensor:
+    # What float32 can't hold becomes infinite here, where a number would be an error.
+    return torch.tensor(value, dtype=torch.float32)
+
+
 def _conv(x: Tensor, weight: Tensor, bias: Tensor | None = None, **geometry: Any) -> Tensor:
     return (F.conv1d if x.dim() == 3 else F.conv2d)(x, weight, bias, **geometry)
 
@@ -200,9 +207,9 @@ _NATIVE: dict[str, Callable[..., Tensor]] = {
     "silu": F.silu,
     "erf": torch.erf,
     "gelu": F.gelu,
-    "scale": lambda x, *, factor: x * factor,
-    "shift": lambda x, *, term: x + term,
-    "clamp": lambda x, *, low, high: x.clamp(low, high),
+    "scale": lambda x, *, factor: x * _scalar(factor),
+    "shift": lambda x, *, term: x + _scalar(term),
+    "clamp": lambda x, *, low, high: x.clamp(_scalar(low), _scalar(high)),
     "matmul": torch.matmul,
     "linear": F.linear,
     "conv": _conv,

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
@@ -169,13 +168,14 @@ class Transcriber(Profiled[TranscribeInput]):
                 choose(self._config, logits[place], wanted[:place]) == token
                 for place, token in enumerate(wanted)
             )
-        return all(
-            PPB * miss(self._config, logits[place], wanted[:place], token) <= self._margin_ppb
-            for place, token in enumerate(wanted)
+        misses = (
+            miss(self._config, logits[place], wanted[:place], token) for place, token in enumerate(wanted)
         )
+        self.missed_ppb = round(PPB * max(misses))
+        return self.missed_ppb <= self._margin_ppb
 
 
 def _chunk(units: list[int], heard: Tensor, states: Tensor) -> Chunk:
     inner = value_digest(heard) + value_digest(states)
-    rows = (*np.array_split(heard.numpy().reshape(-1), _HEARD_ROWS), states.numpy())
+    rows = (*heard.flatten().tensor_split(_HEARD_ROWS), states)
     return Chunk(units, inner, rows)

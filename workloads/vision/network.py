@@ -125,9 +125,8 @@ class Classifier:
                 x = x + before
         x = _clipped(self._convolve("head", x))
         pooled = self._operators.mean(x.flatten(2))
-        return self._operators.linear(
-            pooled, self._weights["classifier.weight"], self._weights["classifier.bias"]
-        )
+        weight, bias = self._weights["classifier.weight"], self._weights["classifier.bias"]
+        return self._operators.linear(pooled, weight, bias).to(self._operators.dtype)
 
     def chances(self, logits: Tensor) -> Tensor:
         """How likely each class is: (images, classes)."""

@@ -88,7 +88,7 @@ class ImageClassifier(Profiled[ClassifyInput]):
 
     def miss_ppb(self, job: ClassifyInput, claimed: Sequence[int], own: Chunk) -> int:
         """See `Profiled`: by how much a class is less likely than the one that belongs in its place."""
-        rows = [self._classifier.chances(torch.from_numpy(state)).double().numpy() for state in own.states]
+        rows = [self._classifier.chances(state).double().numpy() for state in own.states]
         return max(_miss_ppb(row, told) for row, told in zip(rows, classes(claimed), strict=True))
 
     def _images(self, job: ClassifyInput, chunk: int) -> Tensor:
@@ -107,7 +107,7 @@ class ImageClassifier(Profiled[ClassifyInput]):
         numbers, chances = likeliest(classifier.chances(logits))
         words = np.stack([numbers, chances.view(np.uint32)], axis=-1)
         inner = logits.numpy()
-        return Chunk(words.reshape(-1).tolist(), inner.astype("<f8", copy=False).tobytes(), tuple(inner))
+        return Chunk(words.reshape(-1).tolist(), inner.astype("<f8", copy=False).tobytes(), tuple(logits))
 
 
 def likeliest(chances: Tensor) -> tuple[NDArray[np.uint32], NDArray[np.float32]]:

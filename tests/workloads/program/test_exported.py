@@ -38,6 +38,7 @@ from workloads.exported.workload import ProgramRun
 from workloads.program import Builder, Program, run
 from workloads.program.disputes import judge_case, open_chunk, trace_chunk
 from workloads.program.exported import Template, import_archive, with_profile
+from workloads.program.native import NativeRun
 from workloads.program.program import ValueSpec, encode_program, value_digest
 
 TOLERANCES = {"exact14": 2e-3, "exact21": 1e-5}
@@ -204,6 +205,11 @@ def test_a_program_agrees_with_eager_torch(archives: Archives, name: str) -> Non
                 assert (result - wanted).abs().max() <= tolerance * wanted.abs().max()
             elif profile == "exact21":
                 assert torch.equal(result, wanted)
+    values = [template.parameters.get(item.name, x) for item in template.program.inputs]
+    native = NativeRun(template.program, template.program.steps[-1].inputs).run(values)
+    for result, wanted in zip(native, expected if isinstance(expected, tuple) else [expected], strict=True):
+        assert result.shape == wanted.shape
+        assert (result.double() - wanted).abs().max() <= 1e-4 * wanted.abs().max()
 
 
 def test_a_packed_program_is_named_by_its_content(archives: Archives) -> None:
