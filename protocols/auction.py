@@ -1,8 +1,9 @@
 """The requester's side of one auction, from offer to a ranking of bids.
 
 Sealed bids, second-score, reverse. While the window is open only seals arrive, so neither a bidder
-nor the requester's friend can look at the others' prices first. Then the requester signs the list
-of seals it counted and every bidder opens its own. Scores are integers in micro-units, lower is
+nor the requester's friend can look at the others' prices first. The window closes early when everybody
+known to offer the work has answered. Then the requester signs the list of seals it counted and every
+bidder opens its own. Scores are integers in micro-units, lower is
 better, and ties break by the bid's id, never by arrival.
 """
 
@@ -100,6 +101,7 @@ class Auction:
         *,
         appraise: Callable[[bytes, Bid], tuple[int, int]],
         sign: Callable[[Body], Signed[Any]],
+        expected: frozenset[bytes] = frozenset(),
     ) -> None:
         """Start collecting.
 
@@ -107,6 +109,8 @@ class Auction:
             offer: the published offer.
             appraise: (peer, bid) to (penalty in micro-units, corrected eta in ms).
             sign: seals a body with the requester's key.
+            expected: peers known to offer the work; once all have answered, and one with a seal, the window
+                closes. Empty keeps it open to its end.
         """
         self.offer = offer
         self.state = AuctionState.COLLECTING_SEALS
@@ -117,6 +121,7 @@ class Auction:
         self.close: Signed[AuctionClose] | None = None
         self._appraise = appraise
         self._sign = sign
+        self._expected = expected
 
     def start(self) -> list[Effect]:
         """The first timer."""
@@ -134,7 +139,7 @@ class Auction:
             case Heard(message) if isinstance(message.body, Bid):
                 return self._hear_bid(message)
             case Heard(message) if isinstance(message.body, Decline):
-                return self._hear_decline(message)
+                return self._hear_decline(message, now_ms)
             case TimerFired((name, _)) if name == "bids":
                 return self._close(now_ms)
             case TimerFired((name, _)) if name == "reveals":
@@ -151,7 +156,17 @@ class Auction:
         if known is None and len(self.seals) >= BIDS_PER_JOB_MAX:
             return []
         self.seals[message.signer] = message.body.seal
-        return []
+        return self._close_if_all_answered(now_ms)
+
+    def _close_if_all_answered(self, now_ms: int) -> list[Effect]:
+        # Without a seal we wait on: whoever takes the job then is somebody we haven't heard of.
+        if (
+            not self._expected
+            or not self.seals
+            or not self._expected <= self.seals.keys() | self.declines.keys()
+        ):
+            return []
+        return self._close(now_ms)
 
     def _close(self, now_ms: int) -> list[Effect]:
         if self.state is not AuctionState.COLLECTING_SEALS:
@@ -198,10 +213,10 @@ class Auction:
             effects += self._decide()
         return effects
 
-    def _hear_decline(self, message: Signed[Decline]) -> list[Effect]:
+    def _hear_decline(self, message: Signed[Decline], now_ms: int) -> list[Effect]:
         if len(self.declines) < DECLINES_PER_JOB_MAX:
             self.declines[message.signer] = message
-        return []
+        return self._close_if_all_answered(now_ms)
 
     def _decide(self) -> list[Effect]:
         if self.state is AuctionState.DECIDED:

@@ -157,7 +157,8 @@ class Job:
     def _announce(self, now_ms: int) -> list[Effect]:
         offer = self._offers[-1]
         self._node.route(offer.id, self)
-        auction = Auction(offer, appraise=self._appraise, sign=self._node.sign)
+        expected = frozenset(self._node.market.able(offer.body, now_ms)) - set(offer.body.exclude)
+        auction = Auction(offer, appraise=self._appraise, sign=self._node.sign, expected=expected)
         self.auctions.append(auction)
         self.state = JobState.BIDDING
         offered = Notify(self.id, "offered", {"offer": offer.id, "mode": self.request.mode})

@@ -95,6 +95,49 @@ asks = st.dictionaries(st.integers(1, 12), st.integers(0, CEILING), min_size=1, 
 penalties_of = st.dictionaries(st.integers(1, 12), st.integers(0, 200))
 
 
+# --- The window ----------------------------------------------------------------------------------
+
+
+def waiting_for(*numbers: int) -> Auction:
+    auction = Auction(
+        OFFER,
+        appraise=lambda peer, body: (0, body.eta_ms),
+        sign=lambda body: signed(body, 0),
+        expected=frozenset(keyring(number).public for number in numbers),
+    )
+    auction.start()
+    return auction
+
+
+def decline(number: int) -> Heard:
+    return Heard(signed(Decline(OFFER.id, "busy", 0, 0, ""), number))
+
+
+def test_the_window_closes_once_everybody_expected_has_answered() -> None:
+    auction = waiting_for(1, 2)
+    # A stranger's seal counts, and doesn't stand for anybody else's.
+    assert auction.handle(Heard(seal_of(bid(3, 10))), 1) == []
+    assert auction.handle(Heard(seal_of(bid(1, 20))), 2) == []
+    effects = auction.handle(decline(2), 3)
+    assert auction.state is AuctionState.COLLECTING_BIDS
+    assert auction.close is not None and auction.close.body.closed_ms == 3
+    assert {entry.bidder for entry in auction.close.body.seals} == {keyring(n).public for n in (1, 3)}
+    assert {effect.peer for effect in effects if isinstance(effect, Send)} == auction.seals.keys()
+    # The window's own end comes later and changes nothing.
+    assert auction.handle(CLOSED, CLOSE_MS) == []
+
+
+@pytest.mark.parametrize("expected", [(), (1, 2), (1, 2, 3)])
+def test_the_window_stays_open_while_nobody_bids_or_somebody_is_silent(expected: tuple[int, ...]) -> None:
+    auction = waiting_for(*expected)
+    for number in (1, 2):
+        assert auction.handle(decline(number), 1) == []
+    assert auction.state is AuctionState.COLLECTING_SEALS
+    if expected != (1, 2):
+        assert auction.handle(Heard(seal_of(bid(4, 10))), 2) == []
+        assert auction.state is AuctionState.COLLECTING_SEALS
+
+
 # --- Prices ------------------------------------------------------------------------------------
 
 
