@@ -9,13 +9,19 @@ export CPATH := $(shell brew --prefix)/include:$(CPATH)
 export LIBRARY_PATH := $(shell brew --prefix)/lib:$(LIBRARY_PATH)
 endif
 
-.PHONY: demo test bench lint ruff types contracts system clean
+.PHONY: demo fuzz test bench lint ruff types contracts system clean
 
 demo: .venv/.installed
 	$(BIN)/python -m p2p_node.demo
 
 test: .venv/.installed
 	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadgroup
+
+# SECONDS of each target; what is found lies in .fuzz/found.
+fuzz: SECONDS ?= 90
+fuzz: .venv/.installed
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt -e '.[fuzz]'
+	$(BIN)/python -m tests.fuzzing --seconds $(SECONDS)
 
 bench: .venv/.installed
 	$(BIN)/python -m benchmarks

@@ -19,8 +19,8 @@ PRICE_MAX = 9
 class Play(Driver):
     """A whole, and peers that do as chance has it."""
 
-    def __init__(self, seed: int) -> None:
-        self.luck = random.Random(seed)
+    def __init__(self, seed: int, luck: random.Random | None = None) -> None:
+        self.luck = luck or random.Random(seed)
         self.ceiling = self.luck.choice((0, 2_100, 3_100, 20_000))
         super().__init__(
             parts=self.luck.randint(1, 6), slots=self.luck.randint(0, 4), cost_micros_max=self.ceiling
