@@ -57,6 +57,9 @@ TOPIC_OF_KIND: dict[str, str] = {
 }
 TOPICS = ("peers", "jobs", "convictions")
 JUDGED_MAX = 1_024
+ASKED_MS = 4_000
+"""For so long what one neighbour was asked for isn't asked of others. Then of everybody who has it: the first
+may have told of it only to keep it from us."""
 
 
 class Judged:
@@ -126,6 +129,7 @@ class GossipBook:
         self._recent_bytes = 0
         self._requester_of: OrderedDict[bytes, bytes] = OrderedDict()
         self._noticed: OrderedDict[tuple[bytes, bytes], bytes] = OrderedDict()
+        self._asked: OrderedDict[bytes, int] = OrderedDict()
 
     # --- Judging ---------------------------------------------------------------------------------
 
@@ -153,9 +157,14 @@ class GossipBook:
         match message.body:
             case Advert():
                 is_current = check_advert(message, now_ms) and self._registry.is_news(message)
-                return Judged(message, None) if is_current else None
+                if is_current:
+                    return Judged(message, None)
+                self.pass_over(message.id)
             case Offer() as offer:
-                return Judged(message, None) if _check_offer(offer, now_ms) else None
+                is_current = _check_offer(offer, now_ms)
+                if is_current:
+                    return Judged(message, None)
+                self.pass_over(message.id)
             case CommitmentNotice():
                 contract, commitment = self._reader.notice(message)
                 is_over = contract.terms.finish_by_ms + CLOCK_SKEW_MS < now_ms
@@ -221,20 +230,41 @@ class GossipBook:
         """Remember whose commitment it is, to judge widenings."""
         _remember(self._requester_of, commitment_id, contract.requester, RECENT_GOSSIP_MAX)
 
+    def pass_over(self, identifier: bytes) -> None:
+        """What will never be news again isn't asked of one neighbour after another."""
+        _remember(self._seen, identifier, None, SEEN_MESSAGES_MAX)
+
     # --- Anti-entropy ----------------------------------------------------------------------------
 
-    def recent_ids(self, now_ms: int) -> tuple[bytes, ...]:
-        """Newest gossip, for a neighbour to compare."""
+    def recent_ids(self, now_ms: int, *, within_ms: int = RECENT_GOSSIP_MS) -> tuple[bytes, ...]:
+        """Newest gossip, for a neighbour to compare: what was heard within this time, oldest first."""
         while self._recent:
             heard_ms, _, _ = next(iter(self._recent.values()))
             if heard_ms >= now_ms - RECENT_GOSSIP_MS:
                 break
             self._forget_oldest()
-        return tuple(list(self._recent)[-SYNC_IDS_MAX:])
+        newest: list[bytes] = []
+        for identifier, (heard_ms, _, _) in reversed(self._recent.items()):
+            if heard_ms < now_ms - within_ms or len(newest) == SYNC_IDS_MAX:
+                break
+            newest.append(identifier)
+        return tuple(reversed(newest))
 
-    def missing(self, ids: tuple[bytes, ...]) -> tuple[bytes, ...]:
-        """Which of a neighbour's ids are news to us."""
-        return tuple(identifier for identifier in ids if identifier not in self._seen)
+    def missing(self, ids: tuple[bytes, ...], now_ms: int) -> tuple[bytes, ...]:
+        """Which of a neighbour's ids are news to us, and aren't on their way from another neighbour.
+
+        Whoever starts hears from all its neighbours at once, and they all have the same.
+        """
+        wanted = []
+        for identifier in ids:
+            if identifier in self._seen:
+                continue
+            first_ms = self._asked.get(identifier)
+            if first_ms is None:
+                _remember(self._asked, identifier, now_ms, SYNC_IDS_MAX)
+            if first_ms is None or now_ms >= first_ms + ASKED_MS:
+                wanted.append(identifier)
+        return tuple(wanted)
 
     def recent(self, identifier: bytes) -> bytes | None:
         """The bytes of a recent message."""

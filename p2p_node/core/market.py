@@ -14,10 +14,26 @@ from protocols.weights import limited
 from verification.electorate import Electorate
 from verification.findings import HOMOGENEOUS
 
-__all__ = ["Market"]
+__all__ = ["BIDDERS_EXPECTED", "Market", "is_drawn_to_bid"]
+
+BIDDERS_EXPECTED = 48
+"""Peers that answer an offer where more are able to: the requester answers each bid with a list of all."""
+
 
 BUSY_MICROS = 1_000
 """Penalty of a peer whose advert shows no free slot: it is tried last."""
+
+
+def is_drawn_to_bid(offer_id: bytes, peer: bytes, *, able: int) -> bool:
+    """Whether a lot lets a peer answer an offer: of many about `BIDDERS_EXPECTED` do, each time others.
+
+    Args:
+        offer_id: of the offer.
+        peer: who would bid.
+        able: how many are able to, as far as one knows.
+    """
+    lot = int.from_bytes(tagged("p2p-node/bid-lot/1", offer_id, peer)[:8], "little")
+    return lot * able < BIDDERS_EXPECTED << 64
 
 
 class Market:

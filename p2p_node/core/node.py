@@ -73,11 +73,22 @@ __all__ = ["Act", "Capability", "NodeCore"]
 B = TypeVar("B", bound=Body)
 Act = Effect | Transmit
 
-ADVERT_LIFETIME_MS = 180_000
 ADVERT_RENEW_MS = 60_000
+"""How often a peer says what it offers, in a small network."""
+
+ADVERT_RENEW_MS_MAX = 240_000
+ADVERT_EACH_MS = 250
+"""In a large one each peer leaves so much time for each peer it knows: then adverts take a bounded share of
+everybody's connection, however many peers there are, up to `ADVERT_RENEW_MS_MAX`."""
+
+ADVERT_LIFETIMES = 3
+"""An advert outlives this many renewals: two may be lost."""
+
 ADVERT_PACE_MS = 1_000
 """At most one advert in this time, however many peers connect."""
 SYNC_MS = 5_000
+SYNC_WITHIN_MS = 45_000
+"""What is older than this has been compared with several neighbours."""
 HOUSEKEEPING_MS = 10_000
 FINISHED_JOBS_MAX = 256
 
@@ -225,11 +236,11 @@ class NodeCore:
         """
         for raw in registry:
             try:
-                self.registry.restore(
-                    open_envelope(raw, network=self.network, crypto=self.crypto, expect=Advert)
-                )
+                advert = open_envelope(raw, network=self.network, crypto=self.crypto, expect=Advert)
             except PeerFault:
                 continue
+            self.registry.restore(advert)
+            self._gossip.pass_over(advert.id)
         for key, value in (standings or {}).items():
             self.standings.restore(key, value)
         for key in convictions:
@@ -288,6 +299,13 @@ class NodeCore:
             return []
         self.capability = replace(self.capability, abilities=abilities)
         self.provider.abilities = self.verifier.abilities = abilities
+        return self._act(self._advertise(now_ms), now_ms)
+
+    def move(self, addresses: tuple[str, ...], now_ms: int) -> list[Act]:
+        """Be reached at these addresses from now on."""
+        if addresses == self.capability.addresses:
+            return []
+        self.capability = replace(self.capability, addresses=addresses)
         return self._act(self._advertise(now_ms), now_ms)
 
     # --- Network events --------------------------------------------------------------------------
@@ -387,7 +405,7 @@ class NodeCore:
             return self._hear_gossip(judged.message, judged.opened, now_ms) if judged else []
         match body:
             case SyncSummary():
-                missing = self._gossip.missing(body.ids)
+                missing = self._gossip.missing(body.ids, now_ms)
                 return [Send(peer, self.sign(SyncWant(missing)), now_ms + SYNC_MS)] if missing else []
             case AuctionClose():
                 return self.provider.hear_close(message, now_ms)
@@ -485,13 +503,15 @@ class NodeCore:
     def _advertise(self, now_ms: int) -> list[Effect]:
         if now_ms - self._advertised_ms < ADVERT_PACE_MS:
             return [SetTimer(("advert",), self._advertised_ms + ADVERT_PACE_MS)]
+        pace_ms = max(ADVERT_RENEW_MS, min(ADVERT_RENEW_MS_MAX, ADVERT_EACH_MS * len(self.registry)))
+        renew_ms = pace_ms + self._jitter.randint(0, pace_ms // 4)
         self._advertised_ms = now_ms
         capability = self.capability
         self._advertised_slots = self._free_slots()
         advert = Advert(
             sequence=now_ms,
             sent_ms=now_ms,
-            expires_ms=now_ms + ADVERT_LIFETIME_MS,
+            expires_ms=now_ms + ADVERT_LIFETIMES * renew_ms,
             addresses=capability.addresses,
             software=capability.software,
             slots_total=capability.slots_total,
@@ -505,7 +525,6 @@ class NodeCore:
             accelerators=capability.accelerators,
             offerings=tuple(ability.offering for ability in capability.abilities),
         )
-        renew_ms = ADVERT_RENEW_MS + self._jitter.randint(0, ADVERT_RENEW_MS // 4)
         return [Publish("peers", self.sign(advert)), SetTimer(("advert",), now_ms + renew_ms)]
 
     def _free_slots(self) -> int:
@@ -516,7 +535,7 @@ class NodeCore:
 
     def _sync(self, now_ms: int) -> list[Effect]:
         again = SetTimer(("sync",), now_ms + SYNC_MS + self._jitter.randint(0, SYNC_MS))
-        ids = self._gossip.recent_ids(now_ms)
+        ids = self._gossip.recent_ids(now_ms, within_ms=SYNC_WITHIN_MS)
         if not self.connected or not ids:
             return [again]
         neighbour = self._jitter.choice(sorted(self.connected))

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from p2p_node.core.engagement import Engagement, EngagementState
 from p2p_node.core.kept import KeptContract, KeptSegment
+from p2p_node.core.market import is_drawn_to_bid
 from p2p_node.core.registry import Registry
 from p2p_node.core.surroundings import Surroundings
 from protocols.auction import REVEAL_MS, bid_seal
@@ -146,6 +147,8 @@ class Provider:
             return []
         if not self.abilities:
             return []  # Serves nothing, so it is no news that it doesn't bid.
+        if not self._is_drawn(offer):
+            return []
         if not self._node.standings.is_welcome(offer.signer, now_ms):
             return self._decline(offer, DeclineReason("standing", detail="the requester failed us before"))
         plan = consider(body, own_key=self._own_key, abilities=self.abilities, capacity=self.capacity(now_ms))
@@ -181,6 +184,10 @@ class Provider:
             Notify(b"", "bid", {"job": offer.id, "price_micros": plan.price_micros, "eta_ms": plan.eta_ms}),
             Send(offer.signer, seal, body.bids_close_ms),
         ]
+
+    def _is_drawn(self, offer: Signed[Offer]) -> bool:
+        able = self._registry.able_count(offer.body.workload, offer.body.model)
+        return is_drawn_to_bid(offer.id, self._own_key, able=able)
 
     def _decline(self, offer: Signed[Offer], why: DeclineReason) -> list[Effect]:
         message = self._node.sign(Decline(offer.id, why.reason, why.have, why.need, why.detail[:250]))

@@ -43,6 +43,7 @@ class Registry:
     def __init__(self) -> None:
         self._adverts: dict[bytes, Signed[Advert]] = {}
         self._first_heard_ms: dict[bytes, int] = {}
+        self._by_ability: dict[tuple[str, bytes], dict[bytes, None]] = {}
 
     def __len__(self) -> int:
         return len(self._adverts)
@@ -61,21 +62,37 @@ class Registry:
             effects += self.expire(now_ms)
             if len(self._adverts) >= REGISTRY_PEERS_MAX:
                 return effects  # Whoever came first stays: a flood of new keys can't push peers out.
-        self._adverts[message.signer] = message
+        self._put(message)
         self._first_heard_ms.setdefault(message.signer, now_ms)
         return [*effects, Persist("registry", message.signer, message.raw)]
 
     def restore(self, message: Signed[Advert]) -> None:
         """Take back an advert from the store; its peer has been known since it was sent, if not longer."""
         if self.is_news(message):
-            self._adverts[message.signer] = message
+            self._put(message)
             self._first_heard_ms[message.signer] = message.body.sent_ms
+
+    def _put(self, message: Signed[Advert]) -> None:
+        self._drop(message.signer)
+        self._adverts[message.signer] = message
+        for offering in message.body.offerings:
+            able = self._by_ability.setdefault((offering.workload, offering.model), {})
+            able[message.signer] = None
+
+    def _drop(self, key: bytes) -> None:
+        known = self._adverts.pop(key, None)
+        for offering in known.body.offerings if known else ():
+            ability = (offering.workload, offering.model)
+            able = self._by_ability.get(ability, {})
+            able.pop(key, None)
+            if not able:
+                self._by_ability.pop(ability, None)
 
     def expire(self, now_ms: int) -> list[Effect]:
         """Forget expired adverts."""
         gone = [key for key, message in self._adverts.items() if message.body.expires_ms <= now_ms]
         for key in gone:
-            del self._adverts[key]
+            self._drop(key)
             del self._first_heard_ms[key]
         return [Persist("registry", key, None) for key in gone]
 
@@ -97,8 +114,14 @@ class Registry:
     def able(self, workload: str, model: bytes, profile: str, now_ms: int) -> dict[bytes, Offering]:
         """Peers that advertise this model and profile, with their offering."""
         return {
-            message.signer: offering
-            for message in self.current(now_ms)
-            for offering in message.body.offerings
-            if (offering.workload, offering.model) == (workload, model) and profile in offering.profiles
+            key: offering
+            for key in sorted(self._by_ability.get((workload, model), ()))
+            for offering in self._adverts[key].body.offerings
+            if self._adverts[key].body.expires_ms > now_ms
+            and (offering.workload, offering.model) == (workload, model)
+            and profile in offering.profiles
         }
+
+    def able_count(self, workload: str, model: bytes) -> int:
+        """How many peers are known to advertise this model, in whatever profile; quickly found."""
+        return len(self._by_ability.get((workload, model), ()))

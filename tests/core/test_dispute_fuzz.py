@@ -119,7 +119,7 @@ def assert_tidy(world: World) -> None:
 
 
 def test_a_rain_of_mutants_leaves_disputes_as_they_are() -> None:
-    world = fight(DisputeRain, 3, mutants_each=10, conditions=Conditions(loss=0.02, duplication=0.02))
+    world = fight(DisputeRain, 4, mutants_each=10, conditions=Conditions(loss=0.02, duplication=0.02))
     assert isinstance(world, DisputeRain)
     assert sum(world.sent.values()) > 2_000
     assert world.penalised > 0.4 * sum(world.sent.values())

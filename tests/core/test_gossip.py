@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from p2p_node.core.gossip import GossipBook, GossipReader
+from p2p_node.core.gossip import ASKED_MS, GossipBook, GossipReader
 from p2p_node.core.registry import Registry
 from protocols.envelope import seal
 from protocols.limits import BID_WINDOW_MS_MAX, OFFER_LIFETIME_MS_MAX, RECENT_GOSSIP_MS
@@ -181,7 +181,35 @@ def test_recent_gossip_is_offered_served_and_forgotten() -> None:
     assert gossip.recent_ids(NOW_MS + RECENT_GOSSIP_MS + 1) == (new,)
     assert gossip.recent(old) is None
     # Still known, so that a neighbour's copy isn't asked for again.
-    assert gossip.missing((old, new, bytes(32))) == (bytes(32),)
+    assert gossip.missing((old, new, bytes(32)), NOW_MS) == (bytes(32),)
+
+
+def test_what_is_on_its_way_is_not_asked_of_every_neighbour() -> None:
+    gossip = book()
+    one, other = bytes(32), bytes([1]) * 32
+    assert gossip.missing((one,), NOW_MS) == (one,)
+    assert gossip.missing((one, other), NOW_MS + 100) == (other,)
+    # It didn't come: the answer, or the question, was lost.
+    assert gossip.missing((one, other), NOW_MS + ASKED_MS) == (one,)
+    # Nor may whoever keeps it from us hold up the others twice.
+    assert gossip.missing((one,), NOW_MS + ASKED_MS + 1) == (one,)
+
+
+def test_what_was_superseded_is_not_asked_for() -> None:
+    registry = Registry()
+    old, new = advert(1, sequence=1), advert(1, sequence=2)
+    registry.hear(new, NOW_MS)
+    gossip = book(registry=registry)
+    assert gossip.missing((old.id,), NOW_MS) == (old.id,)
+    assert gossip.judge("peers", old.raw, NOW_MS) == (IGNORE, "late or known")
+    assert gossip.missing((old.id,), NOW_MS + ASKED_MS) == ()
+
+
+def test_a_comparison_between_neighbours_is_about_the_last_while() -> None:
+    gossip = book()
+    heard(gossip, offer())
+    new = heard(gossip, NOTICE, NOW_MS + 50_000)
+    assert gossip.recent_ids(NOW_MS + 50_000, within_ms=45_000) == (new,)
 
 
 def test_recent_gossip_is_bounded_by_bytes(monkeypatch: pytest.MonkeyPatch) -> None:

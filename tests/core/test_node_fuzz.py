@@ -111,7 +111,7 @@ def rain() -> Rain:
         seed=41,
         capabilities=capabilities,
         conditions=Conditions(loss=0.02, duplication=0.02),
-        mutants_each=24,
+        mutants_each=36,
     )
     invariants = Invariants(world)
     world.on_step = invariants.check

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from p2p_node.core.engagement import Engagement, EngagementState
+from p2p_node.core.market import BIDDERS_EXPECTED
 from p2p_node.core.node import NodeCore
 from p2p_node.sim.workload import recompute
 from protocols.auction import bid_seal
@@ -39,6 +40,7 @@ from tests.support.builders import (
     REQUESTER,
     UNITS,
     VERIFIERS,
+    advert,
     award,
     blind,
     changed,
@@ -274,3 +276,16 @@ def test_rejected_means_nothing_was_taken() -> None:
     with pytest.raises(Rejected):
         node.provider.hear_proposal(proposal(signer=3), NOW_MS)
     assert node.provider.engagements == {} and node.provider.capacity(NOW_MS).slots_free == 2
+
+
+def test_of_many_able_peers_a_lot_says_which_answer() -> None:
+    """About `BIDDERS_EXPECTED` of them, and others for another offer; all of them where they are few."""
+    node = bidder()
+    asked = [offer(nonce=number.to_bytes(16, "little")) for number in range(200)]
+    assert all(node.provider._is_drawn(message) for message in asked)
+    for number in range(100, 100 + 3 * BIDDERS_EXPECTED):
+        node.registry.hear(advert(number), NOW_MS)
+    drawn = [node.provider._is_drawn(message) for message in asked]
+    assert 200 / 6 < sum(drawn) < 200 / 2
+    undrawn = asked[drawn.index(False)]
+    assert node.provider.hear_offer(undrawn, NOW_MS) == []
