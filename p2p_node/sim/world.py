@@ -25,9 +25,10 @@ from p2p_node.hostile import hostile_core
 from p2p_node.sim.crypto import SimCrypto, SimKeys
 from p2p_node.sim.even import Conditions, EvenCarrier
 from p2p_node.sim.reader import RememberingReader
+from p2p_node.sim.restart import restarted
 from p2p_node.sim.work import Workshop
 from p2p_node.sim.workload import SimTask
-from protocols.digest import DIGEST_BYTES, tagged
+from protocols.digest import tagged
 from protocols.effects import CancelRun, Notify, Penalise, Persist, Publish, Run, SetTimer
 from protocols.events import RunChunk, RunEvent, RunOutput
 from protocols.limits import GRAYLIST_MS, GRAYLIST_POINTS
@@ -76,6 +77,8 @@ class Peer:
     """Until then nothing that reaches it is dealt with: its process doesn't run."""
     skew_ms: int = 0
     drift_ppm: int = 0
+    cut_short: list[bytes] = field(default_factory=list)
+    """Jobs that its last restart ended."""
     offences: dict[bytes, int] = field(default_factory=dict)
     """Points of those that it isn't through with, by key; -1 for whom it doesn't hear any more."""
 
@@ -280,24 +283,8 @@ class World:
 
     def _restore(self, peer: Peer) -> None:
         """A new process over the old store, as a node that starts has it."""
-        tables: dict[str, dict[bytes, bytes]] = {}
-        for (table, key), value in peer.store.items():
-            tables.setdefault(table, {})[key] = value
         peer.core = self._make_core(peer.index, peer.core.capability, peer.cheat)
-        now_ms, paid = self.clock_ms(peer), tables.get("vouchers", {})
-        acts = peer.core.restore(
-            registry=list(tables.get("registry", {}).values()),
-            convictions=list(tables.get("convictions", {})),
-            standings=tables.get("standings", {}),
-            outbox=tables.get("outbox", {}),
-            contracts=tables.get("contracts", {}),
-            lanes=tables.get("lanes", {}),
-            vouchers={key[:DIGEST_BYTES]: raw for key, raw in paid.items() if key.endswith(peer.core.key)},
-            now_ms=now_ms,
-        )
-        drafts = tables.get("drafts", {})
-        for job_id in [key for key in drafts if len(key) == DIGEST_BYTES]:
-            acts += peer.core.close_job(job_id, drafts, {}, now_ms)[1]
+        acts, peer.cut_short = restarted(peer.core, peer.store, self.clock_ms(peer))
         self._perform(peer, acts)
 
     # --- Performing acts -------------------------------------------------------------------------
