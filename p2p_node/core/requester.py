@@ -11,6 +11,7 @@ from typing import Any
 
 from p2p_node.core.attempt import EXECUTOR_FAULTS, Attempt, Outcome
 from p2p_node.core.drafts import Draft
+from p2p_node.core.market import is_drawn_to_bid
 from p2p_node.core.request import FINAL_STATES, JobRequest, JobState
 from p2p_node.core.sampling import plan_sampling
 from p2p_node.core.surroundings import Surroundings
@@ -157,7 +158,9 @@ class Job:
     def _announce(self, now_ms: int) -> list[Effect]:
         offer = self._offers[-1]
         self._node.route(offer.id, self)
-        expected = frozenset(self._node.market.able(offer.body, now_ms)) - set(offer.body.exclude)
+        able = self._node.market.able(offer.body, now_ms)
+        drawn = frozenset(key for key in able if is_drawn_to_bid(offer.id, key, able=len(able)))
+        expected = drawn - set(offer.body.exclude)
         auction = Auction(offer, appraise=self._appraise, sign=self._node.sign, expected=expected)
         self.auctions.append(auction)
         self.state = JobState.BIDDING
