@@ -65,6 +65,7 @@ class Catalogue:
         measure: what this machine may offer of a model; raises `UserError` if it doesn't run here.
         abilities_of: what a finding is worth to others.
         fitting: of some models those that fit into a worker's memory, and why not the others.
+        find: every model of this machine, from the disk; raises `UserError` where one is broken.
         places: of all models by name; changed in place, since others hold it.
         by_digest: of the same, in the same way.
     """
@@ -73,6 +74,7 @@ class Catalogue:
     measure: Callable[[Served], Awaitable[Finding]]
     abilities_of: Callable[[Served, Finding], Iterable[Ability]]
     fitting: Callable[[Sequence[Served]], tuple[list[Served], list[str]]]
+    find: Callable[[], list[Served]] = list
     places: dict[str, ModelPlace] = field(default_factory=dict)
     by_digest: dict[bytes, ModelPlace] = field(default_factory=dict)
     on_change: Callable[[tuple[Ability, ...]], None] = lambda abilities: None
@@ -128,6 +130,20 @@ class Catalogue:
             self.by_digest[place.digest] = twin
         log.info("model withdrawn", model=name, was=shelved.state.value)
         self.on_change(self.abilities)
+
+    async def refresh(self) -> None:
+        """Look for models again: take what is new, withdraw what is gone or another under its name.
+
+        Raises:
+            UserError: one is broken; then all stays as it was.
+        """
+        # A thread: large models take a while to hash.
+        found = await trio.to_thread.run_sync(self.find)
+        here = {model.name: model.digest for _, model in found}
+        for one in self.models:
+            if here.get(one.name) != one.served[1].digest:
+                self.withdraw(one.name)
+        self.take(found)
 
     async def run(self) -> None:
         """Measure what has to be, until cancelled."""

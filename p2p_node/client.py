@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from p2p_node.datadir import DataDir
 from p2p_node.errors import ExitCode, UserError
+from p2p_node.modelmanifest import refuse_model_name
 from protocols.blobs import parse_blob_name
 from protocols.limits import BLOB_PIECE_BYTES
 
@@ -167,15 +168,16 @@ class NodeClient:
         _refuse(response)
         return dict(response.json())
 
-    def fetch_blob(self, name: str, peer: str | None = None) -> Iterator[int]:
-        """Have the node fetch a blob from a peer, or from those it is connected to; bytes here, as they come.
+    def fetch_blob(self, name: str, peer: str | Sequence[str] | None = None) -> Iterator[int]:
+        """Have the node fetch a blob from peers, or from those it is connected to; bytes here, as they come.
 
         Raises:
             BlobUnavailable: nobody could give it.
         """
         from p2p_node.blobs.errors import BlobUnavailable
 
-        query = {} if peer is None else {"from": peer}
+        peers = [] if peer is None else [peer] if isinstance(peer, str) else list(peer)
+        query = {"from": peers}
         path = f"{_blob(name)}/fetch"
         with self._answered(), self._http.stream("POST", path, params=query) as response:
             if response.is_error:
@@ -208,6 +210,34 @@ class NodeClient:
     def remove_blob(self, name: str) -> dict[str, Any]:
         """Throw a blob away."""
         return dict(self._call("DELETE", _blob(name)).json())
+
+    def models(self) -> list[dict[str, Any]]:
+        """The models that it has, and whether it offers them."""
+        return list(self._call("GET", "/v1/models").json())
+
+    def shared_models(self) -> list[dict[str, Any]]:
+        """Models that it or peers share, by name."""
+        return list(self._call("GET", "/v1/models/shared").json())
+
+    def refresh_models(self) -> list[dict[str, Any]]:
+        """Have it look for models again; returns those that it has."""
+        with self._answered():
+            # Hashing a large model takes its time.
+            response = self._http.post("/v1/models/refresh", timeout=BLOB_TIMEOUT_S)
+        _refuse(response)
+        return list(response.json())
+
+    def remove_model(self, name: str) -> None:
+        """Have it withdraw a model that was added to it, and delete its files."""
+        self._call("DELETE", f"/v1/models/{_model(name)}")
+
+    def share_model(self, name: str, manifest: str) -> None:
+        """Have it give a model's files, which are in its store, to whoever asks."""
+        self._call("PUT", f"/v1/models/{_model(name)}/share", params={"manifest": manifest})
+
+    def stop_sharing_model(self, name: str) -> None:
+        """Have it give them no longer."""
+        self._call("DELETE", f"/v1/models/{_model(name)}/share")
 
     def shut_down(self) -> None:
         """Stop the node as SIGTERM does."""
@@ -261,6 +291,11 @@ def _job(prefix: str) -> str:
     if not prefix or not prefix.isascii() or not prefix.isalnum():
         raise UserError(f"a job's id is hexadecimal, got {prefix[:80]!r}")
     return f"/v1/jobs/{prefix}"
+
+
+def _model(name: str) -> str:
+    refuse_model_name(name)
+    return name
 
 
 def _blob(name: str) -> str:

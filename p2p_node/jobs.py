@@ -358,6 +358,21 @@ class JobBook:
         self._check_blobs(record.whole.request.input_blobs)
         self.wholes.resume(record, self._clock())
 
+    def models_changed(self) -> None:
+        """The models that this node has are others now."""
+        fresh = {name: place for name, place in self._models.items() if name not in self._tokenizers}
+        self._tokenizers |= tokenizers_of(fresh)
+        for name in self._tokenizers.keys() - self._models.keys():
+            del self._tokenizers[name]
+
+    def uses(self, model: str) -> str:
+        """The id of a job that isn't over and names a model; empty if there is none."""
+        for record in self._records.values():
+            task = record.spec["task"]
+            if not record.is_final and model in (task.get("model"), task.get("base")):
+                return record.id.hex()
+        return ""
+
     # --- Views -----------------------------------------------------------------------------------
 
     def find(self, prefix: str) -> JobRecord:

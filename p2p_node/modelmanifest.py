@@ -9,11 +9,17 @@ import msgspec
 from msgspec import Meta, Struct
 
 from p2p_node.errors import UserError
-from protocols.limits import NAME_BYTES_MAX
+from protocols.limits import MANIFEST_BYTES_MAX, NAME_BYTES_MAX
 
-__all__ = ["MANIFEST_BYTES_MAX", "ModelFile", "ModelManifest", "read_manifest", "write_manifest"]
+__all__ = [
+    "MANIFEST_BYTES_MAX",
+    "ModelFile",
+    "ModelManifest",
+    "read_manifest",
+    "refuse_model_name",
+    "write_manifest",
+]
 
-MANIFEST_BYTES_MAX = 64 * 1024
 FILES_MAX = 64
 
 # A name from a stranger becomes a file: no folders, nothing hidden, nothing that means something else.
@@ -45,6 +51,19 @@ class ModelManifest(
     workload: Annotated[str, Meta(max_length=NAME_BYTES_MAX)]
     digest: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
     files: Annotated[tuple[ModelFile, ...], Meta(min_length=1, max_length=FILES_MAX)]
+
+
+def refuse_model_name(name: str) -> None:
+    """Check what a model is called.
+
+    Raises:
+        UserError: it can't be called so.
+    """
+    if not _MODEL_NAME.fullmatch(name) or len(name) > NAME_BYTES_MAX:
+        raise UserError(
+            f"a model's name must have letters, digits, '.', '_' and '-', {NAME_BYTES_MAX} at most, "
+            f"got {name[:80]!r}"
+        )
 
 
 def write_manifest(manifest: ModelManifest) -> bytes:

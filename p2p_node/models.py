@@ -17,6 +17,7 @@ from p2p_node.config import load_config
 from p2p_node.datadir import DataDir
 from p2p_node.errors import UserError
 from p2p_node.executor import ModelPlace
+from p2p_node.modelarchive import unpack_model
 from protocols.limits import NAME_BYTES_MAX
 from workloads.errors import WorkloadRefused
 from workloads.registry import KINDS
@@ -145,12 +146,12 @@ def size_bytes(model: Model) -> int:
     return sum(path.stat().st_size for path in model.path.iterdir() if path.is_file())
 
 
-def add_model(place: DataDir, directory: Path, name: str) -> Served:
+def add_model(place: DataDir, source: Path, name: str) -> Served:
     """Copy a model into a node's data directory; it is there whole and checked, or not at all.
 
     Args:
         place: the node's.
-        directory: of the model; links in it are not followed out of it.
+        source: the model's directory, links in which are not followed out of it; or an archive of one.
         name: what it is to be called.
 
     Raises:
@@ -158,19 +159,21 @@ def add_model(place: DataDir, directory: Path, name: str) -> Served:
     """
     refuse_name(place, name)
     # Before gigabytes are copied.
-    if read_model(directory) is None:
-        raise UserError(f"{directory} is no model: none of {', '.join(KINDS)} reads it")
+    if source.is_dir() and read_model(source) is None:
+        raise UserError(f"{source} is no model: none of {', '.join(KINDS)} reads it")
     place.models.mkdir(mode=0o700, exist_ok=True)
     # In a folder of its own, so that it is checked under its own name.
     with tempfile.TemporaryDirectory(dir=place.models, prefix=".adding-") as folder:
         copied = Path(folder) / name
         try:
             copied.mkdir()
-            for path in sorted(directory.iterdir()):
+            if not source.is_dir():
+                unpack_model(source, copied)
+            for path in sorted(source.iterdir()) if source.is_dir() else ():
                 if path.is_file():
                     shutil.copyfile(path, copied / path.name)
         except OSError as error:
-            raise UserError(f"can't copy {directory}: {error.strerror or error}") from error
+            raise UserError(f"can't copy {source}: {error.strerror or error}") from error
         return take_model(place, copied)
 
 

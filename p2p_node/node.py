@@ -16,6 +16,7 @@ from p2p_node.core.node import NodeCore
 from p2p_node.datadir import DataDir
 from p2p_node.executor import ModelPlace, WorkerExecutor
 from p2p_node.jobs import JobBook
+from p2p_node.modelshares import ModelShares
 from p2p_node.network.port import Network
 from p2p_node.pausing import Pausing
 from p2p_node.runtime import Runtime
@@ -55,6 +56,8 @@ class Node:
     """None for a node that keeps none."""
     catalogue: Catalogue | None = None
     """None for a node whose models are settled, as in tests."""
+    shares: ModelShares | None = None
+    """Models that it gives away."""
 
 
 class NodeNotes:

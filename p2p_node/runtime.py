@@ -41,6 +41,7 @@ from protocols.effects import (
 )
 from protocols.events import RunEvent
 from protocols.identity import short_id
+from protocols.messages import SharedModel
 from protocols.rulings import Ruling
 
 if TYPE_CHECKING:
@@ -176,6 +177,10 @@ class Runtime:
     def offer(self, abilities: tuple[Ability, ...]) -> None:
         """Offer these from now on, and nothing else; see `NodeCore.offer`."""
         self.perform(self.core.offer(abilities, self.clock()))
+
+    def share(self, models: tuple[SharedModel, ...]) -> None:
+        """Tell others whose files can be had here; see `NodeCore.share`."""
+        self.perform(self.core.share(models, self.clock()))
 
     async def run(
         self, network: Network, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED

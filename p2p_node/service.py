@@ -39,6 +39,7 @@ from p2p_node.kernels import find_kernels
 from p2p_node.listening import UNIX, host_and_port, loopback_host_and_port
 from p2p_node.logs import configure_logging, hide
 from p2p_node.models import Served, find_models, model_folders, places_of
+from p2p_node.modelshares import ModelShares
 from p2p_node.network.delayed import delayed
 from p2p_node.network.port import Network, NetworkError
 from p2p_node.node import Node, NodeNotes
@@ -184,6 +185,7 @@ async def _serve(
                 measure=partial(_calibrate, working, checking, blob_store),
                 abilities_of=partial(_abilities, config, measured),
                 fitting=partial(fitting, worker_bytes=memory_bytes),
+                find=lambda: find_models(model_folders(place, config.models)),
             )
             catalogue.take(served)
             models = catalogue.places
@@ -222,6 +224,7 @@ async def _serve(
                 rights = BlobRights(blob_store, parties=core.parties, jobs_of=book.jobs_of)
                 node_notes.may_have = rights.may_have
                 pausing = Pausing(_devices(config, measured), runtime.pause)
+                shares = ModelShares(blob_store, runtime.share)
                 node = Node(
                     config,
                     place,
@@ -240,8 +243,15 @@ async def _serve(
                     pausing,
                     blobs,
                     catalogue,
+                    shares,
                 )
-                catalogue.on_change = runtime.offer
+
+                def on_change(abilities: tuple[Ability, ...]) -> None:
+                    book.models_changed()
+                    runtime.offer(abilities)
+
+                catalogue.on_change = on_change
+                shares.restore()
                 _restore(node)
                 await nursery.start(blobs.run, network)
                 await nursery.start(runtime.run, network)

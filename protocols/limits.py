@@ -157,6 +157,9 @@ RECENT_GOSSIP_MS = 120_000
 SYNC_IDS_MAX = 1_024
 ADDRESSES_PER_PEER_MAX = 8
 OFFERINGS_PER_PEER_MAX = 64
+SHARED_MODELS_PER_PEER_MAX = 32
+MANIFEST_BYTES_MAX = 64 * 1024
+"""The list of a model's files."""
 ACCELERATORS_PER_PEER_MAX = 64
 
 # --- Network adapter --------------------------------------------------------------------------

@@ -56,6 +56,7 @@ __all__ = [
     "Refusal",
     "Reveal",
     "Sealed",
+    "SharedModel",
     "SyncSummary",
     "SyncWant",
     "Tolerance",
@@ -112,6 +113,17 @@ class Offering(Wire, frozen=True):
     """The class of machines inside which our native kernels give equal bits; empty if none is claimed."""
 
 
+class SharedModel(Wire, frozen=True):
+    """A model whose files a peer gives to whoever asks."""
+
+    name: Name
+    """What it calls it; nothing binds a name to a model."""
+    model: Digest
+    manifest: Digest
+    """Of the blob that lists its files."""
+    manifest_bytes: Annotated[int, Meta(ge=1, le=limits.MANIFEST_BYTES_MAX)]
+
+
 class Advert(Body, frozen=True):
     """What a peer says of itself; renewed before it expires."""
 
@@ -132,6 +144,7 @@ class Advert(Body, frozen=True):
     disk_mib_per_s: Uint
     accelerators: Annotated[tuple[Accelerator, ...], Meta(max_length=limits.ACCELERATORS_PER_PEER_MAX)]
     offerings: Annotated[tuple[Offering, ...], Meta(max_length=limits.OFFERINGS_PER_PEER_MAX)]
+    models: Annotated[tuple[SharedModel, ...], Meta(max_length=limits.SHARED_MODELS_PER_PEER_MAX)] = ()
 
 
 # --- Offer, bids, award ------------------------------------------------------------------------

@@ -26,6 +26,7 @@ from p2p_node import receipts
 from p2p_node.api import views
 from p2p_node.api.access import AccessGuard
 from p2p_node.api.blobs import blob_routes
+from p2p_node.api.models import model_routes
 from p2p_node.api.refusals import Refusal as _Refusal
 from p2p_node.errors import UserError
 from p2p_node.jobs import JobRecord
@@ -74,6 +75,7 @@ def make_app(node: Node, token: str, hosts: frozenset[str] | None = None) -> Sta
             Route("/v1/pause", routes.pause, methods=["POST"]),
             Route("/v1/resume", routes.resume, methods=["POST"]),
             Route("/v1/shutdown", routes.shut_down, methods=["POST"]),
+            *model_routes(node),
             *blob_routes(node.blobs, lambda: [status.key for status in node.network.peers()]),
         ],
         middleware=[Middleware(AccessGuard, token=token, hosts=hosts)],

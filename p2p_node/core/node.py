@@ -58,6 +58,7 @@ from protocols.messages import (
     Offer,
     Opening,
     Proposal,
+    SharedModel,
     SyncSummary,
     SyncWant,
     TraceChildren,
@@ -110,6 +111,8 @@ class Capability:
     memory_mib_per_s: int = 0
     disk_mib_per_s: int = 0
     accelerators: tuple[Accelerator, ...] = field(default_factory=tuple)
+    models: tuple[SharedModel, ...] = ()
+    """Whose files it gives to whoever asks."""
 
 
 class NodeCore:
@@ -306,6 +309,13 @@ class NodeCore:
         if addresses == self.capability.addresses:
             return []
         self.capability = replace(self.capability, addresses=addresses)
+        return self._act(self._advertise(now_ms), now_ms)
+
+    def share(self, models: tuple[SharedModel, ...], now_ms: int) -> list[Act]:
+        """Tell others whose files can be had here from now on."""
+        if models == self.capability.models:
+            return []
+        self.capability = replace(self.capability, models=models)
         return self._act(self._advertise(now_ms), now_ms)
 
     # --- Network events --------------------------------------------------------------------------
@@ -524,6 +534,7 @@ class NodeCore:
             disk_mib_per_s=capability.disk_mib_per_s,
             accelerators=capability.accelerators,
             offerings=tuple(ability.offering for ability in capability.abilities),
+            models=capability.models,
         )
         return [Publish("peers", self.sign(advert)), SetTimer(("advert",), now_ms + renew_ms)]
 

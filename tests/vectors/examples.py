@@ -54,6 +54,7 @@ def examples() -> dict[str, tuple[int, Signed[m.Body]]]:
         disk_mib_per_s=500,
         accelerators=(m.Accelerator("cuda:0", "a graphics card", 2**33),),
         offerings=(offering,),
+        models=(m.SharedModel("kjv-2m", model, _digest("manifest"), 400),),
     )
     sign(EXECUTOR, advert)
     offer = sign(
