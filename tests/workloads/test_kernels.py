@@ -100,6 +100,27 @@ def test_the_largest_digits_overflow_no_sum(in_use: Kernels, precision: Precisio
     assert PackedMatrix(whole, precision).multiply(whole).tobytes() == pure_product(whole, whole, precision)
 
 
+@pytest.mark.parametrize(
+    ("rows", "inputs", "outputs"),
+    [(48, 33, 256), (50, 255, 271), (101, 2049, 260), (267, 2563, 256), (131, 4099, 259)],
+)
+def test_many_rows_of_two_digits_are_multiplied_in_float64(
+    in_use: Kernels, rows: int, inputs: int, outputs: int
+) -> None:
+    rng = np.random.default_rng(rows)
+    left = rng.standard_normal((rows, inputs)) * 2.0 ** rng.integers(-490, 480, (rows, 1))
+    right = rng.standard_normal((outputs, inputs)) * 2.0 ** rng.integers(-60, 60, (outputs, 1))
+    # All digits the largest, of one sign, of both in turn, and those whose digits differ in sign.
+    for side in (left, right):
+        side[:5] = 1.0 - 2.0**-40
+        side[1] *= -1.0
+        side[2, ::2] *= -1.0
+        side[3], side[4] = (2.0**21 - 1) / 2.0**21, -(2.0**20 + 2.0**10) / 2.0**21
+    left[7], left[-1] = 0.0, -0.0
+    expected = pure_product(left, right, EXACT21)
+    assert PackedMatrix(right, EXACT21).multiply(left).tobytes() == expected
+
+
 @PRECISIONS
 def test_numbers_next_to_the_smallest_and_largest(in_use: Kernels, precision: Precision) -> None:
     rng = np.random.default_rng(2)

@@ -92,7 +92,7 @@ def load_checked(path: Path) -> Kernels:
         raise NoKernels(f"{path} does not load: {error}") from error
     random = np.random.Generator(np.random.Philox(key=[14, 0]))
     # The longest sums, the largest digits, odd sizes, and more than one block of each kind.
-    for rows, inputs, outputs in ((1, 75, 40), (7, 2113, 33), (100, 61, 3)):
+    for rows, inputs, outputs in ((1, 75, 40), (7, 2113, 33), (100, 61, 3), (51, 2055, 257)):
         left = random.integers(-(2**30), 2**30, (rows, inputs)) * 2.0 ** random.integers(-60, 60, (rows, 1))
         right = random.integers(-(2**30), 2**30, (outputs, inputs)) / 2.0**30
         left[0], right[0] = 1.0 - 2.0**-40, -1.0 + 2.0**-40

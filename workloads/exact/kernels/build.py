@@ -26,7 +26,7 @@ import platformdirs
 __all__ = ["NoKernels", "check_library", "find_or_build"]
 
 _SOURCES = (
-    *("kernels.cpp", "decoder.hpp", "quantise.hpp", "product.hpp"),
+    *("kernels.cpp", "decoder.hpp", "quantise.hpp", "unpacked.hpp", "product.hpp", "vector.hpp"),
     *("float64.hpp", "training.hpp", "attention.hpp"),
 )
 _COMPILERS = ("c++", "g++", "clang++")

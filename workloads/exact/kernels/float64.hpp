@@ -10,39 +10,12 @@
 
 namespace {
 
-#if defined(__AVX512BW__)
-constexpr ptrdiff_t WIDTH = 8;
-#elif defined(__AVX2__)
-constexpr ptrdiff_t WIDTH = 4;
-#else
-constexpr ptrdiff_t WIDTH = 2;
-#endif
 constexpr ptrdiff_t LEFT = 6;
-constexpr ptrdiff_t RIGHT = 2 * WIDTH;
 // A panel of the right side's share of the first-level cache, and a block of the left side's of the second.
 constexpr ptrdiff_t BLOCK_INNER = 256;
 constexpr ptrdiff_t BLOCK_LEFT = 16 * LEFT;
 // Panels a power of two apart would fall into one cache set.
 constexpr ptrdiff_t PANEL_GAP = 8;
-
-typedef double Vector __attribute__((vector_size(8 * WIDTH)));
-
-inline Vector load_vector(const double* from) {
-    Vector vector;
-    std::memcpy(&vector, from, sizeof vector);
-    return vector;
-}
-
-// Products and sums are exact here, so it doesn't matter whether this rounds once or twice.
-inline Vector add_product(Vector sum, double a, Vector b) {
-#if defined(__AVX512BW__)
-    return (Vector)_mm512_fmadd_pd(_mm512_set1_pd(a), (__m512d)b, (__m512d)sum);
-#elif defined(__AVX2__) && defined(__FMA__)
-    return __builtin_ia32_vfmaddpd256(Vector{a, a, a, a}, b, sum);
-#else
-    return sum + a * b;
-#endif
-}
 
 inline ptrdiff_t panel_step(ptrdiff_t inner, ptrdiff_t tile) { return inner * tile + PANEL_GAP; }
 inline ptrdiff_t room_of(ptrdiff_t outers, ptrdiff_t inner, ptrdiff_t tile) {
@@ -134,20 +107,12 @@ inline void float64_tile(
     const double* a, const double* b, ptrdiff_t inner, double* to, ptrdiff_t step, ptrdiff_t rows, ptrdiff_t columns,
     bool add) {
     Vector sums[LEFT][2] = {};
-    for (ptrdiff_t i = 0; i < inner; ++i) {
-        const Vector first = load_vector(b + i * RIGHT), second = load_vector(b + i * RIGHT + WIDTH);
-        UNROLLED for (ptrdiff_t row = 0; row < LEFT; ++row) {
-            const double x = a[i * LEFT + row];
-            sums[row][0] = add_product(sums[row][0], x, first);
-            sums[row][1] = add_product(sums[row][1], x, second);
-        }
-    }
+    add_tile<LEFT, 1, LEFT>(sums, a, b, inner);
     if (rows == LEFT && columns == RIGHT) {
         UNROLLED for (ptrdiff_t row = 0; row < LEFT; ++row)
             UNROLLED for (ptrdiff_t v = 0; v < 2; ++v) {
                 double* at = to + row * step + v * WIDTH;
-                const Vector sum = add ? load_vector(at) + sums[row][v] : sums[row][v];
-                std::memcpy(at, &sum, sizeof sum);
+                store_vector(at, add ? load_vector(at) + sums[row][v] : sums[row][v]);
             }
         return;
     }

@@ -25,7 +25,7 @@ int64_t p2p_pack(const double* x, int64_t output_step, int64_t input_step, int64
 int64_t p2p_multiply(const double* x, int64_t rows, int64_t step, int64_t bits, const Matrix* matrix, double* out) {
     Arena arena;
     Rows digits{};
-    const ptrdiff_t block = std::min<ptrdiff_t>(rows, BLOCK_ROWS);
+    const ptrdiff_t block = std::min(rows, is_unpacked(rows, *matrix) ? UNPACKED_BLOCK_ROWS : BLOCK_ROWS);
     for (int pass = 0; pass < 2; ++pass) {
         digits = arena.take_rows(block, matrix->inputs, is_wide(static_cast<int>(bits)));
         if (pass == 0 && !arena.allocate()) return -1;

@@ -18,9 +18,8 @@
 #include <cstdlib>
 #include <cstring>
 #include <type_traits>
-#if defined(__AVX512BW__)
-#include <immintrin.h>
-#endif
+
+#include "vector.hpp"
 
 #if FLT_EVAL_METHOD != 0
 #error "float64 must be computed in float64"
@@ -29,15 +28,11 @@
 #error "pairs of digits are read as little-endian words"
 #endif
 
-// Without it, -O2 keeps the accumulators of a tile in memory.
-#define UNROLLED _Pragma("GCC unroll 8")
-
 namespace {
 
 using std::int16_t;
 using std::int32_t;
 using std::int64_t;
-using std::ptrdiff_t;
 using std::size_t;
 using std::uint64_t;
 
@@ -344,33 +339,6 @@ inline void multiply_wide(
             wide_tile<size()>(
                 a.high + at, a.low + at, a.sum + at, a.stride, h, l, both, pairs, add, totals + row * COLUMNS);
         });
-    }
-}
-
-// All rows times all columns.
-void multiply(const Rows& a, ptrdiff_t rows, const Matrix& matrix, const Sink& sink) {
-    const ptrdiff_t pairs = (matrix.inputs + 1) / 2;
-    const ptrdiff_t row_bytes = 4 * pairs * (matrix.low ? 3 : 1);
-    const ptrdiff_t fitting = BLOCK_BYTES / (row_bytes * TILE_ROWS) * TILE_ROWS;
-    const ptrdiff_t block = std::clamp<ptrdiff_t>(fitting, 4 * TILE_ROWS, BLOCK_ROWS);
-    alignas(64) double totals[BLOCK_ROWS * COLUMNS], block_totals[BLOCK_ROWS * COLUMNS];
-    for (ptrdiff_t first = 0; first < rows; first += block) {
-        const ptrdiff_t count = std::min(block, rows - first);
-        const Rows part = a.from(first);
-        for (ptrdiff_t column = 0, panel = 0; column < matrix.outputs; column += COLUMNS, panel += matrix.panel) {
-            if (matrix.low == nullptr) multiply_narrow(part, count, matrix.high + panel, pairs, totals);
-            for (ptrdiff_t k = 0; matrix.low && k < pairs; k += EXACT_PAIRS) {
-                const ptrdiff_t stop = std::min(pairs, k + EXACT_PAIRS);
-                multiply_wide(part, count, matrix.high + panel, matrix.low + panel, k, stop, k ? block_totals : totals);
-                for (ptrdiff_t i = 0; k && i < count * COLUMNS; ++i) totals[i] += block_totals[i];
-            }
-            const ptrdiff_t present = std::min<ptrdiff_t>(COLUMNS, matrix.outputs - column);
-            switch (sink.use) {
-                case Use::PUT: sink.put<Use::PUT>(first, count, column, present, part.grains, totals); break;
-                case Use::DIVIDE: sink.put<Use::DIVIDE>(first, count, column, present, part.grains, totals); break;
-                case Use::ADD: sink.put<Use::ADD>(first, count, column, present, part.grains, totals); break;
-            }
-        }
     }
 }
 

@@ -3,7 +3,7 @@
 
 #pragma once
 
-#include "product.hpp"
+#include "unpacked.hpp"
 
 namespace {
 
