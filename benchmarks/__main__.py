@@ -30,6 +30,7 @@ PROGRAMS = {
     "sandbox": "a worker's start, cold and warm, and what each layer of the sandbox costs",
     "partition": "one picture in parts over two peers, against one peer and against no peers",
     "simulator": "virtual peers and jobs for each second of real time",
+    "soak": "real peers for an hour under churn and faults: what is lost, what fails, what grows",
     "swarm": "jobs through five real peers, against the model called directly",
     "training": "an exact optimiser step against native torch, and checking a run",
     "verification": "draws, trees, receipts: what believing costs",

@@ -25,6 +25,7 @@ from benchmarks.table import machine_line, print_table
 from p2p_node import keystore
 from p2p_node.core.keyring import Keyring
 from p2p_node.datadir import DataDir
+from p2p_node.jobs import CREATED_BYTES, RECORDS_MAX
 from p2p_node.store import Store
 from protocols.digest import tagged
 from protocols.effects import Persist
@@ -50,9 +51,13 @@ def fill(place: DataDir, seed: bytes, receipts: int) -> None:
         changes: list[Persist] = []
         for number in range(receipts):
             job = tagged("restart-job", number.to_bytes(8, "big"))
-            record = {"name": "job", "created_ms": 1_700_000_000_000 + number, "spec": spec, "reason": ""}
+            created_ms = 1_700_000_000_000 + number
+            record = {"name": "job", "created_ms": created_ms, "spec": spec, "reason": ""}
             record |= {"state": "verified", "units": list(range(64)), "text": "a" * 200, "finished_ms": 1}
             changes.append(Persist("jobs", job, json.dumps(record).encode()))
+            if number >= receipts - RECORDS_MAX:
+                newest = created_ms.to_bytes(CREATED_BYTES, "big") + job
+                changes.append(Persist("recent", newest, b""))
             changes.append(Persist("receipts", job, job + filler))
             for signer, payee in ((own, other), (other, own)):
                 award = tagged("restart-award", job, payee.public)

@@ -7,6 +7,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import trio
 
 from p2p_node.activity import idle_reason
 from p2p_node.jobspec import JobSpec
@@ -46,6 +47,7 @@ def status(node: Node) -> dict[str, Any]:
         "earned_micros": sum(node.earned.values()),
         "executed_cpu_us": node.executor.executed_cpu_us,
         "recomputed_cpu_us": node.executor.recomputed_cpu_us,
+        "tasks": trio.lowlevel.current_statistics().tasks_living,
         "paused": sorted(node.pausing.paused),
         "idle_reason": idle_reason(
             node.activity,
