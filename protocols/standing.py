@@ -97,6 +97,8 @@ class Standings:
 
     def changes(self) -> list[Persist]:
         """What changed since the last call, to be kept over a restart."""
+        if not self._changed:
+            return []
         changed, self._changed = self._changed, {}
         return [Persist("standings", peer, self._encoded(peer)) for peer in changed]
 

@@ -576,8 +576,11 @@ class NodeCore:
 
     def _act(self, effects: list[Effect], now_ms: int) -> list[Act]:
         """Effects as acts: sends go through the outbox, and what we publish we have heard."""
+        changes = self.standings.changes()
+        if not effects and not changes:
+            return []
         acts: list[Act] = []
-        for effect in [*effects, *self.standings.changes()]:
+        for effect in [*effects, *changes]:
             match effect:
                 case Send():
                     acts += self.outbox.send(effect, now_ms)
@@ -589,7 +592,11 @@ class NodeCore:
                 case _:
                     acts.append(effect)
         # Written down before anything is said.
-        return sorted(acts, key=lambda act: not isinstance(act, Persist))
+        return sorted(acts, key=_is_said) if len(acts) > 1 else acts
+
+
+def _is_said(act: Act) -> bool:
+    return not isinstance(act, Persist)
 
 
 def _is_over(owner: Any, now_ms: int) -> bool:

@@ -87,7 +87,8 @@ class Play:
 
     def _step(self, peer: Peer, acts: list[Act]) -> None:
         self.invariants.check(peer, acts)
-        self.measures.see(peer, acts)
+        if acts:
+            self.measures.see(peer, acts)
 
     # --- Playing ---------------------------------------------------------------------------------
 

@@ -184,6 +184,8 @@ class RegionalCarrier:
 
     def is_cut(self, world: World, sender: Peer, receiver: Peer) -> bool:
         """As `Carrier.is_cut`."""
+        if not self._has_gray and not self.cuts:
+            return False
         source, target = sender.index, receiver.index
         if self._has_gray and (self.mute[source] or self.deaf[target]):
             return True
