@@ -145,8 +145,14 @@ class NodeClient:
 
     def result(self, prefix: str) -> tuple[bytes, str]:
         """A verified job's output file and what it is; for jobs whose output isn't text."""
+        content, description, _ = self.result_file(prefix)
+        return content, description
+
+    def result_file(self, prefix: str) -> tuple[bytes, str, str]:
+        """The same, and its media type."""
         response = self._call("GET", _job(prefix) + "/result")
-        return response.content, response.headers.get("x-result-description", "")
+        media_type = response.headers.get("content-type", "").partition(";")[0]
+        return response.content, response.headers.get("x-result-description", ""), media_type
 
     def pause_work(self, device: str | None = None) -> list[str]:
         """Take the machine, or one device, back from the network; returns what is paused then."""

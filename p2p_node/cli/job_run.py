@@ -15,6 +15,13 @@ from click.core import ParameterSource
 
 from p2p_node.cli.durations import DURATION
 from p2p_node.cli.options import datadir_option, models_option, output_option
+from p2p_node.cli.resultfiles import (
+    Target,
+    force_option,
+    output_file_option,
+    refuse_existing,
+    write_result,
+)
 from p2p_node.errors import ExitCode, UserError
 from workloads.blobs import NO_BLOBS, Blobs, MemoryBlobs
 
@@ -51,12 +58,8 @@ def _read_cheats(ctx: click.Context, param: click.Parameter, values: tuple[str, 
 )
 @click.option("--id-only", is_flag=True, help="Print the job's id and nothing else; implies --no-follow.")
 @click.option("--timeout", "timeout_ms", type=DURATION, help="Cancel the job after this long, e.g. 90s.")
-@click.option(
-    "-O",
-    "--output-file",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="Write the result here: PNG for pictures, plain text for text.",
-)
+@output_file_option
+@force_option
 @click.option("--receipt", type=click.Path(dir_okay=False, path_type=Path), help="Write receipt.json here.")
 @click.option("--swarm", type=int, metavar="N", help="Run N peers on this machine, for this job alone.")
 @click.option(
@@ -74,7 +77,8 @@ def run(
     follow: bool | None,
     id_only: bool,
     timeout_ms: int | None,
-    output_file: Path | None,
+    output_file: Target | None,
+    force: bool,
     receipt: Path | None,
     swarm: int | None,
     cheat: dict[str, int],
@@ -101,6 +105,7 @@ def run(
         raise click.UsageError("give either a job FILE or --resume ID")
     if resume is not None and swarm is not None:
         raise click.UsageError("--resume needs the node that the job ran on, so it excludes --swarm")
+    refuse_existing(output_file, force=force)
     # A bad file is told before a swarm is started for it.
     blobs = MemoryBlobs()
     document = b"" if file is None else read_job(file, blobs)
@@ -122,6 +127,7 @@ def run(
                 timeout_ms=timeout_ms,
                 receipt=receipt,
                 output_file=output_file,
+                force=force,
             )
         elif not id_only:
             from p2p_node.cli.output import print_record
@@ -181,7 +187,8 @@ def _see_through(
     output: str,
     timeout_ms: int | None,
     receipt: Path | None,
-    output_file: Path | None,
+    output_file: Target | None,
+    force: bool,
 ) -> ExitCode:
     """Follow a job to its end, print its result, and tell how it ended."""
     from p2p_node.cli.follow import follow, say
@@ -201,7 +208,7 @@ def _see_through(
         _write_frauds(client, job_id, receipt)
     _print_result(job, story, output)
     if job["state"] == "verified":
-        _hand_over(client, job, output_file)
+        _hand_over(client, job, output_file, force=force)
     if job["state"] == "no_bids":
         _explain(client, job_id)
     if has_passed.is_set() and job["state"] == "cancelled":
@@ -256,21 +263,21 @@ def _write(what: str, path: Path, content: bytes) -> None:
         raise UserError(f"can't write the {what} to {path}: {error.strerror}") from error
 
 
-def _hand_over(client: NodeClient, job: dict[str, Any], file: Path | None) -> None:
+def _hand_over(client: NodeClient, job: dict[str, Any], target: Target | None, *, force: bool) -> None:
     """Write the result to a file, if it was asked for or can't be printed."""
     from p2p_node.cli.follow import say
     from p2p_node.cli.story import harmless
 
+    if target is None:
+        if not job["is_text"]:
+            say("result", "isn't text: --output-file FILE would have kept it")
+        return
     if job["is_text"]:
-        if file is not None:
-            _write("text", file, job["text"].encode())
-        return
-    if file is None:
-        say("result", "isn't text: --output-file FILE would have kept it")
-        return
-    content, description = client.result(job["id"])
-    _write("result", file, content)
-    say("written", f"{file}: {harmless(description)}")
+        content, description, media_type = job["text"].encode(), "text", "text/plain"
+    else:
+        content, description, media_type = client.result_file(job["id"])
+    for path in write_result(target, content, job=job["name"], media_type=media_type, force=force):
+        say("written", f"{path}: {harmless(description)}")
 
 
 def _print_result(job: dict[str, Any], story: Story, output: str) -> None:

@@ -10,6 +10,13 @@ from typing import Any
 import click
 
 from p2p_node.cli.options import datadir_option, output_option
+from p2p_node.cli.resultfiles import (
+    Target,
+    force_option,
+    output_file_option,
+    refuse_existing,
+    write_result,
+)
 from p2p_node.errors import UserError
 
 __all__ = ["cancel", "explain", "get", "list_jobs", "logs", "status"]
@@ -81,22 +88,19 @@ def logs(job_id: str, datadir: Path | None, follow: bool, output: str) -> None:
 @click.command(short_help="Print a job's verified text, or write its result to a file.")
 @_id_argument
 @datadir_option
-@click.option(
-    "-O",
-    "--output-file",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="Write the result here: PNG for pictures, plain text for text.",
-)
-def get(job_id: str, datadir: Path | None, output_file: Path | None) -> None:
+@output_file_option
+@force_option
+def get(job_id: str, datadir: Path | None, output_file: Target | None, force: bool) -> None:
     """Print the verified text of the job whose id begins with ID, or write its result to a file."""
     from p2p_node.cli.story import EXIT_CODES, harmless
     from p2p_node.client import connect
 
-    result, description = b"", ""
+    refuse_existing(output_file, force=force)
+    result, description, media_type = b"", "", "text/plain"
     with connect(datadir) as client:
         job = client.job(job_id)
         if job["state"] == "verified" and not job["is_text"]:
-            result, description = client.result(job_id)
+            result, description, media_type = client.result_file(job_id)
     if job["state"] not in EXIT_CODES:
         raise UserError(f"the job is {job['state']}; follow it with: p2p-node job logs -f {job_id}")
     if job["state"] != "verified":
@@ -105,10 +109,8 @@ def get(job_id: str, datadir: Path | None, output_file: Path | None) -> None:
         click.get_current_context().exit(EXIT_CODES[job["state"]])
     if output_file is not None:
         content = job["text"].encode() if job["is_text"] else result
-        try:
-            output_file.write_bytes(content)
-        except OSError as error:
-            raise UserError(f"can't write the result to {output_file}: {error.strerror}") from error
+        for path in write_result(output_file, content, job=job["name"], media_type=media_type, force=force):
+            click.echo(f"{path}: {len(content)} bytes", err=True)
     elif job["is_text"]:
         text = job["text"]
         click.echo(harmless(text) if sys.stdout.isatty() else text)
