@@ -102,6 +102,10 @@ class NodeClient:
         """Every peer it is connected to or has heard of."""
         return list(self._call("GET", "/v1/peers").json())
 
+    def reachability(self) -> list[dict[str, Any]]:
+        """Have peers dial it back; what they found of each address."""
+        return list(self._call("POST", "/v1/reachability").json())
+
     def submit(self, document: bytes) -> dict[str, Any]:
         """Ask for a job; ``document`` is a job file's content."""
         return dict(self._call("POST", "/v1/jobs", content=document).json())

@@ -18,6 +18,7 @@ from msgspec import Meta
 
 from p2p_node.errors import UserError
 from p2p_node.network.access import PeerAccess, access_of
+from p2p_node.network.relaypolicy import RelayPolicy
 from protocols import limits
 
 __all__ = ["ConfigError", "NodeConfig", "load_config"]
@@ -89,8 +90,17 @@ class NodeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     idle_only: bool = False
     """Whether to work for others only while nobody uses the machine; see `p2p_node.pausing`."""
+    relay: RelayPolicy = RelayPolicy()
+    """What to give to peers that can't be reached; a table."""
+    relays: Literal["auto", "always", "never"] = "auto"
+    """Whether to be reached through others' relays; auto: if no peer that dialled back got through."""
     mdns: bool = True
     """Whether to find peers on the local network by multicast."""
+
+    @property
+    def network_key_path(self) -> Path | None:
+        """Where the network's key is, if it has one."""
+        return None if self.network_key is None else Path(self.network_key).expanduser()
 
     @property
     def access(self) -> PeerAccess:
@@ -115,6 +125,9 @@ def load_config(path: Path, flags: Mapping[str, Any]) -> NodeConfig:
     content, settings = _read(path)
     _validated(settings, where=str(path), content=content)
     given = _without_off({name: value for name, value in flags.items() if value is not None})
+    if "relay" in given:
+        # A flag says only whether; how much is the file's.
+        given["relay"] = settings.get("relay", {}) | {"volunteer": given["relay"]}
     return _validated(settings | given, where="flag", content="")
 
 

@@ -19,8 +19,10 @@ import trio
 from p2p_node.calibration import measure
 from p2p_node.config import NodeConfig
 from p2p_node.datadir import DataDir
+from p2p_node.dialledback import dialled_back
 from p2p_node.errors import UserError
 from p2p_node.kernels import NO_KERNELS, find_kernels
+from p2p_node.network.reachability import Found
 from p2p_node.workers import WorkerDied, WorkerSettings, open_worker
 
 __all__ = ["Check", "State", "examine", "run"]
@@ -62,7 +64,8 @@ async def examine(config: NodeConfig, place: DataDir) -> list[Check]:
     checks += await _worker(kernels)
     checks.append(_bubblewrap())
     checks.append(_disk(place))
-    return [*checks, *(_port(address) for address in config.listen)]
+    checks += [_port(address) for address in config.listen]
+    return [*checks, *map(_reachable, await dialled_back(config, place))]
 
 
 async def _machine(place: DataDir) -> list[Check]:
@@ -122,6 +125,13 @@ def _port(address: str) -> Check:
                 return Check("port", State.OK, f"{address} is free and reachable from this machine")
     except OSError as error:
         return _taken(address, host, int(port), error)
+
+
+def _reachable(found: Found) -> Check:
+    # What nobody could find out is no fault of the machine.
+    state = State.WEAK if found.state == "not reachable" else State.OK
+    detail = f"{found.address}: {found.state}: {found.reason}"
+    return Check("reachable", state, f"{detail}; {found.remedy}" if found.remedy else detail)
 
 
 def _taken(address: str, host: str, port: int, error: OSError) -> Check:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from p2p_node.executor import ModelPlace, WorkerExecutor
 from p2p_node.jobs import JobBook
 from p2p_node.modelshares import ModelShares
 from p2p_node.network.port import Network
+from p2p_node.network.reachability import Found
 from p2p_node.pausing import Pausing
 from p2p_node.runtime import Runtime
 from p2p_node.store import Store
@@ -56,6 +57,8 @@ class Node:
     """None for a node that keeps none."""
     catalogue: Catalogue | None = None
     """None for a node whose models are settled, as in tests."""
+    reachability: Callable[[], Awaitable[list[Found]]] | None = None
+    """Asks peers to dial back; None where the network can't, as in tests."""
     shares: ModelShares | None = None
     """Models that it gives away."""
 

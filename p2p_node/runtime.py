@@ -178,6 +178,10 @@ class Runtime:
         """Offer these from now on, and nothing else; see `NodeCore.offer`."""
         self.perform(self.core.offer(abilities, self.clock()))
 
+    def move(self, addresses: tuple[str, ...]) -> None:
+        """Be reached at these addresses from now on; see `NodeCore.move`."""
+        self.perform(self.core.move(addresses, self.clock()))
+
     def share(self, models: tuple[SharedModel, ...]) -> None:
         """Tell others whose files can be had here; see `NodeCore.share`."""
         self.perform(self.core.share(models, self.clock()))

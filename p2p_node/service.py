@@ -47,6 +47,7 @@ from p2p_node.network.port import Network, NetworkError
 from p2p_node.node import Node, NodeNotes
 from p2p_node.offerings import abilities_of
 from p2p_node.pausing import Pausing, watch_use
+from p2p_node.reachable import Reachable
 from p2p_node.records import AddressRecords, recover, tell_earnings
 from p2p_node.runtime import Runtime, topic_names
 from p2p_node.store import Store
@@ -213,9 +214,18 @@ async def _serve(
             tasks = BlobTasks(executor, store=blob_store, fetch=blobs.fetch, nursery=nursery)
             runtime = Runtime(core, executor=tasks, keeper=store, clock=wall_clock_ms, on_notify=node_notes)
             async with AsyncExitStack() as links:
-                network: Network = await links.enter_async_context(
-                    _network(config, seed, runtime, store, network_key=network_key)
+                reachable = Reachable(config.relays, listens=bool(config.listen))
+                direct = await links.enter_async_context(
+                    _network(
+                        config,
+                        seed,
+                        runtime,
+                        store,
+                        network_key=network_key,
+                        is_unreachable=reachable.wants_relays,
+                    )
                 )
+                network: Network = direct
                 if options.latency_ms:
                     network = await links.enter_async_context(delayed(network, options.latency_ms))
                 core.capability = _with_addresses(core.capability, network.addresses)
@@ -250,7 +260,8 @@ async def _serve(
                     pausing,
                     blobs,
                     catalogue,
-                    shares,
+                    direct.reachability,
+                    shares=shares,
                 )
 
                 def on_change(abilities: tuple[Ability, ...]) -> None:
@@ -264,6 +275,8 @@ async def _serve(
                 await nursery.start(runtime.run, network)
                 nursery.start_soon(book.wholes.run)
                 nursery.start_soon(tell_earnings, store, core, node.earned)
+                nursery.start_soon(reachable.watch, direct.reachability)
+                nursery.start_soon(reachable.follow, lambda: direct.addresses, runtime.move)
                 if config.idle_only:
                     nursery.start_soon(watch_use, pausing, wall_clock_ms)
                 await _serve_http(node, nursery)
@@ -394,7 +407,13 @@ def _with_addresses(capability: Capability, addresses: list[str]) -> Capability:
 
 
 def _network(
-    config: NodeConfig, seed: bytes, runtime: Runtime, store: Store, *, network_key: bytes | None
+    config: NodeConfig,
+    seed: bytes,
+    runtime: Runtime,
+    store: Store,
+    *,
+    network_key: bytes | None,
+    is_unreachable: Callable[[], bool],
 ) -> Any:
     # Imported late: libp2p takes over a second.
     from p2p_node.network.libp2p import open_network
@@ -412,13 +431,15 @@ def _network(
         clock=wall_clock_ms,
         access=config.access,
         network_key=network_key,
+        relay=config.relay,
+        is_unreachable=is_unreachable,
     )
 
 
 def _network_key(config: NodeConfig) -> bytes | None:
-    if config.network_key is None:
+    if config.network_key_path is None:
         return None
-    key = networkkey.load(Path(config.network_key))
+    key = networkkey.load(config.network_key_path)
     hide(key)
     return key
 

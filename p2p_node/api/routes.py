@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -61,6 +62,7 @@ def make_app(node: Node, token: str, hosts: frozenset[str] | None = None) -> Sta
         routes=[
             Route("/v1/status", routes.status, methods=["GET"]),
             Route("/v1/peers", routes.peers, methods=["GET"]),
+            Route("/v1/reachability", routes.reachability, methods=["POST"]),
             Route("/v1/jobs", routes.list_jobs, methods=["GET"]),
             Route("/v1/jobs", routes.submit_job, methods=["POST"]),
             Route("/v1/quotes", routes.quote_job, methods=["POST"]),
@@ -98,6 +100,10 @@ class _Routes:
 
     async def peers(self, request: Request) -> Response:
         return _json(views.peer_rows(self._node))
+
+    async def reachability(self, request: Request) -> Response:
+        ask = self._node.reachability
+        return _json([asdict(found) for found in await ask()] if ask is not None else [])
 
     async def pause(self, request: Request) -> Response:
         return self._paused(self._node.pausing.pause, request)

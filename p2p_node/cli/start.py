@@ -44,6 +44,13 @@ __all__ = ["start"]
 @click.option(
     "--idle-only/--always", default=None, help="Work for others only while nobody uses the machine."
 )
+@click.option(
+    "--relay/--no-relay",
+    default=None,
+    envvar="P2P_NODE_RELAY",
+    show_envvar=True,
+    help="Relay for peers that can't be reached.",
+)
 @click.option("--mdns/--no-mdns", default=None, help="Find peers on the local network.")
 # What local swarms of test peers set; see p2p_node.swarm.
 @click.option("--cheat", default="", hidden=True)
@@ -67,6 +74,7 @@ def start(
     log_format: str | None,
     log_level: str | None,
     idle_only: bool | None,
+    relay: bool | None,
     mdns: bool | None,
     cheat: str,
     latency_ms: int,
@@ -104,6 +112,7 @@ def start(
             "log_format": log_format,
             "log_level": log_level,
             "idle_only": idle_only,
+            "relay": relay,
             "mdns": mdns,
         },
     )

@@ -25,9 +25,8 @@ def test_every_layer_is_told_of_with_what_it_enforces(tmp_path: Path) -> None:
     assert result.exit_code == (1 if any(row["state"] == "weak" for row in rows.values()) else 0)
     assert {f"sandbox: {name}" for name in LAYERS} <= rows.keys()
     assert all(row["detail"] for row in rows.values())
-    assert {"torch", "kernels", "machine", "devices", "worker", "threads", "bubblewrap", "disk", "port"} <= (
-        rows.keys()
-    )
+    parts = {"torch", "kernels", "machine", "devices", "worker", "threads", "bubblewrap", "disk"}
+    assert parts | {"port", "reachable"} <= rows.keys()
     assert rows["port"]["state"] == "ok"
     if sys.platform == "linux":
         assert rows["threads"]["detail"].startswith("2 in a worker")

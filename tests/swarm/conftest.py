@@ -14,9 +14,13 @@ from tests.swarm.jobs import Run, run_job
 
 @pytest.fixture(scope="session")
 def swarm() -> Iterator[Swarm]:
-    """Five honest peers, which log all they can. Tests may add peers and end those that they added."""
+    """Five honest peers, which log all they can and relay for others.
+
+    Tests may add peers and end those that they added.
+    """
     with pytest.MonkeyPatch.context() as patch, ExitStack() as stack:
         patch.setenv("P2P_NODE_LOG_LEVEL", "debug")
+        patch.setenv("P2P_NODE_RELAY", "1")
         running = stack.enter_context(running_swarm(5, seed=1))
         patch.undo()
         yield running

@@ -38,7 +38,7 @@ log = structlog.get_logger(__name__)
 PROTOCOL = "dialback/1"
 PORTS_MAX = 4
 DIAL_S = 5.0
-ANSWER_S = 30.0
+ANSWER_S = 20.0
 SERVED_AGAIN_MS = 20_000
 """One address is dialled back for no oftener."""
 
