@@ -283,6 +283,8 @@ def main() -> None:
     zygote = _Zygote(control, arguments, entered)
     _stay_alone()
     zygote.serve(ZygoteReady(round((time.monotonic() - started) * 1000)))
+    # The node waits, and taking torch apart takes longer than all else.
+    os._exit(0)
 
 
 if __name__ == "__main__":
