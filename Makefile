@@ -9,13 +9,13 @@ export CPATH := $(shell brew --prefix)/include:$(CPATH)
 export LIBRARY_PATH := $(shell brew --prefix)/lib:$(LIBRARY_PATH)
 endif
 
-.PHONY: demo fuzz test bench lint ruff types contracts system clean
+.PHONY: demo fuzz test bench sweep lint ruff types contracts system clean
 
 demo: .venv/.installed
 	$(BIN)/python -m p2p_node.demo
 
 test: .venv/.installed
-	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadgroup
+	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4
 
 # SECONDS of each target; what is found lies in .fuzz/found.
 fuzz: SECONDS ?= 90
@@ -25,6 +25,11 @@ fuzz: .venv/.installed
 
 bench: .venv/.installed
 	$(BIN)/python -m benchmarks
+
+# Small worlds of every scenario with many seeds; stops at the first that breaks a promise.
+SEEDS ?= 1000
+sweep: .venv/.installed
+	$(BIN)/p2p-node swarm sweep examples/sim/*.toml --seeds $(SEEDS) --peers 24 --minutes 1.5
 
 lint: ruff types contracts
 

@@ -17,6 +17,9 @@ COMMANDS = {
         "p2p_node.cli.swarm_sim:sim",
         "Play a scenario with many simulated peers, and say what came of it.",
     ),
+    "sweep": LazyCommand(
+        "p2p_node.cli.swarm_sweep:sweep", "Play scenarios with many seeds, until one breaks a promise."
+    ),
     "up": LazyCommand("p2p_node.cli.swarm_up:up", "Run peers on this machine until Ctrl-C."),
 }
 
