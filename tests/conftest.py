@@ -14,7 +14,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 settings.register_profile("deterministic", derandomize=True, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "deterministic"))
 
-_TESTS = Path(__file__).parent
 _ALONE = {"swarm/test_the_demo.py"}
 """Tests that bring a swarm of their own."""
 _LONGEST_FIRST = (
@@ -26,20 +25,27 @@ _LONGEST_FIRST = (
 )
 
 
-# Before xdist looks at the groups.
-@pytest.hookimpl(tryfirst=True)
+def _group(nodeid: str) -> str:
+    """What one process must run: a file, or all that uses the one swarm."""
+    place = Path(nodeid.partition("::")[0]).relative_to("tests")
+    uses_swarm = place.parts[0] == "swarm" and str(place) not in _ALONE
+    return "swarm" if uses_swarm else str(place)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where several processes share the tests, each file stays whole, and so does all that uses one swarm.
-
-    What takes longest comes first: it would keep everybody waiting if it came last.
-    """
-
-    def group(item: pytest.Item) -> str:
-        place = item.path.relative_to(_TESTS)
-        uses_swarm = place.parts[0] == "swarm" and str(place) not in _ALONE
-        return "swarm" if uses_swarm else str(place)
-
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(group(item)))
+    """What takes longest comes first: it would keep the other processes waiting if it came last."""
     order = {name: index for index, name in enumerate(_LONGEST_FIRST)}
-    items.sort(key=lambda item: order.get(group(item), len(order)))
+    items.sort(key=lambda item: order.get(_group(item.nodeid), len(order)))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """Groups stay whole and in order where several processes share the tests."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class GroupScheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return _group(nodeid)
+
+    config.option.loadscopereorder = False
+    return GroupScheduling(config, log)
