@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import itertools
-import random
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,23 +13,14 @@ from typing import Any
 import pytest
 import trio
 
-from p2p_node.core.keyring import Keyring, RealCrypto
-from p2p_node.core.node import NodeCore
-from p2p_node.jobs import JobBook, JobRecord
-from p2p_node.network.simulated import Conditions, SimulatedInternet, open_internet
-from p2p_node.node import NodeNotes
+from p2p_node.jobs import JobRecord
 from p2p_node.partition import book as book_module
-from p2p_node.partition.receipts import check_raw
-from p2p_node.runtime import Runtime, topic_names
 from p2p_node.sim.scenario import job_request, sim_capability
 from p2p_node.sim.workload import derive_unit
-from p2p_node.store import Store
-from protocols.digest import tagged
 from protocols.effects import Execute
-from tests.runtime.test_scenario import NETWORK, Addresses
 from tests.support.deterministic_trio import run_deterministically
 from tests.support.sim_executor import Report, SimExecutor
-from verification.receipt_parts import WholeReport
+from tests.support.town import CLIENT, EXECUTORS, Peer, Trade, checked, clock, events, over, town
 from workloads.errors import InputRefused
 from workloads.registry import KINDS
 from workloads.split import Part, Split
@@ -40,9 +29,8 @@ from workloads.workload import Artifact, Kind
 WHOLE = b"alpha beta gamma delta epsilon zeta"
 PARTS = 6
 ITEM_UNITS = 128
-EXECUTORS = 4
 CHUNK_S = 0.5
-CLIENT, VICTIM = 0, 1
+VICTIM = 1
 """The victim asks least, so that it has a part whoever else has."""
 
 
@@ -98,100 +86,11 @@ class WordExecutor(SimExecutor):
                 report(event)
 
 
-@dataclass
-class Peer:
-    runtime: Runtime
-    executor: WordExecutor
-    scope: trio.CancelScope
-    book: JobBook | None = None
-
-    @property
-    def key(self) -> bytes:
-        return self.runtime.core.key
-
-
-def clock() -> int:
-    return 1_700_000_000_000 + int(trio.current_time() * 1_000)
-
-
-class Town:
-    """A client with a store, executors, and what they do."""
-
-    def __init__(self, internet: SimulatedInternet, nursery: trio.Nursery, path: Path) -> None:
-        self._internet = internet
-        self._nursery = nursery
-        self._path = path
-        self._bootstrap: list[str] = []
-        self.peers: list[Peer] = []
-
-    async def open(self, index: int, *, slowness: int = 1) -> Peer:
-        """Start a peer that runs until its scope is cancelled."""
-        return await self._nursery.start(partial(self._live, index, slowness))
-
-    async def _live(self, index: int, slowness: int, *, task_status: Any) -> None:
-        seed = tagged("town-seed", bytes([index]))
-        async with AsyncExitStack() as stack:
-            nursery = await stack.enter_async_context(trio.open_nursery())
-            core = NodeCore(
-                keys=Keyring(seed),
-                crypto=RealCrypto(),
-                secret=tagged("town-secret", seed),
-                network=NETWORK,
-                capability=sim_capability(price_micros=100 + index, serves=index != CLIENT, slots=1),
-                jitter=random.Random(index),
-            )
-            notes = NodeNotes()
-            executor = WordExecutor(nursery, slowness=slowness)
-            keeper: Any = SimpleNamespace(apply=lambda changes: None)
-            if index == CLIENT:
-                keeper = stack.enter_context(Store.open(self._path))
-            runtime = Runtime(core, executor=executor, keeper=keeper, clock=clock, on_notify=notes)
-            network = await stack.enter_async_context(
-                self._internet.open_network(
-                    seed=seed,
-                    listen=["/ip4/127.0.0.1/tcp/0"],
-                    topics=topic_names(NETWORK),
-                    rule=runtime.rule,
-                    network_name=NETWORK,
-                    bootstrap=list(self._bootstrap),
-                    address_book=Addresses(),
-                    mdns=False,
-                    jitter=random.Random(index),
-                    clock=clock,
-                )
-            )
-            core.capability = replace(core.capability, addresses=tuple(network.addresses))
-            self._bootstrap += network.addresses
-            peer = Peer(runtime, executor, nursery.cancel_scope)
-            if index == CLIENT:
-                peer.book = notes.book = JobBook(runtime, keeper, {}, clock=clock)
-                nursery.start_soon(peer.book.wholes.run)
-            await nursery.start(runtime.run, network)
-            task_status.started(peer)
-            await trio.sleep_forever()
-
-    async def ready(self, client: Peer, peers: int) -> None:
-        while len(client.runtime.core.registry) < peers:
-            await trio.sleep(0.05)
-
-
-@asynccontextmanager
-async def town(
-    path: Path, *, slow: dict[int, int] | None = None
-) -> AsyncIterator[tuple[Town, Peer, list[Peer]]]:
-    """A client that knows its executors."""
-    conditions = Conditions(delay_ms_min=2, delay_ms_max=10)
-    with trio.fail_after(2_000):
-        async with open_internet(seed=1, conditions=conditions) as internet, trio.open_nursery() as nursery:
-            made = Town(internet, nursery, path)
-            client = await made.open(CLIENT)
-            others = [
-                await made.open(index, slowness=(slow or {}).get(index, 1))
-                for index in range(1, EXECUTORS + 1)
-            ]
-            await made.ready(client, EXECUTORS)
-            yield made, client, others
-            nursery.cancel_scope.cancel()
+def trade(slow: dict[int, int] | None = None) -> Trade:
+    return Trade(
+        lambda index: sim_capability(price_micros=100 + index, serves=index != CLIENT, slots=1),
+        lambda nursery, index: WordExecutor(nursery, slowness=(slow or {}).get(index, 1)),
+    )
 
 
 def submit(client: Peer, **changes: Any) -> JobRecord:
@@ -208,23 +107,6 @@ def submit(client: Peer, **changes: Any) -> JobRecord:
         described={"task": {"workload": "sim.hash"}},
         now_ms=clock(),
     )
-
-
-async def over(record: JobRecord) -> None:
-    while not record.is_final:
-        await trio.sleep(0.1)
-
-
-def checked(client: Peer, record: JobRecord) -> WholeReport:
-    """The whole's receipt, checked as a stranger would."""
-    assert client.book is not None
-    raw = client.book.receipt(record)
-    assert raw is not None
-    return check_raw(raw, network=NETWORK, crypto=RealCrypto())
-
-
-def events(record: JobRecord, name: str) -> list[dict[str, Any]]:
-    return [event for event in record.events if event["event"] == name]
 
 
 @pytest.fixture(autouse=True)
@@ -245,7 +127,7 @@ def play(path: Path, main: Callable[[Path], Awaitable[None]]) -> None:
 
 def test_parts_go_to_all_peers_and_come_back_in_order(tmp_path: Path) -> None:
     async def main(path: Path) -> None:
-        async with town(path) as (_, client, peers):
+        async with town(path, trade()) as (_, client, peers):
             record = submit(client)
             await over(record)
             report = checked(client, record)
@@ -264,7 +146,7 @@ def test_parts_go_to_all_peers_and_come_back_in_order(tmp_path: Path) -> None:
 
 def test_an_executor_that_dies_costs_what_it_had_not_delivered(tmp_path: Path) -> None:
     async def main(path: Path) -> None:
-        async with town(path) as (_, client, peers):
+        async with town(path, trade()) as (_, client, peers):
             record = submit(client)
             while not events(record, "parts-progress"):
                 await trio.sleep(0.05)
@@ -282,7 +164,7 @@ def test_an_executor_that_dies_costs_what_it_had_not_delivered(tmp_path: Path) -
 
 def test_a_straggler_is_overtaken_paid_for_what_was_verified_and_not_blamed(tmp_path: Path) -> None:
     async def main(path: Path) -> None:
-        async with town(path, slow={VICTIM: 40}) as (_, client, peers):
+        async with town(path, trade({VICTIM: 40})) as (_, client, peers):
             record = submit(client)
             await over(record)
             report = checked(client, record)
@@ -303,7 +185,7 @@ def test_a_straggler_is_overtaken_paid_for_what_was_verified_and_not_blamed(tmp_
 
 def test_a_client_that_is_restarted_goes_on_by_itself_with_what_is_missing(tmp_path: Path) -> None:
     async def main(path: Path) -> None:
-        async with town(path) as (place, client, peers):
+        async with town(path, trade()) as (place, client, peers):
             record = submit(client)
             while record.summary()["parts_verified"] < 2:
                 await trio.sleep(0.05)
@@ -333,7 +215,7 @@ def test_a_client_that_is_restarted_goes_on_by_itself_with_what_is_missing(tmp_p
 
 def test_a_whole_that_ran_out_of_time_keeps_its_parts_and_is_resumed(tmp_path: Path) -> None:
     async def main(path: Path) -> None:
-        async with town(path) as (_, client, _peers):
+        async with town(path, trade()) as (_, client, _peers):
             record = submit(client, total_ms=4_500, execution_ms=4_500)
             await over(record)
             done = record.summary()["parts_verified"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
@@ -200,6 +200,74 @@ def test_a_lie_is_refused_and_named(name: str) -> None:
 def test_nobody_else_can_sign_it() -> None:
     with pytest.raises(ReceiptError, match="its receipt isn't the requester's"):
         check(honest(), signer=1)
+
+
+# --- Parts that start from others' output -----------------------------------------------------------
+
+
+def follow(workload: str, whole: bytes, counts: tuple[int, ...]) -> Plan:
+    """Each word is a part, and its input holds what the last one's units come to."""
+    words = whole.split()
+
+    def input(part: int, needed: Sequence[tuple[int, ...]]) -> bytes:
+        return b"%s %d" % (words[part], sum(sum(units) for units in needed))
+
+    return Plan(tuple((part - 1,) if part else () for part in range(len(words))), input)
+
+
+@cache
+def chained() -> WholeReceiptBody:
+    first = job(b"alpha 0")
+    second = job(b"beta %d" % sum(first.units))
+    return msgspec.structs.replace(
+        honest(), input=b"alpha beta", counts=(1, 1), jobs=(record(0, first), record(1, second))
+    )
+
+
+def check_chain(body: Any) -> WholeReport:
+    raw = seal(body, network=NETWORK, key=keyring(0)).raw
+    return check_whole_receipt(raw, network=NETWORK, crypto=CRYPTO, split=follow)
+
+
+def test_a_part_follows_from_the_verified_units_of_those_before_it() -> None:
+    report = check_chain(chained())
+    assert [part.verified is not None for part in report.parts] == [True, True]
+
+
+CHAIN_LIES: dict[str, tuple[Callable[[Any], Any], str]] = {
+    "begun from something else": (
+        _jobs(lambda jobs: (jobs[0], record(1, job(b"beta 0")))),
+        "part 1, job 0: input: it isn't what the plan gives this part",
+    ),
+    "what it starts from left out": (
+        lambda body: edit(_put(state="cancelled")(body), ("jobs",), lambda jobs: jobs[1:]),
+        "part 1, job 0: it starts from part 0, which isn't verified",
+    ),
+    "another first part, of the same input": (
+        _jobs(lambda jobs: (record(0, job(b"alpha 1")), jobs[1])),
+        "part 0, job 0: input: it isn't what the plan gives this part",
+    ),
+    "the second round in place of the first": (
+        _jobs(lambda jobs: (PartRecord(0, jobs[1].receipt), PartRecord(1, jobs[0].receipt))),
+        "part 0, job 0: input: it isn't what the plan gives this part",
+    ),
+    "a first part that failed": (
+        lambda body: edit(
+            _put(state="cancelled")(body),
+            ("jobs",),
+            lambda jobs: (record(0, job(b"alpha 0", price_micros_max=1, rebids=0)), jobs[1]),
+        ),
+        "part 1, job 0: it starts from part 0, which isn't verified",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CHAIN_LIES)
+def test_a_lie_about_what_a_part_starts_from_is_refused_and_named(name: str) -> None:
+    lie, message = CHAIN_LIES[name]
+    with pytest.raises(ReceiptError) as caught:
+        check_chain(lie(chained()))
+    assert str(caught.value).startswith(message), str(caught.value)
 
 
 # --- The file --------------------------------------------------------------------------------------

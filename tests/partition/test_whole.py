@@ -26,9 +26,22 @@ UNITS = 100
 class Driver:
     """A whole, and the jobs that it has offered."""
 
-    def __init__(self, parts: int = 3, *, slots: int = 2, cost_micros_max: int = 0) -> None:
+    def __init__(
+        self,
+        parts: int = 3,
+        *,
+        slots: int = 2,
+        cost_micros_max: int = 0,
+        needs: dict[int, tuple[int, ...]] | None = None,
+    ) -> None:
         plans = [
-            PartPlan(label=f"item {n}", units_max=UNITS, cost_micros_max=1_000, fees_micros=50)
+            PartPlan(
+                label=f"item {n}",
+                units_max=UNITS,
+                cost_micros_max=1_000,
+                fees_micros=50,
+                needs=(needs or {}).get(n, ()),
+            )
             for n in range(parts)
         ]
         self.whole = Whole(
@@ -99,6 +112,36 @@ def test_a_peer_that_has_committed_takes_the_next_part_while_the_last_is_verifie
     driver.end(driver.job(0))
     driver.tick()
     assert driver.numbers == [0, 1, 2]
+
+
+def test_a_part_waits_for_those_whose_output_it_starts_from_and_idle_peers_take_late_ones() -> None:
+    driver = Driver(parts=5, slots=3, needs={2: (0, 1), 3: (0, 1), 4: (2, 3)})
+    driver.tick()
+    assert driver.numbers == [0, 1]
+    driver.award(0, b"a")
+    driver.award(1, b"b")
+    driver.end(driver.job(0), paid=0)
+    driver.tick(after_ms=4_000)
+    assert driver.numbers == [0, 1]
+    # Nothing else can be done meanwhile, so whoever keeps the round waiting is overtaken.
+    driver.tick(after_ms=8_000)
+    assert driver.offers[2:] == [(1, (b"b",))]
+    driver.end(driver.award(1, b"c"))
+    driver.tick()
+    assert driver.numbers[3:] == [2, 3]
+    # A part that failed is done again alone: what it starts from stays.
+    driver.award(2, b"a")
+    driver.end(driver.job(3))
+    driver.end(driver.job(2), "task_failed", "lost")
+    assert driver.whole.outcome == ("task_failed", "part 2 (item 2): lost")
+    driver.end(b"job 2", "cancelled")
+    driver.whole.resume(now_ms=driver.now_ms, total_ms=600_000, queue_ms=30_000)
+    driver.tick()
+    assert driver.numbers[5:] == [2]
+    driver.award(2, b"c")
+    driver.end(driver.job(2))
+    driver.tick()
+    assert driver.numbers[6:] == [4]
 
 
 def test_parts_verified_in_any_order_make_the_whole() -> None:
