@@ -22,9 +22,10 @@ from p2p_node.itempacking import pack_item_files
 from p2p_node.itemspec import ClassifyTask, EmbedTask
 from p2p_node.jobspec import parse_job_spec
 from p2p_node.mediapacking import pack_meshes, pack_recording
+from p2p_node.operandpacking import pack_operands
 from p2p_node.programspec import ProgramSpec, ProgramTask
 from p2p_node.speechtasks import TranscribeTask
-from p2p_node.taskspec import LmTask, RenderTask, TrainingTask
+from p2p_node.taskspec import LmTask, MatmulTask, RenderTask, TrainingTask
 from p2p_node.trainingtask import pack_text_file
 from p2p_node.yamltree import DOCUMENT_BYTES_MAX, parse
 from workloads.blobs import NO_BLOBS, Blobs
@@ -55,6 +56,8 @@ def pack_files(document: bytes, file: Path, blobs: Blobs = NO_BLOBS) -> bytes:
         return pack_meshes(task, document, file.parent, blobs)
     if isinstance(task, LmTask) and task.prompts_file:
         return _with_prompts(document, _lines(file.parent / task.prompts_file))
+    if isinstance(task, MatmulTask):
+        return pack_operands(task, document, file.parent, blobs)
     if isinstance(task, TrainingTask) and task.text_file:
         return pack_text_file(task, document, file.parent, blobs)
     if not isinstance(task, ProgramTask) or task.program.packed:

@@ -20,7 +20,16 @@ from p2p_node.itemtasks import classes_file, embed_input, image_input, vectors_f
 from p2p_node.lmtask import text_input
 from p2p_node.pluginspec import PluginTask
 from p2p_node.speechtasks import TranscribeTask, recording_input, transcript_file
-from p2p_node.taskspec import DiffusionTask, LmTask, MatmulTask, ProgramTask, RenderTask, Task, TrainingTask
+from p2p_node.taskspec import (
+    DiffusionTask,
+    LmTask,
+    MatmulTask,
+    OperandSpec,
+    ProgramTask,
+    RenderTask,
+    Task,
+    TrainingTask,
+)
 from p2p_node.terraintasks import TerrainTask, maps_file, terrain_input
 from p2p_node.trainingtask import training_input
 from protocols.blobs import parse_blob_name
@@ -297,6 +306,10 @@ def _product(task: MatmulTask) -> MatmulInput:
         ("left", task.left, task.rows, task.inner),
         ("right", task.right, task.inner, task.columns),
     ):
+        if isinstance(rows, OperandSpec):
+            if rows.file:
+                raise UserError(f"task.{name}: a file must be packed before a node takes it")
+            continue
         if rows and (len(rows) != count or any(len(row) != width for row in rows)):
             raise UserError(f"task.{name}: must have {count} rows of {width} entries")
     return MatmulInput(
@@ -304,6 +317,12 @@ def _product(task: MatmulTask) -> MatmulInput:
         inner=task.inner,
         columns=task.columns,
         bits=task.bits,
-        left=Matrix(tuple(chain.from_iterable(task.left)), task.left_seed),
-        right=Matrix(tuple(chain.from_iterable(task.right)), task.right_seed),
+        left=_matrix(task.left, task.left_seed),
+        right=_matrix(task.right, task.right_seed),
     )
+
+
+def _matrix(operand: tuple[tuple[int, ...], ...] | OperandSpec, seed: int) -> Matrix:
+    if isinstance(operand, OperandSpec):
+        return Matrix(blob=parse_blob_name(operand.blob))
+    return Matrix(tuple(chain.from_iterable(operand)), seed)

@@ -54,6 +54,7 @@ __all__ = [
     "LmTask",
     "MaterialSpec",
     "MatmulTask",
+    "OperandSpec",
     "PlaneSpec",
     "ProgramTask",
     "RenderTask",
@@ -196,16 +197,23 @@ class RenderTask(Struct, frozen=True, kw_only=True):
     format: str = "png"
 
 
+class OperandSpec(Struct, frozen=True, kw_only=True):
+    """A matrix in a file, which becomes a blob on its way to a node."""
+
+    file: str = ""
+    blob: str = ""
+
+
 class MatmulTask(Struct, frozen=True, kw_only=True):
-    """The product of two integer matrices, each given by its rows or drawn from a seed."""
+    """The product of two integer matrices, each given by its rows, by a file, or drawn from a seed."""
 
     workload: str
     rows: int
     inner: int
     columns: int
     bits: int = 8
-    left: tuple[tuple[int, ...], ...] = ()
-    right: tuple[tuple[int, ...], ...] = ()
+    left: tuple[tuple[int, ...], ...] | OperandSpec = ()
+    right: tuple[tuple[int, ...], ...] | OperandSpec = ()
     left_seed: int = 0
     right_seed: int = 1
 
@@ -439,6 +447,17 @@ _ROWS = listing(
     length_min=1,
     length_max=limits.UNITS_MAX,
 )
+_OPERAND_BLOB = mapping(OperandSpec, {"blob": Field("blob", blob_field, required=True)})
+
+
+def _operand(node: yaml.Node, path: str) -> tuple[tuple[int, ...], ...] | OperandSpec:
+    if isinstance(node, yaml.ScalarNode):
+        return OperandSpec(file=text(bytes_max=PATH_BYTES_MAX)(node, path))
+    if isinstance(node, yaml.MappingNode):
+        return _OPERAND_BLOB(node, path)
+    return _ROWS(node, path)
+
+
 _MATMUL = mapping(
     MatmulTask,
     {
@@ -447,8 +466,8 @@ _MATMUL = mapping(
         "inner": Field("inner", integer(1, linalg.INNER_MAX), required=True),
         "columns": Field("columns", integer(1, linalg.COLUMNS_MAX), required=True),
         "bits": Field("bits", integer(1, linalg.BITS_MAX)),
-        "left": Field("left", _ROWS),
-        "right": Field("right", _ROWS),
+        "left": Field("left", _operand),
+        "right": Field("right", _operand),
         "left_seed": Field("left_seed", _SEED),
         "right_seed": Field("right_seed", _SEED),
     },

@@ -11,7 +11,15 @@ import msgspec
 from protocols.limits import UNITS_MAX
 from workloads.blobs import Blobs
 from workloads.inputs import items_split
-from workloads.linalg.input import CHUNK_UNITS, CODEC, MatmulInput, Matrix, decode_input, encode_input
+from workloads.linalg.input import (
+    CHUNK_UNITS,
+    CODEC,
+    MatmulInput,
+    Matrix,
+    decode_input,
+    encode_input,
+    input_blobs,
+)
 from workloads.workload import EXACT_PROFILES, Artifact, Kind, Model, Workload, weightless_model
 
 __all__ = ["FEWER_TERMS", "MATMUL", "MODEL", "NAME", "model_digest"]
@@ -19,7 +27,7 @@ __all__ = ["FEWER_TERMS", "MATMUL", "MODEL", "NAME", "model_digest"]
 NAME = "linalg.matmul"
 MODEL = "integer-matmul"
 FEWER_TERMS = "fewer-terms"
-_VERSION = 2
+_VERSION = 3
 
 
 def model_digest() -> bytes:
@@ -40,7 +48,7 @@ def _open(
 ) -> Workload:
     from workloads.linalg.workload import MatrixProduct
 
-    return MatrixProduct(profile, variant, expected_digest=expected_digest)
+    return MatrixProduct(profile, variant, expected_digest=expected_digest, blobs=blobs)
 
 
 def array_file(input: bytes, units: Sequence[int]) -> Artifact:
@@ -63,7 +71,7 @@ def _narrowed(whole: MatmulInput, first: int, count: int) -> MatmulInput:
     if left.entries:
         rows = Matrix(left.entries[before : before + count * whole.inner])
     else:
-        rows = Matrix(seed=left.seed, skip=left.skip + before)
+        rows = Matrix(seed=left.seed, skip=left.skip + before, blob=left.blob)
     return msgspec.structs.replace(whole, rows=count, left=rows)
 
 
@@ -79,5 +87,6 @@ MATMUL = Kind(
     probe=_probe,
     open=_open,
     present=array_file,
+    input_blobs=input_blobs,
     split=items_split(CODEC, "row", lambda job: job.rows, _narrowed),
 )

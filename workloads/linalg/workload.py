@@ -17,9 +17,11 @@ from torch import Tensor
 
 from protocols.digest import tagged
 from protocols.units import FALSE_UNITS
+from workloads.blobs import NO_BLOBS, Blobs
 from workloads.chunkwise import Chunk
+from workloads.errors import InputRefused
 from workloads.exact import freivalds
-from workloads.linalg.input import MatmulInput, Matrix, decode_input, encode_input
+from workloads.linalg.input import ENTRY_BYTES, MatmulInput, Matrix, decode_input, encode_input
 from workloads.linalg.kind import FEWER_TERMS, MATMUL, model_digest
 from workloads.philox import philox
 from workloads.profiled import Profiled
@@ -34,6 +36,7 @@ class MatrixProduct(Profiled[MatmulInput]):
         profile: names the digests; integers are exact in either.
         variant: how to cheat while generating, or None.
         expected_digest: the digest that a job names, if any.
+        blobs: where factors lie that are too large for an input.
 
     Raises:
         InputRefused: the profile or the variant is unknown.
@@ -41,9 +44,15 @@ class MatrixProduct(Profiled[MatmulInput]):
     """
 
     def __init__(
-        self, profile: str, variant: str | None = None, *, expected_digest: bytes | None = None
+        self,
+        profile: str,
+        variant: str | None = None,
+        *,
+        expected_digest: bytes | None = None,
+        blobs: Blobs = NO_BLOBS,
     ) -> None:
         super().__init__(MATMUL, model_digest(), profile, variant, expected_digest=expected_digest)
+        self._blobs = blobs
         self._made: tuple[MatmulInput, Tensor, Tensor] | None = None
 
     def decode(self, input: bytes) -> MatmulInput:
@@ -86,9 +95,22 @@ class MatrixProduct(Profiled[MatmulInput]):
 
     def _factors(self, job: MatmulInput) -> tuple[Tensor, Tensor]:
         if self._made is None or self._made[0] != job:
-            left = _matrix(job.left, 0, job.rows, job.inner, job.bits)
-            self._made = (job, left, _matrix(job.right, 1, job.inner, job.columns, job.bits))
+            left = self._matrix(job.left, 0, job.rows, job.inner, job.bits)
+            self._made = (job, left, self._matrix(job.right, 1, job.inner, job.columns, job.bits))
         return self._made[1], self._made[2]
+
+    def _matrix(self, matrix: Matrix, which: int, rows: int, columns: int, bits: int) -> Tensor:
+        """A factor as float64 integers (rows, columns)."""
+        if matrix.entries:
+            return torch.tensor(matrix.entries, dtype=torch.float64).reshape(rows, columns)
+        if matrix.blob is None:
+            return _drawn(matrix, which, rows, columns, bits)
+        first, count = matrix.skip, rows * columns
+        data = self._blobs.read_range(matrix.blob, ENTRY_BYTES * first, ENTRY_BYTES * (first + count))
+        entries = np.frombuffer(data, dtype="<i2").astype(np.float64)
+        if np.abs(entries).max() >= 2**bits:
+            raise InputRefused(f"a factor's blob has an entry of magnitude 2**{bits} or more")
+        return torch.from_numpy(entries).reshape(rows, columns)
 
 
 class _Witness:
@@ -111,10 +133,8 @@ class _Witness:
         return both.numpy().astype("<i8", copy=False).tobytes()
 
 
-def _matrix(matrix: Matrix, which: int, rows: int, columns: int, bits: int) -> Tensor:
-    """A factor as float64 integers (rows, columns)."""
-    if matrix.entries:
-        return torch.tensor(matrix.entries, dtype=torch.float64).reshape(rows, columns)
+def _drawn(matrix: Matrix, which: int, rows: int, columns: int, bits: int) -> Tensor:
+    """A factor drawn from its seed."""
     first_counter, inside = divmod(matrix.skip, 4)
     counters = np.zeros((-(-(inside + rows * columns) // 4), 4), dtype=np.uint64)
     counters[:, 0] = np.arange(first_counter, first_counter + len(counters), dtype=np.uint64)
