@@ -28,16 +28,30 @@ SEED_BYTES = 32
 
 async def dialled_back(config: NodeConfig, place: DataDir) -> list[Found]:
     """What peers find when they dial this machine; see `conclude`."""
+    found: list[Found] = []
     try:
         if place.is_in_use():
-            return await trio.to_thread.run_sync(_through_the_node, place)
-        if config.bootstrap and config.listen:
-            return await _by_ourselves(config)
-    except (UserError, NetworkError) as error:
-        return [Found("?", "unknown", str(error), "see to that, and ask again")]
+            found = await trio.to_thread.run_sync(_through_the_node, place)
+        elif config.bootstrap and config.listen:
+            found = await _by_ourselves(config)
+    except* (UserError, NetworkError) as group:
+        found = [_unknown(_first(group))]
+    if found:
+        return found
     reason = "the node listens nowhere" if not config.listen else "no node runs here, and no peer is named"
     remedy = "be reached through relays" if not config.listen else "start the node, or give --bootstrap"
     return [Found("?", "unknown", reason, remedy)]
+
+
+def _unknown(error: BaseException) -> Found:
+    return Found("?", "unknown", str(error), "see to that, and ask again")
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 def _through_the_node(place: DataDir) -> list[Found]:
@@ -75,7 +89,7 @@ async def _by_ourselves(config: NodeConfig) -> list[Found]:
             except NetworkError as error:
                 failures.append(error)
         if failures and not reached:
-            raise failures[0]
+            return [_unknown(failures[0])]
         return await network.reachability()
 
 
