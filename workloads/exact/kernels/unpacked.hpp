@@ -1,8 +1,8 @@
 // Products of rows and panels of two digits in float64, for many rows: an instruction does four fused products of
 // integers there, and six do 16 with digits, unless the processor multiplies and adds pairs of digits in one (VNNI).
 //
-// Rows are brought from digits to integers once, a panel a chunk of inputs at a time, which then stays in the
-// first-level cache. Integers of 2**21 have exact sums in a block of the profile, so the bits are those of digits.
+// Rows are brought from digits to integers once, a panel a chunk of inputs at a time, which then stays near. Integers
+// of 2**21 have exact sums in a block of the profile, so the bits are those of digits.
 
 #pragma once
 
@@ -13,7 +13,7 @@
 
 namespace {
 
-constexpr ptrdiff_t CHUNK_PAIRS = 128;
+constexpr ptrdiff_t CHUNK_PAIRS = 256;
 #if defined(__AVX512VNNI__)
 constexpr ptrdiff_t UNPACKED_ROWS_MIN = PTRDIFF_MAX;
 #else
