@@ -128,7 +128,8 @@ def square_root(x: Tensor) -> Tensor:
     # torch's own goes through MKL on a CPU, whose last bit differs by instruction set.
     import numpy as np
 
-    return torch.from_numpy(np.sqrt(x.contiguous().numpy()))
+    # Without dimensions numpy would give a number, not an array.
+    return torch.from_numpy(np.sqrt(x.reshape(-1).numpy())).view(x.shape)
 
 
 def elementwise(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:

@@ -119,6 +119,17 @@ def test_blocks_and_shapes_make_no_difference() -> None:
 
 
 @pytest.mark.parametrize(
+    "name", ["exp", "log", "sqrt", "rsqrt", "sin", "cos", "tanh", "sigmoid", "silu", "gelu"]
+)
+def test_numbers_without_dimensions_and_none_at_all(name: str) -> None:
+    function: Callable[[Tensor], Tensor] = getattr(exact, name)
+    one = torch.tensor(0.7, dtype=torch.float64)
+    assert torch.equal(function(one), function(one[None])[0])
+    for shape in ((0,), (2, 0)):
+        assert function(torch.empty(shape)).shape == shape
+
+
+@pytest.mark.parametrize(
     ("function", "value", "rule"),
     [
         (exact.log, 0.0, r"log needs at least 2\*\*-1022"),
