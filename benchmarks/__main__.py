@@ -23,6 +23,7 @@ PROGRAMS = {
     "generation": "text: prompts decoded together, and checking against doing",
     "items": "embeddings and image classes: exact over native, and checking one chunk over the job",
     "kernels": "linear layers, prefill and decode: compiled kernels, numpy and native float32",
+    "local_sgd": "a training run shared by several peers: loss at equal tokens, bytes for each token",
     "model": "what exactness costs: native, exact14 and exact21 on the model that ships",
     "network": "gossip and direct streams, against raw TCP",
     "odds": "chances of escape: the formula, these electors, and the machines measured",
