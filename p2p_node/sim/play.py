@@ -24,6 +24,7 @@ from p2p_node.sim.world import Peer, World
 __all__ = ["Play"]
 
 MINUTE_MS = 60_000
+LOOK_EACH_MS = 1_000
 AFTERMATH_MS = 15_000
 """After the last job has ended: vouchers are confirmed, convictions spread."""
 
@@ -102,10 +103,12 @@ class Play:
         # Nearly all objects of a world stay: looking through them for garbage takes a fifth of its time.
         gc.disable()
         try:
-            self.world.run(until_ms=self.load_ends_ms)
-            while self.world.elapsed_ms < limit_ms and self._open_jobs():
-                self.world.run(until_ms=self.world.elapsed_ms + 1_000)
-            self.world.run(until_ms=self.world.elapsed_ms + AFTERMATH_MS)
+            until_ms = self.load_ends_ms
+            self.world.run(until_ms=until_ms)
+            while until_ms < limit_ms and self._open_jobs():
+                until_ms += LOOK_EACH_MS
+                self.world.run(until_ms=until_ms)
+            self.world.run(until_ms=until_ms + AFTERMATH_MS)
             self.invariants.check_end()
         finally:
             gc.enable()
