@@ -132,7 +132,8 @@ def _item(where: str, fields: Mapping[str, Any], column: str, id_column: str, nu
     text = fields.get(column)
     if not isinstance(text, str):
         known = ", ".join(sorted(fields)[:8]) or "nothing"
-        raise UserError(f"{where}: must have text in {column!r}, has {known}")
+        held = f"it holds {type(fields[column]).__name__}" if column in fields else f"has {known}"
+        raise UserError(f"{where}: must have text in {column!r}, {held}")
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:

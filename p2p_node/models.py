@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import re
 import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -41,6 +43,9 @@ __all__ = [
 
 Served = tuple[Kind, Model]
 """A model with the kind of work it is run as."""
+
+TRIAL_S_MAX = 600
+TRIAL_REFUSED = 2
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _MARKS = ("config.json", "model.safetensors")
@@ -206,9 +211,28 @@ def take_model(place: DataDir, directory: Path, *, digest: bytes | None = None) 
     kind, model = found
     if digest is not None and model.digest != digest:
         raise UserError(f"model {model.name} hashes to {model.digest.hex()}, and must to {digest.hex()}")
+    _refuse_what_doesnt_run(directory)
     target = place.models / model.name
     directory.rename(target)
     return kind, replace(model, path=target)
+
+
+def _refuse_what_doesnt_run(directory: Path) -> None:
+    """Try a model before it is taken: in a process of its own, since that takes torch.
+
+    Raises:
+        UserError: it doesn't do its kind's smallest job.
+    """
+    command = [sys.executable, "-I", "-m", "workloads.trial", str(directory)]
+    try:
+        done = subprocess.run(command, capture_output=True, timeout=TRIAL_S_MAX, check=False)  # noqa: S603
+    except subprocess.TimeoutExpired:
+        raise UserError(f"model {directory.name}: its smallest job took more than {TRIAL_S_MAX} s") from None
+    if done.returncode == TRIAL_REFUSED:
+        raise UserError(f"model {directory.name}: {done.stdout.decode(errors='replace').strip()[:400]}")
+    if done.returncode:
+        last = done.stderr.decode(errors="replace").strip().splitlines()[-1:]
+        raise UserError(f"model {directory.name}: trying it failed: {' '.join(last)[:400]}")
 
 
 def remove_model(place: DataDir, name: str) -> None:

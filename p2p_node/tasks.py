@@ -5,6 +5,7 @@ Text comes piece by piece, as far as it has been streamed; any other output is a
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from itertools import chain
 from typing import Any
 
 import msgspec
+import structlog
 
 from p2p_node.errors import UserError
 from p2p_node.executor import ModelPlace
@@ -53,6 +55,8 @@ from workloads.vision.input import encode_input as encode_images
 from workloads.workload import Artifact
 
 __all__ = ["Prepared", "artifact", "is_text", "prepare", "tokenizers_of", "unit_name"]
+
+log = structlog.get_logger(__name__)
 
 _TASKS: dict[str, type[Task]] = {
     "lm.generate": LmTask,
@@ -111,6 +115,8 @@ def prepare(
         match task:
             case LmTask():
                 digest = _digest_of(task.model, task.workload, models)
+                if task.model not in tokenizers:
+                    raise UserError(f"task.model: the tokenizer.json of {task.model!r} can't be used")
                 text = text_input(task, models[task.model].path, tokenizers[task.model], is_whole=is_whole)
                 # Each prompt has a context of its own, and was held against the model's.
                 beyond = max(0, text.positions - text.units_max)
@@ -161,8 +167,19 @@ def prepare(
 
 
 def tokenizers_of(models: Mapping[str, ModelPlace]) -> dict[str, TextTokenizer]:
-    """Tokenizers of the models that write text, by name."""
-    return {name: TextTokenizer(place.path) for name, place in models.items() if is_text(place.workload)}
+    """Tokenizers of the models that write text, by name; without those that are broken.
+
+    One model's fault must keep neither a node from starting nor other models' jobs from being asked for.
+    """
+    found = {}
+    for name, place in models.items():
+        if not is_text(place.workload):
+            continue
+        try:
+            found[name] = TextTokenizer(place.path)
+        except WorkloadRefused as error:
+            log.warning("a model's tokenizer can't be used", model=name, why=str(error))
+    return found
 
 
 def unit_name(workload: str) -> str:
@@ -222,7 +239,9 @@ def _digest_of(name: str, workload: str, models: Mapping[str, ModelPlace]) -> by
     place = models.get(name)
     if place is None or place.workload != workload:
         known = sorted(other for other, place in models.items() if place.workload == workload)
-        raise UserError(f"task.model: {name!r} isn't known here; known: {', '.join(known)}")
+        near = difflib.get_close_matches(name, known, n=3)
+        hint = f"; did you mean {', '.join(near)}?" if near else ""
+        raise UserError(f"task.model: {name!r} isn't known here; known: {', '.join(known)}{hint}")
     return place.digest
 
 

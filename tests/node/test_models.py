@@ -9,12 +9,14 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from p2p_node import models
 from p2p_node.cli import cli
 from p2p_node.config import ConfigError, load_config
 from p2p_node.datadir import DataDir, DataDirLocked
 from p2p_node.errors import UserError
 from p2p_node.executor import builtin_places
 from p2p_node.models import builtin_models, find_models, models_in, places_of
+from p2p_node.tasks import tokenizers_of
 
 SAMPLER = builtin_places()["digits-8x8"].path
 TEXT = builtin_places()["kjv-2m"].path
@@ -141,6 +143,20 @@ def test_a_model_is_added_under_a_name_and_removed(folder: Path, tmp_path: Path)
     assert "no model called 'ours' was added" in str(again.exception)
 
 
+def test_one_broken_tokenizer_keeps_no_other_model_from_being_used(tmp_path: Path) -> None:
+    shutil.copytree(TEXT, tmp_path / "broken")
+    (tmp_path / "broken" / "tokenizer.json").write_text("{}")
+    places = places_of(find_models([tmp_path / "broken"]))
+    assert "kjv-2m" in tokenizers_of(places) and "broken" not in tokenizers_of(places)
+    job = tmp_path / "job.yaml"
+    for name, rule in (("kjv-2m", ""), ("broken", "the tokenizer.json of 'broken' can't be used")):
+        task = f"task: {{workload: lm.generate, model: {name}, prompt: In}}\n"
+        job.write_text(f"apiVersion: p2p/v1\nkind: Job\nname: verse\n{task}")
+        arguments = ("job", "validate", str(job), "--datadir", str(tmp_path / "node"))
+        told = call(*arguments, "--models", str(tmp_path / "broken"))
+        assert rule in str(told.exception) if rule else told.exit_code == 0
+
+
 @pytest.mark.parametrize(("name", "rule"), [("kjv-2m", "is there already"), ("../x", "must be letters")])
 def test_names_that_cant_be_added(folder: Path, tmp_path: Path, name: str, rule: str) -> None:
     node = str(tmp_path / "node")
@@ -155,7 +171,10 @@ def test_a_broken_model_leaves_nothing_behind(folder: Path, tmp_path: Path) -> N
     assert not (tmp_path / "node" / "models").exists()
 
 
-def test_nothing_is_removed_under_a_running_node(folder: Path, tmp_path: Path) -> None:
+def test_nothing_is_removed_under_a_running_node(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(models, "_refuse_what_doesnt_run", lambda directory: None)
     node = tmp_path / "node"
     call("model", "add", str(folder / "mine"), "--datadir", str(node))
     with DataDir.open(node).lock():

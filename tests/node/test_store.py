@@ -144,9 +144,7 @@ def test_a_newer_file_is_refused_and_left_alone(path: Path) -> None:
 
 def test_a_file_that_is_no_database_is_named_with_the_remedy(path: Path) -> None:
     path.write_bytes(b"hello, world! " * 100)
-    with pytest.raises(
-        StoreError, match=r"node\.sqlite is damaged .*p2p-node store salvage"
-    ):
+    with pytest.raises(StoreError, match=r"node\.sqlite is damaged .*p2p-node store salvage"):
         Store.open(path)
 
 
