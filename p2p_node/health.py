@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 import shutil
 import socket
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
@@ -24,6 +25,7 @@ from p2p_node.errors import UserError
 from p2p_node.kernels import NO_KERNELS, find_kernels
 from p2p_node.network.reachability import Found
 from p2p_node.workers import WorkerDied, WorkerSettings, open_worker
+from workloads.sandbox import bubblewrap
 
 __all__ = ["Check", "State", "examine", "run"]
 
@@ -62,7 +64,7 @@ async def examine(config: NodeConfig, place: DataDir) -> list[Check]:
     ]
     checks += await _machine(place)
     checks += await _worker(kernels)
-    checks.append(_bubblewrap())
+    checks.append(_bubblewrap(checks))
     checks.append(_disk(place))
     checks += [_port(address) for address in config.listen]
     return [*checks, *map(_reachable, await dialled_back(config, place))]
@@ -100,10 +102,20 @@ async def _worker(kernels: str) -> list[Check]:
     ]
 
 
-def _bubblewrap() -> Check:
-    found = shutil.which("bwrap")
-    # No worker depends on it, so its absence is no weakness.
-    return Check("bubblewrap", State.OK, f"{found}, not used" if found else "not installed, and not needed")
+def _bubblewrap(checks: Sequence[Check]) -> Check:
+    found = bubblewrap.find()
+    namespaces = next((check for check in checks if check.name == "sandbox: namespaces"), None)
+    if namespaces is not None and namespaces.detail == bubblewrap.REPORT.detail:
+        return Check(
+            "bubblewrap", State.OK, f"{found}, gives workers the namespaces that the kernel refuses us"
+        )
+    if namespaces is not None and namespaces.state is not State.OK:
+        why = (
+            f"{found}, can't give workers namespaces here" if found else "not installed, and might give them"
+        )
+        return Check("bubblewrap", State.WEAK, why)
+    # It would add nothing, so its absence is no weakness.
+    return Check("bubblewrap", State.OK, f"{found}, not needed" if found else "not installed, and not needed")
 
 
 def _disk(place: DataDir) -> Check:

@@ -23,7 +23,7 @@ from typing import NoReturn
 import msgspec
 
 from workloads import devices, lockdown
-from workloads.sandbox import LAYERS, LayerReport, Policy, namespaces
+from workloads.sandbox import LAYERS, LayerReport, Policy, bubblewrap, namespaces
 from workloads.sandbox.landlock import interpreter_paths
 
 __all__ = [
@@ -245,6 +245,10 @@ def _enter_namespaces(layers: Sequence[str]) -> LayerReport:
     if "namespaces" not in layers:
         return LayerReport("namespaces", False, "not asked for")
     entered = namespaces.enter()
+    if not entered.holds:
+        again = [sys.executable, "-I", "-m", "workloads.zygote", *sys.argv[1:], "--parent", "0", "--wrapped"]
+        if wrapped := bubblewrap.command(again):
+            os.execv(wrapped[0], wrapped)  # noqa: S606
     if not namespaces.has_own_processes(entered):
         return entered
     parent = os.getpid()
@@ -268,12 +272,13 @@ def main() -> None:
     parser.add_argument("--device-memory-percent", type=int, default=100, help="of the accelerator's")
     parser.add_argument("--layers", default=",".join(LAYERS), help="of the sandbox")
     parser.add_argument("--plugin", type=Path, action="append", default=[], help="further kinds of work")
+    parser.add_argument("--wrapped", action="store_true", help="bubblewrap started this one")
     arguments = parser.parse_args()
     arguments.layers = tuple(arguments.layers.split(","))
 
     started = time.monotonic()
     lockdown.die_with_parent(arguments.parent)
-    entered = _enter_namespaces(arguments.layers)
+    entered = bubblewrap.REPORT if arguments.wrapped else _enter_namespaces(arguments.layers)
     control = socket.socket(fileno=os.dup(0))
     null = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1):

@@ -14,6 +14,7 @@ import trio
 
 from p2p_node.workers import WorkerPool, WorkerSettings, Zygote
 from workloads.frames import Event, Failed, Finished, Generate, ModelRef
+from workloads.sandbox import bubblewrap
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux")
 
@@ -87,3 +88,26 @@ def test_a_zygote_with_threads_refuses_to_fork() -> None:
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert ended.returncode == 1
     assert "2 threads run after the imports, and only 1 may" in ended.stderr
+
+
+@pytest.mark.skipif(not bubblewrap.find(), reason="bubblewrap isn't installed")
+def test_bubblewrap_starts_the_init_of_its_own_processes_without_a_network() -> None:
+    looks = "import os; print(os.getpid(), open('/proc/net/dev').read().count(':'))"
+    wrapped = bubblewrap.command([sys.executable, "-I", "-c", looks])
+    if not wrapped:
+        pytest.skip("bubblewrap can't do it here")
+    done = subprocess.run(wrapped, capture_output=True, check=True)
+    # Its one network device is its own loopback.
+    assert done.stdout.split() == [b"1", b"1"]
+
+
+def test_where_it_is_missing_or_fails_there_is_no_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bubblewrap, "_FOLDERS", str(tmp_path))
+    assert bubblewrap.command(["true"]) == []
+    (tmp_path / "bwrap").write_text("#!/bin/sh\nexit 1\n")
+    (tmp_path / "bwrap").chmod(0o755)
+    assert bubblewrap.command(["true"]) == []
+    (tmp_path / "bwrap").write_text("#!/bin/sh\nexit 0\n")
+    assert bubblewrap.command(["true", "x"])[-3:] == ["--", "true", "x"]
