@@ -56,7 +56,28 @@ def quote(core: NodeCore, request: JobRequest, now_ms: int) -> dict[str, Any]:
             "lazy": policy.lazy_ppm / PPM,
         },
     }
-    return facts | _checking(core, request, offer, candidates, now_ms)
+    checking = _checking(core, request, offer, candidates, now_ms)
+    if not core.market.able(offer.body, now_ms):
+        checking["reason"] = _nobody_has(core, request, now_ms)
+    return facts | checking
+
+
+def _nobody_has(core: NodeCore, request: JobRequest, now_ms: int) -> str:
+    """Why nobody can do a job at any price, and whose models can be had instead, or can be pulled."""
+    others: set[bytes] = set()
+    sharing: set[str] = set()
+    for advert in core.registry.current(now_ms):
+        if advert.signer == core.key:
+            continue
+        others |= {o.model for o in advert.body.offerings if o.workload == request.workload}
+        sharing |= {model.name for model in advert.body.models if model.model == request.model}
+    name = request.model_name or request.model.hex()
+    told = f"nobody known here has model {name} for {request.workload} in profile {request.profile}"
+    if request.model in others:
+        return f"{told}; peers run it in other profiles"
+    if sharing:
+        return f"{told}; peers share its files as {', '.join(sorted(sharing))}, but don't run it"
+    return f"{told}; {len(others)} other models of this kind are offered"
 
 
 def _ask(core: NodeCore, candidate: Candidate) -> dict[str, Any]:

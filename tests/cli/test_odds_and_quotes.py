@@ -123,6 +123,13 @@ def test_a_quote_says_why_not(run: Run, tmp_path: Path, job_file: Callable[..., 
     result = run("job", "quote", path, "-o", "json")
     assert result.exit_code == ExitCode.NO_BIDS
     assert json.loads(result.stdout)["reason"].startswith("no peer that is known runs")
+    path.write_text(text.replace("chunks: all}", "chunks: all, profile: exact21}"))
+    result = run("job", "quote", path, "-o", "json")
+    assert result.exit_code == ExitCode.NO_BIDS
+    reason = json.loads(result.stdout)["reason"]
+    assert reason.startswith(
+        "nobody known here has model kjv-2m for lm.generate in profile exact21; peers run"
+    )
 
 
 def test_a_bad_file_is_refused_by_the_node_too(rig: Rig) -> None:

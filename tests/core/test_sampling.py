@@ -216,4 +216,4 @@ def test_a_quote_says_what_is_out_of_reach() -> None:
     assert "2 electors that all recompute everything leave 0.04; it takes 9" in found["reason"]
     assert found["needed"] == 9
     alone = quote(core(0, serves=False), request(), NOW_MS)
-    assert alone["reason"] == "no peer is known that could verify this job"
+    assert alone["reason"].startswith("nobody known here has model ")
