@@ -6,9 +6,9 @@ import pytest
 
 from p2p_node.network.libp2p import dialback, upkeep
 from p2p_node.network.libp2p.network import Libp2pNetwork
-from p2p_node.network.port import StreamBroken
+from p2p_node.network.port import GossipReceived, StreamBroken
 from p2p_node.network.reachability import DialledBack, Verdict, conclude, is_unreachable
-from tests.network.hosts import eventually, free_port, join, network
+from tests.network.hosts import TOPIC, eventually, free_port, join, network, next_event
 
 ONE, TWO = b"\x01" * 32, b"\x02" * 32
 
@@ -27,6 +27,10 @@ async def test_a_peer_that_listens_is_reachable_and_its_links_are_left_alone() -
         assert "same network" in found.reason
         assert [peer.key for peer in one.peers()] == [two.local_key]
         assert [peer.key for peer in two.peers()] == [one.local_key]
+        # The dial was a connection of its own, and its end isn't the peer's.
+        for sender, receiver in ((one, two), (two, one)):
+            await sender.publish(TOPIC, sender.local_key)
+            assert (await next_event(receiver, GossipReceived)).data == sender.local_key
 
 
 async def test_a_port_that_nobody_answers_is_not_reachable(monkeypatch: pytest.MonkeyPatch) -> None:

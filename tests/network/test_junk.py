@@ -14,6 +14,7 @@ from libp2p.pubsub.pb import rpc_pb2
 from libp2p.utils.varint import encode_uvarint
 
 from p2p_node.network.frames import Hello, Peers, Ping, application_frame, control_frame
+from p2p_node.network.libp2p import host as host_module
 from p2p_node.network.libp2p.gossip import MESHSUB
 from p2p_node.network.libp2p.network import Libp2pNetwork
 from p2p_node.network.port import FrameReceived, GossipReceived, PeerConnected
@@ -68,7 +69,9 @@ async def serves(target: Libp2pNetwork) -> None:
         assert (await next_event(target, GossipReceived)).data == b"news"
 
 
-async def test_junk_on_the_socket() -> None:
+async def test_junk_on_the_socket(monkeypatch: pytest.MonkeyPatch) -> None:
+    # A handshake that junk has begun is waited for; that is the time that this test takes.
+    monkeypatch.setattr(host_module, "UPGRADE_S", 1.0)
     rng = random.Random(1)
     valid = MULTISTREAM + NOISE + struct.pack("!H", 48) + rng.randbytes(48)
     async with victim() as target:
