@@ -222,9 +222,8 @@ class Job:
                     continue  # Without a class nobody could judge its work.
             electorate = self._node.market.electorate(offer, candidate.peer, now_ms)
             if electorate is None:
-                return self._conclude(
-                    JobState.VERIFICATION_FAILED, "no peer is known that could verify this job", now_ms
-                )
+                # Peers come and go: one that could may be known in a moment.
+                return self._offer_again_or_give_up(now_ms, is_unverifiable=True)
             try:
                 plan = plan_sampling(
                     self.request,
@@ -257,7 +256,7 @@ class Job:
             return self._candidates[index].ask_micros
         return price_to_pay(self._candidates, index, price_max=self.request.price_micros_max)
 
-    def _offer_again_or_give_up(self, now_ms: int) -> list[Effect]:
+    def _offer_again_or_give_up(self, now_ms: int, *, is_unverifiable: bool = False) -> list[Effect]:
         pause_ms = min(REBID_MS << (len(self._offers) - 1), REBID_MS_MAX)
         in_time = now_ms + pause_ms < self.created_ms + self.request.queue_ms or bool(self.attempts)
         if len(self._offers) <= min(self.request.rebids, ATTEMPTS_MAX - 1) and in_time:
@@ -266,6 +265,10 @@ class Job:
                 Notify(self.id, "no-bids-yet", {"offers": len(self._offers)}),
                 SetTimer(("job", self.id, "rebid"), now_ms + pause_ms),
             ]
+        if is_unverifiable:
+            return self._conclude(
+                JobState.VERIFICATION_FAILED, "no peer is known that could verify this job", now_ms
+            )
         return self._give_up(now_ms)
 
     def _give_up(self, now_ms: int) -> list[Effect]:

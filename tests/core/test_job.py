@@ -235,6 +235,10 @@ def test_more_refusals_than_attempts_may_be_numbered_do_not_end_a_job() -> None:
 
 def test_without_anybody_who_could_verify_no_work_is_awarded() -> None:
     case = Case(mode="posted", knows=(1,))
+    # Somebody may come who could, so it waits as long as for a bid.
+    assert case.job.state is JobState.BIDDING
+    for _ in range(3):
+        assert not any(isinstance(effect, Send) for effect in case.timer("rebid", after_ms=20_000))
     assert (case.job.state, case.job.reason) == (
         JobState.VERIFICATION_FAILED,
         "no peer is known that could verify this job",
