@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -131,7 +132,10 @@ def call(*arguments: str) -> Result:
     return CliRunner().invoke(cli, list(arguments))
 
 
-def test_a_model_is_added_under_a_name_and_removed(folder: Path, tmp_path: Path) -> None:
+def test_a_model_is_added_under_a_name_and_removed(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(models, "_refuse_what_doesnt_run", lambda directory: None)
     node = str(tmp_path / "node")
     assert call("model", "add", str(folder / "mine"), "--name", "ours", "--datadir", node).exit_code == 0
     listed = call("model", "list", "--datadir", node, "-o", "json").stdout
@@ -141,6 +145,26 @@ def test_a_model_is_added_under_a_name_and_removed(folder: Path, tmp_path: Path)
     assert "ours" not in call("model", "list", "--datadir", node, "-o", "json").stdout
     again = call("model", "rm", "ours", "--datadir", node)
     assert "no model called 'ours' was added" in str(again.exception)
+
+
+@pytest.mark.parametrize(
+    ("returncode", "stdout", "stderr", "rule"),
+    [(2, b"it lacks a tensor", b"", "it lacks a tensor"), (1, b"", b"Traceback\nOops", "failed: Oops")],
+)
+def test_what_doesnt_run_isnt_taken(
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    returncode: int,
+    stdout: bytes,
+    stderr: bytes,
+    rule: str,
+) -> None:
+    ended = subprocess.CompletedProcess([], returncode, stdout, stderr)
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: ended)
+    refused = call("model", "add", str(folder / "mine"), "--datadir", str(tmp_path / "node"))
+    assert rule in str(refused.exception)
+    assert list((tmp_path / "node" / "models").iterdir()) == []
 
 
 def test_one_broken_tokenizer_keeps_no_other_model_from_being_used(tmp_path: Path) -> None:
