@@ -256,7 +256,7 @@ BLOB_SOURCES_MAX = 4
 """Peers that one fetch draws from at a time."""
 
 BLOB_FETCHES_MAX = 4
-"""Fetches at a time. With four pieces more of each stream that wait to be written, all of them hold 128 MiB."""
+"""Fetches at a time. With four pieces more of each stream that wait to be written, all hold 128 MiB."""
 
 BLOB_STREAMS_PER_PEER_MAX = 4
 BLOB_STREAMS_MAX = 32
