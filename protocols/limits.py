@@ -192,6 +192,31 @@ HALF_OPEN_PER_ADDRESS_MAX = 16
 HALF_OPEN_MAX = 64
 """Inbound connections whose handshake isn't done."""
 
+CONNECTIONS_PER_RANGE_MAX = 48
+"""Open inbound connections of one address range (/24 or /48): a quarter of all. Keys are free."""
+
+RANGE_CONNECTIONS_PER_SECOND = 4
+RANGE_CONNECTIONS_BURST = 64
+"""Connections that one range may open: each costs us a handshake of some milliseconds."""
+
+RANGE_FAULTS_MAX = 8
+"""Peers of one range that are refused for their faults, within minutes, until the range is."""
+
+RANGES_MAX = 4_096
+"""Address ranges that are remembered."""
+
+RANGE_GOSSIP_PER_SECOND = 1_024
+RANGE_GOSSIP_BURST = 8_192
+"""Gossip that all peers of one range may hand us together."""
+
+FRAMES_PER_SECOND_MAX = 512
+FRAMES_BURST_MAX = 4_096
+"""Frames of one peer that we read; the rest waits on its side."""
+
+RANGE_FRAMES_PER_SECOND = 1_024
+RANGE_FRAMES_BURST = 8_192
+"""The same, of all peers of one range together."""
+
 STREAMS_PER_CONNECTION_MAX = 32
 
 # --- Receipt ----------------------------------------------------------------------------------

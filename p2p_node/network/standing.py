@@ -7,6 +7,7 @@ reconnects and the application's part of them never reaches the gates.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -18,7 +19,7 @@ from protocols.limits import (
     STANDINGS_MAX,
 )
 
-__all__ = ["RateLimits", "Standings"]
+__all__ = ["Pace", "RateLimits", "Standings"]
 
 
 @dataclass(slots=True)
@@ -104,3 +105,30 @@ class RateLimits:
             del self._buckets[next(iter(self._buckets))]
         self._buckets[peer] = (tokens - count if granted else tokens, now_ms)
         return granted
+
+
+class Pace:
+    """How long to wait before the next of something from one source, so that it comes at a pace; bounded."""
+
+    def __init__(self, clock: Callable[[], float], per_second: int, burst: int) -> None:
+        """Nothing has come.
+
+        Args:
+            clock: seconds.
+            per_second: what comes without end.
+            burst: what may come at once after a rest.
+        """
+        self._clock = clock
+        self._gap_s, self._slack_s = 1 / per_second, burst / per_second
+        self._next_s: OrderedDict[bytes, float] = OrderedDict()
+        """When each source would have said all that it has said, at the pace."""
+
+    def wait_s(self, source: bytes) -> float:
+        """Count one more; how long to wait before hearing it, 0 if not at all."""
+        now_s = self._clock()
+        due_s = max(now_s, self._next_s.pop(source, now_s)) + self._gap_s
+        self._next_s[source] = due_s
+        if len(self._next_s) > STANDINGS_MAX:
+            # The one that was quiet longest has most likely nothing to wait for.
+            self._next_s.popitem(last=False)
+        return max(0.0, due_s - self._slack_s - now_s)

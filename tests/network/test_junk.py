@@ -123,8 +123,9 @@ async def send_junk(attacker: Attacker, stream: INetStream | None, junk: bytes) 
             await stream.write(junk)
             return stream
         except Exception:
-            # The victim is free to hang up at any point of this.
+            # The victim is free to hang up at any point of this, and we must get to hear of it.
             stream = None
+            await trio.sleep(0.01)
     return None
 
 

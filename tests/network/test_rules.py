@@ -107,7 +107,7 @@ def test_an_allowance_refills() -> None:
 
 
 def test_admission_is_bounded_per_address_and_in_all() -> None:
-    admission = Admission()
+    admission = Admission(lambda: 0.0)
     connections = [object() for _ in range(HALF_OPEN_MAX + 1)]
     for connection in connections[:HALF_OPEN_PER_ADDRESS_MAX]:
         assert admission.enter(connection, "10.0.0.1")

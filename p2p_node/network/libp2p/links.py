@@ -30,6 +30,7 @@ from p2p_node.network.frames import (
     control_frame,
     read_control,
 )
+from p2p_node.network.libp2p.admission import range_of
 from p2p_node.network.libp2p.mends import close_connection
 from p2p_node.network.port import DialFailed, NetworkMismatch, PeerKey
 from p2p_node.network.shielding import last_words
@@ -105,6 +106,10 @@ class Link:
         self._owner = owner
         self._connections = {connection}
         self._first = connection
+        host = self.host()
+        name = range_of(host) if host is not None else None
+        self.range = None if name is None else name.encode()
+        """The address range it comes from, if it isn't this machine."""
         self._outbound: INetStream | None = None
         self.inbound: INetStream | None = None
         self._greeted = trio.Event()
@@ -204,6 +209,10 @@ class Link:
     def transport_addresses(self) -> list[str]:
         """Where the first connection leads, as multiaddrs without a peer id."""
         return [str(address) for address in self._first.get_transport_addresses()]
+
+    def host(self) -> str | None:
+        """The address that the first connection leads to, without its port."""
+        return next((parts[2] for a in self.transport_addresses() if len(parts := a.split("/")) > 2), None)
 
     # --- Reading -------------------------------------------------------------------------------
 

@@ -316,7 +316,7 @@ class MendedSwarm(Swarm):
         try:
             await super()._handle_inbound_connection(read_write_closer, maddr)
         finally:
-            self.admission.leave(read_write_closer)
+            self.admission.end(read_write_closer)
 
     async def upgrade_inbound_raw_conn(self, raw_conn: IRawConnection, maddr: Multiaddr) -> IMuxedConn:
         """Upgrade an inbound connection and stay until it closes.

@@ -54,16 +54,22 @@ from p2p_node.network.port import (
 from p2p_node.network.reachability import DialledBack, Found, conclude
 from p2p_node.network.relaypolicy import RelayPolicy
 from p2p_node.network.shielding import last_words
-from p2p_node.network.standing import RateLimits, Standings
+from p2p_node.network.standing import Pace, RateLimits, Standings
 from protocols.errors import PeerFault
 from protocols.identity import peer_id, short_id
 from protocols.limits import (
     ADDRESSES_PER_PEER_MAX,
     EVENTS_MAX,
+    FRAMES_BURST_MAX,
+    FRAMES_PER_SECOND_MAX,
     GOSSIP_BYTES_MAX,
     GOSSIP_MESSAGES_BURST_MAX,
     GOSSIP_MESSAGES_PER_SECOND_MAX,
     PEER_EXCHANGE_ADDRESSES_MAX,
+    RANGE_FRAMES_BURST,
+    RANGE_FRAMES_PER_SECOND,
+    RANGE_GOSSIP_BURST,
+    RANGE_GOSSIP_PER_SECOND,
 )
 from protocols.rulings import Ruling
 
@@ -75,6 +81,9 @@ DIAL_S = 10.0
 CLOSE_S = 3.0
 EVENT_WAIT_S = 2.0
 """How long a frame waits for a runtime that doesn't drain its events."""
+
+PACE_S_MAX = 1.0
+"""Yamux gives up a stream that isn't read for 5 s."""
 
 REJECTED_POINTS = 10
 DIALLED_BACK_BY_MAX = 4
@@ -140,6 +149,9 @@ class Libp2pNetwork:
         self._events, self.events = trio.open_memory_channel[NetworkEvent](EVENTS_MAX)
         self._standings = Standings(clock)
         self._rates = RateLimits(clock, GOSSIP_MESSAGES_PER_SECOND_MAX, GOSSIP_MESSAGES_BURST_MAX)
+        self._range_rates = RateLimits(clock, RANGE_GOSSIP_PER_SECOND, RANGE_GOSSIP_BURST)
+        self._pace = Pace(trio.current_time, FRAMES_PER_SECOND_MAX, FRAMES_BURST_MAX)
+        self._range_pace = Pace(trio.current_time, RANGE_FRAMES_PER_SECOND, RANGE_FRAMES_BURST)
         self._links: dict[PeerKey, Link] = {}
         self._dialling: dict[PeerKey, trio.Event] = {}
         self._dialled: dict[PeerKey, str] = {}
@@ -254,6 +266,8 @@ class Libp2pNetwork:
             log.warning("peer refused", peer=short_id(peer), reason=reason)
             link = self._links.get(peer)
             if link is not None:
+                if (host := link.host()) is not None and link.direction == "inbound":
+                    self._swarm.admission.fault(host)
                 link.end(PeerRefused("refused for its faults"))
             self._nursery.start_soon(self._disconnect, peer_id_of(peer))
 
@@ -497,7 +511,12 @@ class Libp2pNetwork:
         await self._announce(PeerConnected(link.key, link.address))
 
     async def link_frame(self, link: Link, payload: bytes) -> None:
-        """Hand an application frame to the runtime."""
+        """Hand an application frame to the runtime, at a pace that leaves it time for the others."""
+        wait_s = self._pace.wait_s(link.key)
+        if link.range is not None:
+            wait_s = max(wait_s, self._range_pace.wait_s(link.range))
+        if wait_s:
+            await trio.sleep(min(wait_s, PACE_S_MAX))
         event = FrameReceived(link.key, payload)
         with trio.move_on_after(EVENT_WAIT_S) as waiting:
             await self._announce(event)
@@ -517,7 +536,9 @@ class Libp2pNetwork:
         key = key_of(forwarder)
         if key is None or self._standings.refused(key):
             return False
-        if self._rates.take(key, messages):
+        link = self._links.get(key)
+        source = link.range if link is not None else None
+        if self._rates.take(key, messages) and (source is None or self._range_rates.take(source, messages)):
             return True
         log.debug("gossip above its allowance", peer=short_id(key))
         return False
