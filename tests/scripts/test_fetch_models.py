@@ -77,6 +77,7 @@ def test_a_package_becomes_a_model_that_nodes_offer(tmp_path: Path, monkeypatch:
         "tokenizer.json",
         "model.safetensors",
         "LICENSE",
+        "tolerance.json",
     }
     model = EMBEDDING.read_model(made)
     assert model is not None
