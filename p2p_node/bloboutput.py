@@ -29,12 +29,15 @@ class OutputTaker:
         store: where complete blobs go.
         owner: who holds on to them.
         reader: Ed25519 key of the peer that alone may open them; empty leaves them open.
+        borrower: who holds on to open copies of what is sealed, while the run reads them; empty for nobody.
     """
 
-    def __init__(self, store: BlobStore, owner: str, reader: bytes = b"") -> None:
+    def __init__(self, store: BlobStore, owner: str, reader: bytes = b"", borrower: str = "") -> None:
         self._store = store
         self._owner = owner
         self._reader = reader
+        self._borrower = borrower
+        self._copy: BlobWriter | None = None
         self._open = ExitStack()
         self._writer: BlobWriter | SealingWriter | None = None
         self._blob: Blob | None = None
@@ -58,6 +61,8 @@ class OutputTaker:
                 f"at {self._offset}"
             )
         writer.write(part.data)
+        if self._copy is not None:
+            self._copy.write(part.data)
         self._offset += len(part.data)
         if self._offset == blob.size_bytes:
             self._finish(blob, writer)
@@ -72,6 +77,10 @@ class OutputTaker:
             )
         plain = self._open.enter_context(self._store.writer())
         self._writer = self._store.sealing_writer(plain, blob, self._reader) if self._reader else plain
+        if self._reader and self._borrower:
+            self._store.set_private(blob, is_lent=True)
+            self._store.pin(blob, self._borrower)
+            self._copy = self._open.enter_context(self._store.writer())
         self._blob, self._offset = blob, 0
         return self._writer
 
@@ -80,6 +89,8 @@ class OutputTaker:
             # First, so that it can't be evicted between the two.
             self._store.pin(blob, self._owner)
         found = writer.finish()
+        if self._copy is not None and found == blob:
+            self._copy.finish()
         if self._reader and (sealed := self._store.sealed(found, self._reader)) is not None:
             self._store.pin(sealed, self._owner)
         self.close()
@@ -88,5 +99,5 @@ class OutputTaker:
 
     def close(self) -> None:
         """Throw away what isn't whole."""
-        self._writer = None
+        self._writer = self._copy = None
         self._open.close()

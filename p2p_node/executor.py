@@ -30,6 +30,7 @@ from protocols.events import (
 )
 from workloads import frames
 from workloads.registry import KINDS
+from workloads.workload import names_none
 
 __all__ = ["RUN_OWNER", "ModelPlace", "WorkerExecutor", "builtin_places", "owner_of", "sealed_owner_of"]
 
@@ -119,7 +120,11 @@ class WorkerExecutor:
         taker: OutputTaker | None = None
         if isinstance(task, Execute) and is_kept and self._blobs is not None:
             owner = sealed_owner_of(key) if task.private_to else owner_of(key)
-            taker = OutputTaker(self._blobs, owner, task.private_to)
+            kind = KINDS.get(task.workload)
+            # A chunk that starts from what the one before left reads it from the store.
+            is_read = kind is not None and kind.chunk_blobs is not names_none
+            borrower = owner_of(key) if task.private_to and is_read else ""
+            taker = OutputTaker(self._blobs, owner, task.private_to, borrower)
 
         def on_event(event: frames.Event) -> None:
             if key not in self._runs:

@@ -63,6 +63,16 @@ def test_nothing_of_it_reaches_the_disk_in_the_clear(tmp_path: Path) -> None:
     assert not any(DATA[at : at + 24] in found for at in range(0, len(DATA) - 24, 99_991))
 
 
+def test_what_the_run_reads_again_is_there_in_the_clear_until_it_ends(tmp_path: Path) -> None:
+    store = opened(tmp_path)
+    taker = OutputTaker(store, OWNER, READER, "run:execute")
+    for at in range(0, len(DATA), MIB):
+        taker.take(BlobPart(1, BLOB.digest, BLOB.size_bytes, at, DATA[at : at + MIB]))
+    assert store.path(BLOB).read_bytes() == DATA and store.is_private(BLOB)
+    store.unpin("run:execute")
+    assert not store.has(BLOB) and store.sealed(BLOB, READER) is not None
+
+
 def test_nobody_else_opens_it(tmp_path: Path) -> None:
     store = opened(tmp_path)
     leave(store)
