@@ -46,7 +46,8 @@ class AccessGuard:
         if refusal is None:
             await self._app(scope, receive, send)
             return
-        headers = {"cache-control": "no-store"}
+        # Its body isn't read, so the connection is of no further use to it.
+        headers = {"cache-control": "no-store", "connection": "close"}
         if refusal.status == 401:
             headers["www-authenticate"] = "Bearer"
         response = JSONResponse({"error": refusal.error}, status_code=refusal.status, headers=headers)
