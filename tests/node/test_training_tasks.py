@@ -16,7 +16,7 @@ from p2p_node.taskspec import ClassifierSpec, TrainingTask
 from protocols.blobs import blob_name
 from workloads.blobs import MemoryBlobs
 from workloads.lm.tokenizer import TextTokenizer
-from workloads.training.input import TrainingInput, decode_input
+from workloads.training.input import Nesterov, Rounds, TrainingInput, decode_input
 
 MODELS = builtin_places()
 BASE = "kjv-2m"
@@ -105,3 +105,41 @@ def test_a_text_file_travels_as_a_blob(tmp_path: Path) -> None:
 def test_tasks_that_break_a_rule(changes: dict[str, object], words: str) -> None:
     with pytest.raises(UserError, match=words):
         input_of(task_of(**changes), MemoryBlobs())
+
+
+SHARED = "llama: {hidden: 16, inner: 24}, text: 'a text that is long enough', peers: 3"
+
+
+def spec_of(task: str, rest: str = "") -> bytes:
+    head = "apiVersion: p2p/v1\nkind: Job\nname: x\n"
+    return f"{head}task: {{workload: training.run, {task}}}\n{rest}".encode()
+
+
+def test_a_run_by_several_peers_is_in_parts_and_keeps_its_states_in_blobs() -> None:
+    spec = parse_job_spec(spec_of(f"{SHARED}, rounds: 2, outer: nesterov, outer_learning_rate: 0.5"))
+    assert (spec.parts, spec.auction.mode) == ("auto", "posted")
+    packed = prepare(spec.task, MODELS, {}, is_whole=True, blobs=MemoryBlobs())
+    job = decode_input(packed.input, is_whole=True)
+    assert job.rounds == Rounds(3, 2, Nesterov(500_000, 900_000))
+    assert job.is_large
+    assert packed.units_max == (3 * 2 * 4 + 1) * 2_048
+    assert parse_job_spec(spec_of(SHARED.replace("peers: 3", "peers: 1"))).parts is None
+
+
+@pytest.mark.parametrize(
+    ("task", "rest", "words"),
+    [
+        (SHARED, "parts: 4", "line 5: parts: must not be given together with task.peers"),
+        ("text: x, rounds: 2", "", "line 4: task.rounds: needs peers more than 1"),
+        (f"{SHARED}, outer_momentum: 0.5", "", "line 4: task.outer_momentum: needs outer: nesterov"),
+    ],
+)
+def test_what_only_several_peers_have_needs_them(task: str, rest: str, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        parse_job_spec(spec_of(task, rest))
+
+
+def test_more_turns_than_parts_are_refused_before_anything_is_offered() -> None:
+    spec = parse_job_spec(spec_of(f"{SHARED}, rounds: 22"))
+    with pytest.raises(UserError, match="peers x rounds = 66 must be at most 63"):
+        prepare(spec.task, MODELS, {}, is_whole=True, blobs=MemoryBlobs())
