@@ -1,4 +1,4 @@
-"""Two hundred peers, a thousand jobs, and a network that loses, doubles, delays and splits."""
+"""A hundred and twenty peers, two hundred jobs, and a network that loses, doubles, delays and splits."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from p2p_node.core.request import FINAL_STATES, JobState
 from p2p_node.sim.world import Conditions
 from tests.sim.worlds import Play, play
 
-PEERS, JOBS = 200, 1_000
+PEERS, JOBS = 120, 200
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +18,7 @@ def swarm() -> Play:
         peers=PEERS,
         serving_each=4,
         jobs=JOBS,
-        jobs_every_ms=35,
+        jobs_every_ms=80,
         auction_each=6,
         slots=8,
         neighbours=4,
