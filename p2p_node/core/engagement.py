@@ -222,7 +222,7 @@ class Engagement:
 
     def _extend_credit(self) -> None:
         terms = self.award.body
-        # The segment in hand and the next: that one's first unit says that this one isn't the last.
+        # The segment in hand and the next: nobody waits while one is checked.
         segments = len(self._prover.commitments) + 2
         if self._node.credit.is_good(self.award.signer, terms.chunk_units * terms.price_micros):
             first = terms.prefix_units // terms.chunk_units
@@ -245,7 +245,9 @@ class Engagement:
         end_unit = (first + terms.segment_chunks) * terms.chunk_units
         is_over = self._has_output_all and len(self._units) <= end_unit
         units = self._units[: min(end_unit, len(self._units))]
-        if (not is_over and len(self._units) <= end_unit) or len(units) > self._covered_units:
+        # What is shorter than it may be ends with the stop unit: a full segment without it isn't the last.
+        is_full = len(units) == end_unit < terms.units_max and units[-1] != terms.stop_unit
+        if not (is_over or is_full or len(self._units) > end_unit) or len(units) > self._covered_units:
             return []
         chunks = range(first, chunk_count(len(units), terms.chunk_units))
         if not chunks or any(chunk not in self._digests for chunk in chunks):

@@ -97,16 +97,22 @@ def test_output_is_streamed_and_committed_at_the_end() -> None:
     assert work.engagement.state is EngagementState.COMMITTED
 
 
-def test_a_full_segment_waits_for_the_next_unit_because_the_last_must_say_so() -> None:
+def test_a_full_segment_is_committed_to_at_once_unless_it_may_be_the_last() -> None:
     work = Work(segment_chunks=1)
-    assert sent(work.chunk(0), Commitment) == []
-    first = the(sent(work.event(RunOutput(work.key, 32, UNITS[32:33])), Commitment))
+    first = the(sent(work.chunk(0), Commitment))
     assert (first.body.units_total, first.body.final) == (32, False)
-    work.event(RunOutput(work.key, 33, UNITS[33:]))
+    work.event(RunOutput(work.key, 32, UNITS[32:]))
     work.event(RunChunk(work.key, 1, digests(work.terms)[1]))
     second = the(sent(work.finish(), Commitment))
     assert second.body.final
     check_chain(first, second)
+
+
+def test_a_full_segment_that_ends_with_the_stop_unit_is_the_last() -> None:
+    work = Work(segment_chunks=1, stop_unit=UNITS[31])
+    assert sent(work.chunk(0), Commitment) == []
+    only = the(sent(work.finish(32), Commitment))
+    assert (only.body.units_total, only.body.final) == (32, True)
 
 
 def test_a_later_attempt_goes_on_after_the_prefix() -> None:

@@ -30,7 +30,7 @@ def test_a_crash_breaks_no_promise(case: Case) -> None:
     ("forgotten", "case"),
     [
         ("contracts", Case("executor", 8, "after", 2_000)),
-        ("lanes", Case("verifier", 6, "before", 2_000)),
+        ("lanes", Case("verifier", 7, "before", 2_000)),
         ("outbox", Case("requester", 21, "after", 2_000)),
     ],
 )
