@@ -240,6 +240,7 @@ class Battle:
                 "equivocation": {Outcome.INCONSISTENT},
                 "copied-result": {Outcome.WITHHELD},
                 "withheld-opening": {Outcome.WITHHELD},
+                "withheld-blob": {Outcome.OUTPUT_WITHHELD},
             }.get(kind, {Outcome.FRAUD})
             guilty = {attempt.candidate.peer for attempt in self.hostile_attempts()}
             convicted = all(self.client.core.standings.of(key).convicted for key in guilty)

@@ -78,6 +78,7 @@ def test_who_does_not_open_loses_by_the_deadline_and_is_avoided() -> None:
 def test_output_that_is_named_and_never_served_isnt_paid() -> None:
     fought = battle("withheld-blob")
     assert fought.outcomes() == [Outcome.OUTPUT_WITHHELD]
+    assert fought.is_caught
     standing = fought.client.core.standings.of(fought.hostile[0].core.key)
     assert (standing.failed, standing.convicted) == (1, False)
     assert fought.earned_micros() == 0
