@@ -91,7 +91,7 @@ class Case:
 
 SCENE = {
     "workload": "render.trace",
-    "width": 128,
+    "width": 256,
     "height": 32,
     "samples": 16,
     "depth": 4,
