@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -27,15 +25,13 @@ from protocols.units import chunk_count
 from workloads.blobs import MemoryBlobs
 from workloads.errors import ModelRefused
 from workloads.fingerprint import steps_apart
-from workloads.lm.calibrate import Setting, bounds_of, settings_here
+from workloads.lm.calibrate import Setting, bounds_of, in_setting, settings_here
 from workloads.profiled import Profiled
 from workloads.registry import native_kind_of
 from workloads.trials import cheaper_models, stand_in, trial_inputs
 from workloads.workload import Kind
 
 __all__ = ["Trial", "calibrate"]
-
-_TIMEOUT_S = 600
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,19 +144,7 @@ def _checked_in_a_process(
         "trials": [[trial.input.hex(), trial.units] for trial in trials],
         "blobs": [data.hex() for data in blobs.contents()],
     }
-    done = subprocess.run(  # noqa: S603
-        [sys.executable, "-m", "workloads.calibrate", str(model_dir), "--observe", str(setting.threads)],
-        input=json.dumps(request),
-        capture_output=True,
-        text=True,
-        timeout=_TIMEOUT_S,
-        check=False,
-        env={**os.environ, **dict(setting.environment)},
-    )
-    if done.returncode:
-        tail = done.stderr.strip().splitlines()[-1:]
-        raise RuntimeError(f"the setting {setting.name!r} failed: {' '.join(tail)}")
-    findings, misses = json.loads(done.stdout)
+    findings, misses = in_setting("workloads.calibrate", model_dir, setting, request)
     return _Checked(tuple(map(bytes.fromhex, findings)), tuple(misses))
 
 

@@ -29,7 +29,16 @@ from protocols.limits import LM_CHUNK_UNITS
 from protocols.messages import Tolerance
 from workloads.lm.input import LmInput
 
-__all__ = ["Observation", "Setting", "bounds_of", "calibrate", "observe", "settings_here", "trial_jobs"]
+__all__ = [
+    "Observation",
+    "Setting",
+    "bounds_of",
+    "calibrate",
+    "in_setting",
+    "observe",
+    "settings_here",
+    "trial_jobs",
+]
 
 HONEST_MARGIN = 16
 """Bounds are this many times what honest machines here are apart: others may be farther."""
@@ -300,23 +309,14 @@ class _HalfPrecision:
         return logits
 
 
-def _observed_in_a_process(
-    model_dir: Path, setting: Setting, trials: Sequence[tuple[LmInput, Sequence[int]]]
-) -> dict[str, Observation]:
-    request = [
-        [list(job.prompts[0]), job.max_tokens, job.seed, job.temperature_milli, job.top_k, units]
-        for job, units in trials
-    ]
-    command = [
-        sys.executable,
-        "-m",
-        "workloads.lm.calibrate",
-        str(model_dir),
-        "--observe",
-        str(setting.threads),
-    ]
+def in_setting(module: str, model_dir: Path, setting: Setting, request: object) -> Any:
+    """What ``python -m module model_dir --observe`` answers in a process with this setting; JSON both ways.
+
+    Raises:
+        RuntimeError: it failed.
+    """
     done = subprocess.run(  # noqa: S603
-        command,
+        [sys.executable, "-m", module, str(model_dir), "--observe", str(setting.threads)],
         input=json.dumps(request),
         capture_output=True,
         text=True,
@@ -327,9 +327,20 @@ def _observed_in_a_process(
     if done.returncode:
         tail = done.stderr.strip().splitlines()[-1:]
         raise RuntimeError(f"the setting {setting.name!r} failed: {' '.join(tail)}")
+    return json.loads(done.stdout)
+
+
+def _observed_in_a_process(
+    model_dir: Path, setting: Setting, trials: Sequence[tuple[LmInput, Sequence[int]]]
+) -> dict[str, Observation]:
+    request = [
+        [list(job.prompts[0]), job.max_tokens, job.seed, job.temperature_milli, job.top_k, units]
+        for job, units in trials
+    ]
+    found = in_setting("workloads.lm.calibrate", model_dir, setting, request)
     return {
         f"{setting.name}, {name}": Observation(np.array(prints, dtype=np.int64), tuple(misses))
-        for name, (prints, misses) in json.loads(done.stdout).items()
+        for name, (prints, misses) in found.items()
     }
 
 
