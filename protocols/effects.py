@@ -20,7 +20,10 @@ __all__ = [
     "Effect",
     "Execute",
     "FetchBlobs",
+    "Greet",
+    "Join",
     "Judge",
+    "Leave",
     "Notify",
     "OpenValues",
     "Penalise",
@@ -47,6 +50,27 @@ class Publish:
 
     topic: str
     message: Signed[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Join:
+    """Hear gossip on ``topic`` from now on."""
+
+    topic: str
+
+
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """Don't hear gossip on ``topic`` any more."""
+
+    topic: str
+
+
+@dataclass(frozen=True, slots=True)
+class Greet:
+    """Have a link to ``peer``, if it can be had."""
+
+    peer: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,4 +257,4 @@ class Notify:
     details: dict[str, Any] = field(default_factory=dict)
 
 
-Effect = Publish | Send | SetTimer | Run | CancelRun | Persist | Penalise | Notify
+Effect = Publish | Join | Leave | Greet | Send | SetTimer | Run | CancelRun | Persist | Penalise | Notify

@@ -144,6 +144,22 @@ DISPUTE_ANSWERS_MAX = 32
 # --- What a peer remembers --------------------------------------------------------------------
 
 REGISTRY_PEERS_MAX = 10_000
+"""Peers of whom anything is remembered, such as how they stand with us."""
+
+REGISTRY_SAMPLE_MAX = 320
+"""Peers that we know of those that don't concern us. More than the largest network that isn't split."""
+
+REGISTRY_MEMBERS_MAX = 512
+"""Members that we know for each room that we are in: twice what a room has before it splits."""
+
+REGISTRY_MET_MAX = 512
+"""Peers that we know because we asked for them, or because they are linked to us."""
+
+ROOM_DEPTH_MAX = 16
+ROOM_MEMBERS_TOLD_MAX = 64
+"""Adverts in one answer about a room's members."""
+
+ROOM_MEMBERS_TOLD_BYTES_MAX = 256 * 1024
 SEEN_MESSAGES_MAX = 65_536
 OUTBOX_MESSAGES_MAX = 4_096
 OPEN_JOBS_MAX = 4_096

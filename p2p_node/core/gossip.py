@@ -8,9 +8,11 @@ peer that forwarded it. Flooding loses messages now and then, so neighbours comp
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 from p2p_node.core.registry import Registry, check_advert
+from p2p_node.core.rooms import Room, Rooms
 from protocols.crypto import Crypto
 from protocols.envelope import Signed, open_envelope
 from protocols.errors import PeerFault, Rejected, UnknownKind
@@ -119,24 +121,36 @@ class GossipReader:
 class GossipBook:
     """What this peer has heard by gossip, bounded."""
 
-    def __init__(self, *, reader: GossipReader, registry: Registry, standings: Standings) -> None:
-        self._reader = reader
+    def __init__(
+        self, *, reader: GossipReader, registry: Registry, standings: Standings, rooms: Rooms | None = None
+    ) -> None:
+        self.reader = reader
+        self._rooms = rooms or Rooms(b"", registry, tuple)
         self._registry = registry
         self._standings = standings
         self._seen: OrderedDict[bytes, None] = OrderedDict()
         self._judged: OrderedDict[tuple[str, bytes], Judged] = OrderedDict()
         self._recent: OrderedDict[bytes, tuple[int, str, bytes]] = OrderedDict()
         self._recent_bytes = 0
-        self._requester_of: OrderedDict[bytes, bytes] = OrderedDict()
+        self._terms_of: OrderedDict[bytes, Contract] = OrderedDict()
         self._noticed: OrderedDict[tuple[bytes, bytes], bytes] = OrderedDict()
         self._asked: OrderedDict[bytes, int] = OrderedDict()
 
     # --- Judging ---------------------------------------------------------------------------------
 
-    def judge(self, topic: str, data: bytes, now_ms: int) -> tuple[Ruling, str]:
-        """Whether to forward ``data``, and why not if not."""
+    def judge(
+        self, topic: str, data: bytes, now_ms: int, *, is_direct: bool = False
+    ) -> tuple[Ruling, str]:
+        """Whether to forward ``data``, and why not if not.
+
+        Args:
+            topic: its short name.
+            data: an envelope.
+            now_ms: the time.
+            is_direct: whether it came over a link, and goes no further.
+        """
         try:
-            judged = self._open(topic, data, now_ms)
+            judged = self._open(topic, data, now_ms, is_direct)
         except UnknownKind as unknown:
             return Ruling.IGNORE, str(unknown)
         except PeerFault as fault:
@@ -146,16 +160,24 @@ class GossipBook:
         _remember(self._judged, (topic, data), judged, JUDGED_MAX)
         return Ruling.ACCEPT, ""
 
-    def _open(self, topic: str, data: bytes, now_ms: int) -> Judged | None:
+    def _open(self, topic: str, data: bytes, now_ms: int, is_direct: bool) -> Judged | None:
         if (topic, data) in self._judged:
             return self._judged[(topic, data)]
-        message = self._reader.envelope(data)
+        message = self.reader.envelope(data)
         if message.id in self._seen:
             return None
-        if TOPIC_OF_KIND.get(message.body.KIND) != topic:
+        room = self._rooms.joined.get(topic)
+        if room is not None:
+            self._check_room(message, room)
+        elif topic.startswith("room-"):
+            return None  # We have left it.
+        elif TOPIC_OF_KIND.get(message.body.KIND) != topic:
             raise Rejected(f"{message.body.KIND!r} doesn't belong on topic {topic!r}")
         match message.body:
             case Advert():
+                is_for_all = room is None and not is_direct
+                if is_for_all and not self._rooms.census.passes(message.signer, message.body.sent_ms):
+                    return None
                 is_current = check_advert(message, now_ms) and self._registry.is_news(message)
                 if is_current:
                     return Judged(message, None)
@@ -166,18 +188,18 @@ class GossipBook:
                     return Judged(message, None)
                 self.pass_over(message.id)
             case CommitmentNotice():
-                contract, commitment = self._reader.notice(message)
+                contract, commitment = self.reader.notice(message)
                 is_over = contract.terms.finish_by_ms + CLOCK_SKEW_MS < now_ms
                 return None if is_over else Judged(message, (contract, commitment))
             case Widening():
-                requester = self._requester_of.get(message.body.commitment_id)
-                if requester is None:
+                agreed = self._terms_of.get(message.body.commitment_id)
+                if agreed is None:
                     return None
-                if requester != message.signer:
+                if agreed.requester != message.signer:
                     raise Rejected("widening isn't the requester's")
                 return Judged(message, None)
             case FraudProof():
-                accusation = self._reader.accusation(message)
+                accusation = self.reader.accusation(message)
                 if self._standings.of(accusation.accused).convicted:
                     return None
                 return Judged(message, accusation)
@@ -186,14 +208,44 @@ class GossipBook:
                 is_moot = self._standings.of(notice.accused).convicted
                 # One word of each against each: notices cost nothing to make, and everybody passes them on.
                 first = self._noticed.get((message.signer, notice.accused), message.id)
-                is_known = self._registry.get(notice.accused) is not None
+                # In a large network few know the accused, and the word has to pass the others.
+                is_known = self._rooms.is_wide or self._registry.get(notice.accused) is not None
                 is_news = is_current and is_known and not is_moot and first == message.id
                 return Judged(message, None) if is_news else None
             case Equivocation():
-                contradiction = self._reader.contradiction(message)
+                contradiction = self.reader.contradiction(message)
                 if self._standings.of(contradiction.accused).convicted:
                     return None
                 return Judged(message, contradiction)
+        return None
+
+    def _check_room(self, message: Signed[Any], room: Room) -> None:
+        if isinstance(message.body, Advert):
+            if not room.has(message):
+                raise Rejected("advert is in a room that its signer doesn't belong to")
+            return
+        home = self.home(message)
+        if home is None:
+            if message.body.KIND != Widening.KIND:
+                raise Rejected(f"{message.body.KIND!r} doesn't belong in a room")
+        elif not room.holds(*home):
+            raise Rejected(f"{message.body.KIND!r} is in a room that its job doesn't live in")
+
+    def home(self, message: Signed[Any]) -> tuple[bytes, Any] | None:
+        """The job that a message is about, and what names its ability; None if we can't tell.
+
+        Raises:
+            PeerFault: a part isn't properly signed.
+        """
+        match message.body:
+            case Offer() as offer:
+                return message.id, offer
+            case CommitmentNotice():
+                terms = self.reader.notice(message)[0].terms
+                return terms.job_id, terms
+            case Widening():
+                agreed = self._terms_of.get(message.body.commitment_id)
+                return (agreed.terms.job_id, agreed.terms) if agreed is not None else None
         return None
 
     # --- Keeping ---------------------------------------------------------------------------------
@@ -228,7 +280,7 @@ class GossipBook:
 
     def know_commitment(self, contract: Contract, commitment_id: bytes) -> None:
         """Remember whose commitment it is, to judge widenings."""
-        _remember(self._requester_of, commitment_id, contract.requester, RECENT_GOSSIP_MAX)
+        _remember(self._terms_of, commitment_id, contract, RECENT_GOSSIP_MAX)
 
     def pass_over(self, identifier: bytes) -> None:
         """What will never be news again isn't asked of one neighbour after another."""
@@ -236,18 +288,31 @@ class GossipBook:
 
     # --- Anti-entropy ----------------------------------------------------------------------------
 
-    def recent_ids(self, now_ms: int, *, within_ms: int = RECENT_GOSSIP_MS) -> tuple[bytes, ...]:
-        """Newest gossip, for a neighbour to compare: what was heard within this time, oldest first."""
+    def recent_ids(
+        self,
+        now_ms: int,
+        *,
+        within_ms: int = RECENT_GOSSIP_MS,
+        shares: Callable[[str], bool] = lambda topic: True,
+    ) -> tuple[bytes, ...]:
+        """Newest gossip, for a neighbour to compare: what was heard within this time, oldest first.
+
+        Args:
+            now_ms: the time.
+            within_ms: how far back.
+            shares: whether the neighbour hears a topic.
+        """
         while self._recent:
             heard_ms, _, _ = next(iter(self._recent.values()))
             if heard_ms >= now_ms - RECENT_GOSSIP_MS:
                 break
             self._forget_oldest()
         newest: list[bytes] = []
-        for identifier, (heard_ms, _, _) in reversed(self._recent.items()):
+        for identifier, (heard_ms, topic, _) in reversed(self._recent.items()):
             if heard_ms < now_ms - within_ms or len(newest) == SYNC_IDS_MAX:
                 break
-            newest.append(identifier)
+            if shares(topic):
+                newest.append(identifier)
         return tuple(reversed(newest))
 
     def missing(self, ids: tuple[bytes, ...], now_ms: int) -> tuple[bytes, ...]:

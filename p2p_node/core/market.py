@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from p2p_node.core.paces import Paces, Work
 from p2p_node.core.registry import Registry
+from p2p_node.core.rooms import Rooms
 from protocols.auction import Candidate, Ranking, score_micros
 from protocols.digest import tagged
 from protocols.envelope import Signed
@@ -40,8 +41,14 @@ class Market:
     """One node's view of the others, as a requester's machines ask for it."""
 
     def __init__(
-        self, own_key: bytes, registry: Registry, standings: Standings, connected: set[bytes]
+        self,
+        own_key: bytes,
+        registry: Registry,
+        standings: Standings,
+        connected: set[bytes],
+        rooms: Rooms,
     ) -> None:
+        self._rooms = rooms
         self._own_key = own_key
         self._registry = registry
         self._standings = standings
@@ -60,19 +67,28 @@ class Market:
         penalty = score_micros(eta_ms=corrected, reputation_ppm=standing.reputation_ppm, ranking=ranking)
         return penalty, corrected
 
-    def able(self, offer: Offer, now_ms: int) -> set[bytes]:
-        """Other peers that advertise an offer's model in its profile, at whatever price."""
+    def able(self, offer: Offer, now_ms: int, *, job_id: bytes = b"") -> set[bytes]:
+        """Other peers that advertise an offer's model in its profile, at whatever price.
+
+        Args:
+            offer: the offer.
+            now_ms: the time.
+            job_id: only those that hear of this job; empty for everybody.
+        """
         able = self._registry.able(offer.workload, offer.model, offer.profile, now_ms)
-        return able.keys() - {self._own_key}
+        hears = self._rooms.hearing(job_id, offer)
+        return {key for key in able if key != self._own_key and hears(key)}
 
     def posted_candidates(self, offer: Signed[Offer], *, ranking: Ranking, now_ms: int) -> list[Candidate]:
         """Peers whose standing ask fits an offer, best first."""
         body, candidates = offer.body, []
         able = self._registry.able(body.workload, body.model, body.profile, now_ms)
+        hears = self._rooms.hearing(offer.id, body)
         for peer, offering in able.items():
             advert = self._registry.get(peer)
             fits = (
                 advert is not None
+                and hears(peer)
                 and peer != self._own_key
                 and peer not in body.exclude
                 and offering.price_micros <= body.price_micros_max
@@ -94,8 +110,12 @@ class Market:
         able = self._registry.able(offer.workload, offer.model, offer.profile, now_ms)
         return able[peer].numeric_class if peer in able else ""
 
-    def electorate(self, offer: Offer, executor: bytes, now_ms: int) -> Electorate | None:
+    def electorate(
+        self, offer: Offer, executor: bytes, now_ms: int, *, job_id: bytes = b""
+    ) -> Electorate | None:
         """Everybody known who could verify an offer's job but for the two parties; None if nobody.
+
+        Of a job that has an id only those that hear of its commitments.
 
         Keys that turn up after the award don't count, nor do those younger than `elector_age_ms`: an
         executor can't make itself verifiers once it knows what it would have them overlook. A homogeneous
@@ -103,10 +123,12 @@ class Market:
         """
         numeric_class = self.numeric_class(offer, executor, now_ms) if offer.profile == HOMOGENEOUS else ""
         able = self._registry.able(offer.workload, offer.model, offer.profile, now_ms)
+        hears = self._rooms.hearing(job_id, offer)
         keys = [
             key
             for key, offering in able.items()
             if key not in (self._own_key, executor)
+            and hears(key)
             and numeric_class in ("", offering.numeric_class)
             and self._standings.is_welcome(key, now_ms)
             and self._registry.known_for_ms(key, now_ms) >= self.elector_age_ms

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import random
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, TypeVar
 
+from p2p_node.core.census import MINUTE_MS, has_won
 from p2p_node.core.credit import CreditBook
 from p2p_node.core.disputes import RUN_ROLES, Disputes, Ground
 from p2p_node.core.engagement import Engagement
@@ -24,6 +26,9 @@ from p2p_node.core.recovery import ClosedDraft, close_draft, restore_contracts, 
 from p2p_node.core.registry import Registry
 from p2p_node.core.request import JobRequest
 from p2p_node.core.requester import Job
+from p2p_node.core.rooms import COMMON, Rooms
+from p2p_node.core.search import Searches
+from p2p_node.core.society import Society
 from p2p_node.core.verifier import Verifier
 from p2p_node.core.watch import Watch
 from protocols.bidding import Ability
@@ -33,6 +38,7 @@ from protocols.envelope import Signed, open_envelope, seal
 from protocols.errors import PeerFault
 from protocols.events import Event, Heard, RunEvent, TimerFired
 from protocols.limits import (
+    ADVERT_LIFETIME_MS_MAX,
     EARLY_COMMITMENTS_MAX,
     INTEGER_MAX,
     OPEN_JOBS_MAX,
@@ -50,11 +56,15 @@ from protocols.messages import (
     Dispute,
     DisputeDeclined,
     DrawClaim,
+    Entrusted,
     Equivocation,
     EvidencePart,
     EvidenceWant,
     FraudNotice,
     FraudProof,
+    Headcount,
+    Members,
+    MembersWant,
     Offer,
     Opening,
     Proposal,
@@ -68,6 +78,7 @@ from protocols.messages import (
 )
 from protocols.rulings import Ruling
 from protocols.standing import Standings
+from verification.evidence import Contract
 
 __all__ = ["Act", "Capability", "NodeCore"]
 
@@ -146,19 +157,25 @@ class NodeCore:
         self.key = keys.public
         self.capability = capability
         self.standings = Standings()
-        self.registry = Registry()
+        self.registry = Registry(secret)
+        self.rooms = Rooms(
+            self.key, self.registry, lambda: [ability.offering for ability in self.capability.abilities]
+        )
         self.credit = CreditBook()
         self.outbox = Outbox()
         self.jobs: OrderedDict[bytes, Job] = OrderedDict()
         self.connected: set[bytes] = set()
-        self.market = Market(self.key, self.registry, self.standings, self.connected)
+        self.market = Market(self.key, self.registry, self.standings, self.connected, self.rooms)
+        self.searches = Searches(self.key, self.registry, self.rooms, self.connected, jitter)
         self._keys = keys
         self._jitter = jitter
         self._gossip = GossipBook(
             reader=reader or GossipReader(network=network, crypto=crypto),
             registry=self.registry,
             standings=self.standings,
+            rooms=self.rooms,
         )
+        self._society = Society(self, self._gossip, self._jitter)
         self._routes: dict[bytes, Any] = {}
         self._early_claims: OrderedDict[bytes, dict[bytes, Signed[DrawClaim]]] = OrderedDict()
         self._due_claims: list[Signed[DrawClaim]] = []
@@ -197,6 +214,16 @@ class NodeCore:
     def _own_job(self, commitment_id: bytes) -> Job | None:
         owner = self._routes.get(commitment_id)
         return owner if isinstance(owner, Job) else None
+
+    def own_contract(self, commitment_id: bytes) -> Contract | None:
+        """The contract of a job of ours under which this was committed to."""
+        job = self._own_job(commitment_id)
+        attempts = job.attempts if job is not None else []
+        return next((a.contract for a in attempts if commitment_id in a.rounds), None)
+
+    def own_advert(self, now_ms: int) -> Signed[Advert]:
+        """What we say of ourselves now, to one who asks."""
+        return self.sign(self._advert(now_ms))
 
     def parties(self, job_id: bytes) -> frozenset[bytes]:
         """Who may have what a private job of ours names and leaves."""
@@ -323,10 +350,19 @@ class NodeCore:
     def peer_connected(self, peer: bytes, now_ms: int) -> list[Act]:
         """A link is up: tell the peer what we have, and send what waits for it."""
         self.connected.add(peer)
-        summary = Send(peer, self.sign(SyncSummary(self._gossip.recent_ids(now_ms))), now_ms + SYNC_MS)
+        self.registry.meet(peer)
+        ids = self._gossip.recent_ids(now_ms, shares=partial(self._shares, peer))
+        summary = Send(peer, self.sign(SyncSummary(ids)), now_ms + SYNC_MS)
         # What waited goes first; the summary isn't among it yet, or it would go twice.
         waiting = self.outbox.flush(peer)
-        return [*waiting, *self._act([*self._advertise(now_ms), summary], now_ms)]
+        if self.rooms.is_wide:
+            greeting = self._society.greeting(peer, self.own_advert(now_ms), now_ms)
+        else:
+            greeting = self._advertise(now_ms)
+        return [*waiting, *self._act([*greeting, summary], now_ms)]
+
+    def _shares(self, peer: bytes, topic: str) -> bool:
+        return self.rooms.shares(topic, peer)
 
     def peer_disconnected(self, peer: bytes, now_ms: int) -> list[Act]:
         """A link is down; timers decide what that means for jobs."""
@@ -344,6 +380,7 @@ class NodeCore:
         if judged is None:
             return []
         message = judged.message
+        self._society.note(topic, message)
         try:
             effects = self._hear_gossip(message, judged.opened, now_ms)
         except PeerFault as fault:
@@ -408,12 +445,26 @@ class NodeCore:
             return self.disputes.hear_notice(message, now_ms)
         topic = TOPIC_OF_KIND.get(body.KIND)
         if topic is not None:
-            ruling, why = self._gossip.judge(topic, message.raw, now_ms)
+            topic = self._society.topic_of(message, topic)
+            ruling, why = self._gossip.judge(topic, message.raw, now_ms, is_direct=True)
             if ruling is Ruling.REJECT:
                 return [Penalise(peer, PeerFault.points, why)]
+            if isinstance(body, Advert) and self.rooms.is_wide:
+                # It was for us: told on to every neighbour, all adverts would reach everybody after all.
+                self._gossip.pass_over(message.id)
+                return self.registry.hear(message, now_ms) if ruling is Ruling.ACCEPT else []
             judged = self._gossip.take(topic, message.raw, now_ms)
             return self._hear_gossip(judged.message, judged.opened, now_ms) if judged else []
         match body:
+            case Headcount():
+                self.rooms.census.hear_claim(body.peers)
+                return []
+            case MembersWant():
+                return self._society.tell_members(message, now_ms)
+            case Members():
+                return self._hear_members(message, now_ms)
+            case Entrusted():
+                return self._hear_entrusted(peer, message, now_ms)
             case SyncSummary():
                 missing = self._gossip.missing(body.ids, now_ms)
                 return [Send(peer, self.sign(SyncWant(missing)), now_ms + SYNC_MS)] if missing else []
@@ -443,6 +494,41 @@ class NodeCore:
         if isinstance(body, DrawClaim):
             self._keep_early_claim(message)
         return []  # About something that is over, or that we never knew.
+
+    def seek(self, offer: Signed[Offer], now_ms: int) -> list[Effect]:
+        """Ask who could do a job, if we don't know."""
+        body = offer.body
+        return self._society.ask(self.searches.for_job(offer.id, body.workload, body.model, now_ms), now_ms)
+
+    def introduce(self, adverts: Iterable[bytes], now_ms: int) -> list[Effect]:
+        """Get to know peers that we looked for, by adverts from wherever they were found."""
+        return self._society.introduce(adverts, now_ms)
+
+    def _hear_members(self, message: Signed[Members], now_ms: int) -> list[Effect]:
+        if not self.searches.has_asked(message.signer):
+            return []
+        effects = self._society.hear_members(message, now_ms)
+        effects += self._society.ask(self.searches.hear(message.signer, message.body, now_ms), now_ms)
+        for job in list(self.jobs.values()):
+            if job.is_seeking and self.searches.is_done(job.offers[-1].id):
+                effects += job.sought(now_ms)
+        return effects
+
+    def _hear_entrusted(self, peer: bytes, message: Signed[Entrusted], now_ms: int) -> list[Effect]:
+        """Gossip from one who isn't in its room: we are, so we say it there."""
+        inner = self._gossip.reader.envelope(message.body.message)
+        room = self._society.room_for(inner, message.body)
+        if room is None:
+            return []
+        ruling, why = self._gossip.judge(room.topic, inner.raw, now_ms)
+        if ruling is Ruling.REJECT:
+            return [Penalise(peer, PeerFault.points, why)]
+        judged = self._gossip.take(room.topic, inner.raw, now_ms)
+        if judged is None:
+            return []
+        self._society.note(room.topic, judged.message)
+        heard = self._hear_gossip(judged.message, judged.opened, now_ms)
+        return [Publish(room.topic, judged.message), *heard]
 
     def _keep_early_claim(self, message: Signed[DrawClaim]) -> None:
         """A verifier was quicker than the executor whose commitment it heard by gossip."""
@@ -513,15 +599,37 @@ class NodeCore:
     def _advertise(self, now_ms: int) -> list[Effect]:
         if now_ms - self._advertised_ms < ADVERT_PACE_MS:
             return [SetTimer(("advert",), self._advertised_ms + ADVERT_PACE_MS)]
+        if self.rooms.is_wide:
+            return self._advertise_widely(now_ms)
         pace_ms = max(ADVERT_RENEW_MS, min(ADVERT_RENEW_MS_MAX, ADVERT_EACH_MS * len(self.registry)))
         renew_ms = pace_ms + self._jitter.randint(0, pace_ms // 4)
         self._advertised_ms = now_ms
-        capability = self.capability
         self._advertised_slots = self._free_slots()
-        advert = Advert(
-            sequence=now_ms,
+        advert = self._advert(now_ms, lifetime_ms=ADVERT_LIFETIMES * renew_ms)
+        return [Publish("peers", self.sign(advert)), SetTimer(("advert",), now_ms + renew_ms)]
+
+    def _advertise_widely(self, now_ms: int) -> list[Effect]:
+        """In a large network: to our rooms each minute, and to everybody when a lot says so."""
+        self._advertised_ms = now_ms
+        self._advertised_slots = self._free_slots()
+        effects: list[Effect] = []
+        if topics := self.rooms.home_topics():
+            ours = self.own_advert(now_ms)
+            effects += [Publish(topic, ours) for topic in topics]
+        if has_won(self.key, now_ms, peers=self.rooms.census.peers):
+            effects.append(Publish("peers", self.sign(self._advert(now_ms, is_for_all=True))))
+        return [*effects, SetTimer(("advert",), now_ms + MINUTE_MS)]
+
+    def _advert(self, now_ms: int, *, is_for_all: bool = False, lifetime_ms: int = 0) -> Advert:
+        if not lifetime_ms:
+            # Whoever hears of us by lot hears again after many minutes.
+            lifetime_ms = ADVERT_LIFETIME_MS_MAX if is_for_all else ADVERT_LIFETIMES * MINUTE_MS
+        capability = self.capability
+        return Advert(
+            # Rooms and everybody hear different ones, of which the second counts for both.
+            sequence=now_ms + is_for_all,
             sent_ms=now_ms,
-            expires_ms=now_ms + ADVERT_LIFETIMES * renew_ms,
+            expires_ms=now_ms + lifetime_ms,
             addresses=capability.addresses,
             software=capability.software,
             slots_total=capability.slots_total,
@@ -536,7 +644,6 @@ class NodeCore:
             offerings=tuple(ability.offering for ability in capability.abilities),
             models=capability.models,
         )
-        return [Publish("peers", self.sign(advert)), SetTimer(("advert",), now_ms + renew_ms)]
 
     def _free_slots(self) -> int:
         # Reservations don't count: they last seconds, and most are lost to another bidder.
@@ -546,10 +653,13 @@ class NodeCore:
 
     def _sync(self, now_ms: int) -> list[Effect]:
         again = SetTimer(("sync",), now_ms + SYNC_MS + self._jitter.randint(0, SYNC_MS))
-        ids = self._gossip.recent_ids(now_ms, within_ms=SYNC_WITHIN_MS)
-        if not self.connected or not ids:
+        if not self.connected:
             return [again]
         neighbour = self._jitter.choice(sorted(self.connected))
+        shares = partial(self._shares, neighbour)
+        ids = self._gossip.recent_ids(now_ms, within_ms=SYNC_WITHIN_MS, shares=shares)
+        if not ids:
+            return [again]
         return [Send(neighbour, self.sign(SyncSummary(ids)), now_ms + SYNC_MS), again]
 
     def _keep_house(self, now_ms: int) -> list[Effect]:
@@ -564,6 +674,7 @@ class NodeCore:
                 settled += self.verifier.lanes.adopt(owner.lane, now_ms)
         self.verifier.forget(now_ms)
         self.provider.capacity(now_ms)
+        settled += self._society.keep_company(now_ms)
         changed = self._advertised_slots != self._free_slots()
         return [
             *settled,
@@ -585,10 +696,15 @@ class NodeCore:
                 case Send():
                     acts += self.outbox.send(effect, now_ms)
                 case Publish(topic, message):
-                    self._gossip.keep(topic, message, now_ms)
+                    said = self._society.say(message, now_ms) if topic == COMMON else effect
+                    if isinstance(said, Publish):
+                        self._gossip.keep(said.topic, message, now_ms)
+                        acts.append(said)
+                    else:
+                        for entrusted in said:
+                            acts += self.outbox.send(entrusted, now_ms)
                     if isinstance(message.body, FraudProof):
                         acts += self.verifier.convict_own(message)
-                    acts.append(effect)
                 case _:
                     acts.append(effect)
         # Written down before anything is said.

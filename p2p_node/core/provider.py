@@ -186,7 +186,13 @@ class Provider:
         ]
 
     def _is_drawn(self, offer: Signed[Offer]) -> bool:
-        able = self._registry.able_count(offer.body.workload, offer.body.model)
+        room = self._node.rooms.room_of(offer.id, offer.body)
+        workload, model = offer.body.workload, offer.body.model
+        able = (
+            self._registry.able_count(workload, model)
+            if room is None
+            else self._registry.count_in(workload, model, room.depth, room.prefix)
+        )
         return is_drawn_to_bid(offer.id, self._own_key, able=able)
 
     def _decline(self, offer: Signed[Offer], why: DeclineReason) -> list[Effect]:
@@ -359,6 +365,7 @@ class Provider:
 
     def _check_electorate(self, award: Signed[Award], proposal: Proposal, now_ms: int) -> None:
         terms = award.body
+        hears = self._node.rooms.hearing(terms.job_id, terms)
         try:
             electorate = Electorate(proposal.electorate)
         except ValueError as error:
@@ -374,6 +381,7 @@ class Provider:
                 terms.workload, terms.model, terms.profile, now_ms
             ).items()
             if key not in (self._own_key, award.signer)
+            and hears(key)
             and self._node.standings.is_welcome(key, now_ms)
             and terms.numeric_class in ("", offering.numeric_class)
         }

@@ -6,15 +6,49 @@ one, so a replayed old advert changes nothing.
 
 from __future__ import annotations
 
+import heapq
+import random
+from collections import OrderedDict
 from collections.abc import Iterator
+from functools import lru_cache
+from typing import Protocol
 
+from protocols.digest import tagged
 from protocols.effects import Effect, Persist
 from protocols.envelope import Signed
 from protocols.errors import Rejected
-from protocols.limits import ADVERT_BYTES_MAX, ADVERT_LIFETIME_MS_MAX, CLOCK_SKEW_MS, REGISTRY_PEERS_MAX
+from protocols.limits import (
+    ADVERT_BYTES_MAX,
+    ADVERT_LIFETIME_MS_MAX,
+    CLOCK_SKEW_MS,
+    REGISTRY_MEMBERS_MAX,
+    REGISTRY_MET_MAX,
+    REGISTRY_SAMPLE_MAX,
+)
 from protocols.messages import Advert, Offering
 
-__all__ = ["Registry", "check_advert"]
+__all__ = ["Registry", "check_advert", "shard_of"]
+
+VETERANS_SHARE = 2
+"""One in so many places of each sort is for those that have been known longest."""
+
+
+@lru_cache(maxsize=16_384)
+def _shard_digest(key: bytes) -> int:
+    return int.from_bytes(tagged("p2p-node/shard/1", key)[:2], "big")
+
+
+def shard_of(key: bytes, depth: int) -> int:
+    """Where a peer belongs at this depth: the first ``depth - 1`` bits of a digest of its key."""
+    return _shard_digest(key) >> (17 - depth) if depth > 1 else 0
+
+
+class Members(Protocol):
+    """Tells who belongs to a room."""
+
+    def has(self, advert: Signed[Advert]) -> bool:
+        """Whether a peer belongs here."""
+        ...
 
 
 def check_advert(message: Signed[Advert], now_ms: int) -> bool:
@@ -38,9 +72,23 @@ def check_advert(message: Signed[Advert], now_ms: int) -> bool:
 
 
 class Registry:
-    """Adverts by peer key."""
+    """Adverts by peer key: of the members of our rooms, of whom we have met, and a sample of the rest.
 
-    def __init__(self) -> None:
+    Each of the three has its bound. Half of its places are for those known longest, so that no flood of new
+    keys pushes everybody out; the others are for whom a digest with our secret names, so that the sample is
+    one of all peers, and nobody can make keys that get into it.
+    """
+
+    def __init__(self, secret: bytes = b"") -> None:
+        """Nobody.
+
+        Args:
+            secret: known to us alone; decides who is kept of many.
+        """
+        self._secret = secret
+        self._rooms: tuple[Members, ...] = ()
+        self._met: OrderedDict[bytes, None] = OrderedDict()
+        self._sorts: dict[str, dict[bytes, None]] = {"members": {}, "met": {}, "sample": {}}
         self._adverts: dict[bytes, Signed[Advert]] = {}
         self._first_heard_ms: dict[bytes, int] = {}
         self._by_ability: dict[tuple[str, bytes], dict[bytes, None]] = {}
@@ -57,14 +105,64 @@ class Registry:
         """Keep an advert that `check_advert` accepts and that is news."""
         if not self.is_news(message):
             return []
-        effects: list[Effect] = []
-        if message.signer not in self._adverts and len(self._adverts) >= REGISTRY_PEERS_MAX:
-            effects += self.expire(now_ms)
-            if len(self._adverts) >= REGISTRY_PEERS_MAX:
-                return effects  # Whoever came first stays: a flood of new keys can't push peers out.
         self._put(message)
         self._first_heard_ms.setdefault(message.signer, now_ms)
+        effects = self._make_room(self._sort_of(message), now_ms)
+        if message.signer not in self._adverts:
+            return effects
         return [*effects, Persist("registry", message.signer, message.raw)]
+
+    def _sort_of(self, message: Signed[Advert]) -> str:
+        if any(room.has(message) for room in self._rooms):
+            return "members"
+        return "met" if message.signer in self._met else "sample"
+
+    def _make_room(self, sort: str, now_ms: int) -> list[Effect]:
+        places = {
+            "members": REGISTRY_MEMBERS_MAX * max(1, len(self._rooms)),
+            "met": REGISTRY_MET_MAX,
+            "sample": REGISTRY_SAMPLE_MAX,
+        }[sort]
+        keys = self._sorts[sort]
+        if len(keys) <= places:
+            return []
+        effects = self.expire(now_ms)
+        veterans = places // VETERANS_SHARE
+        while len(keys) > places:
+            # The oldest places aren't contested.
+            younger = heapq.nlargest(len(keys) - veterans, keys, key=self._first_heard_ms.__getitem__)
+            gone = max(younger, key=self._rank)
+            self._drop(gone)
+            del self._first_heard_ms[gone]
+            effects.append(Persist("registry", gone, None))
+        return effects
+
+    def _rank(self, key: bytes) -> bytes:
+        return tagged("p2p-node/sample-rank/1", self._secret, key)
+
+    def keep_members(self, rooms: tuple[Members, ...]) -> None:
+        """Take these for our rooms from now on."""
+        self._rooms = rooms
+        for keys in self._sorts.values():
+            keys.clear()
+        for key, message in self._adverts.items():
+            self._sorts[self._sort_of(message)][key] = None
+
+    def meet(self, key: bytes) -> None:
+        """We have to do with this peer: its advert isn't one of many."""
+        self._met[key] = None
+        self._met.move_to_end(key)
+        while len(self._met) > REGISTRY_MET_MAX:
+            old, _ = self._met.popitem(last=False)
+            self._resort(old)
+        self._resort(key)
+
+    def _resort(self, key: bytes) -> None:
+        known = self._adverts.get(key)
+        if known is not None:
+            for keys in self._sorts.values():
+                keys.pop(key, None)
+            self._sorts[self._sort_of(known)][key] = None
 
     def restore(self, message: Signed[Advert]) -> None:
         """Take back an advert from the store; its peer has been known since it was sent, if not longer."""
@@ -75,12 +173,15 @@ class Registry:
     def _put(self, message: Signed[Advert]) -> None:
         self._drop(message.signer)
         self._adverts[message.signer] = message
+        self._sorts[self._sort_of(message)][message.signer] = None
         for offering in message.body.offerings:
             able = self._by_ability.setdefault((offering.workload, offering.model), {})
             able[message.signer] = None
 
     def _drop(self, key: bytes) -> None:
         known = self._adverts.pop(key, None)
+        for keys in self._sorts.values():
+            keys.pop(key, None)
         for offering in known.body.offerings if known else ():
             ability = (offering.workload, offering.model)
             able = self._by_ability.get(ability, {})
@@ -110,6 +211,19 @@ class Registry:
             message = self._adverts[key]
             if message.body.expires_ms > now_ms:
                 yield message
+
+    def count_in(self, workload: str, model: bytes, depth: int, prefix: int) -> int:
+        """How many are known in a room."""
+        able = self._by_ability.get((workload, model), {})
+        return sum(shard_of(key, depth) == prefix for key in able) if depth > 1 else len(able)
+
+    def draw(
+        self, workload: str, model: bytes, depth: int, prefix: int, *, count: int, luck: random.Random
+    ) -> list[Signed[Advert]]:
+        """Up to ``count`` adverts of peers known in a room, at random."""
+        able = self._by_ability.get((workload, model), {})
+        keys = sorted(key for key in able if shard_of(key, depth) == prefix)
+        return [self._adverts[key] for key in (luck.sample(keys, count) if len(keys) > count else keys)]
 
     def able(self, workload: str, model: bytes, profile: str, now_ms: int) -> dict[bytes, Offering]:
         """Peers that advertise this model and profile, with their offering."""

@@ -33,6 +33,9 @@ REBID_MS = 1_000
 
 REBID_MS_MAX = 15_000
 
+SEEK_MS = 2_000
+"""How long an offer waits for answers about who could take it."""
+
 ACKNOWLEDGE_MS = 2_000
 """How long the receipt waits for payees to confirm their vouchers."""
 
@@ -57,6 +60,7 @@ class Job:
         self.attempts: list[Attempt] = []
         self.receipt: Signed[ReceiptBody] | None = None
         self._outcome_state: JobState | None = None
+        self._is_seeking = False
         self._node = node
         self._nonce = nonce
         self._offers: list[Signed[Offer]] = []
@@ -85,6 +89,11 @@ class Job:
         return self._offers
 
     @property
+    def is_seeking(self) -> bool:
+        """Whether its offer waits for word of who could take it."""
+        return self._is_seeking and not self.is_final
+
+    @property
     def is_final(self) -> bool:
         """Whether nothing more will happen."""
         return self.state in FINAL_STATES
@@ -98,7 +107,14 @@ class Job:
     def start(self, now_ms: int) -> list[Effect]:
         """Offer the job."""
         deadline = SetTimer(("job", self.id, "total"), now_ms + self.request.total_ms)
-        return [deadline, *self._announce(now_ms)]
+        return [deadline, *self._seek(now_ms)]
+
+    def sought(self, now_ms: int) -> list[Effect]:
+        """Those who could do it are known as well as they can be."""
+        if not self._is_seeking or self.is_final:
+            return []
+        self._is_seeking = False
+        return self._drafted(self._announce(now_ms), now_ms)
 
     def handle(self, event: Event, now_ms: int) -> list[Effect]:
         """React to a bidder, an executor, a verifier, a run or a timer.
@@ -155,10 +171,19 @@ class Job:
         self._offers.append(offer)
         return offer
 
+    def _seek(self, now_ms: int) -> list[Effect]:
+        questions = self._node.seek(self._offers[-1], now_ms)
+        if not questions:
+            return self._announce(now_ms)
+        self._is_seeking = True
+        return [*questions, SetTimer(("job", self.id, "sought"), now_ms + SEEK_MS)]
+
     def _announce(self, now_ms: int) -> list[Effect]:
         offer = self._offers[-1]
+        rooms = self._node.rooms
+        rooms.place(offer.id, rooms.depth_of(offer.body.workload, offer.body.model) or 0)
         self._node.route(offer.id, self)
-        able = self._node.market.able(offer.body, now_ms)
+        able = self._node.market.able(offer.body, now_ms, job_id=offer.id)
         drawn = frozenset(key for key in able if is_drawn_to_bid(offer.id, key, able=len(able)))
         expected = drawn - set(offer.body.exclude)
         auction = Auction(offer, appraise=self._appraise, sign=self._node.sign, expected=expected)
@@ -220,7 +245,9 @@ class Job:
                 numeric_class = self._node.market.numeric_class(offer, candidate.peer, now_ms)
                 if not numeric_class:
                     continue  # Without a class nobody could judge its work.
-            electorate = self._node.market.electorate(offer, candidate.peer, now_ms)
+            electorate = self._node.market.electorate(
+                offer, candidate.peer, now_ms, job_id=self._offers[-1].id
+            )
             if electorate is None:
                 # Peers come and go: one that could may be known in a moment.
                 return self._offer_again_or_give_up(now_ms, is_unverifiable=True)
@@ -353,7 +380,9 @@ class Job:
             while self.attempts and self.attempts[-1].outcome is Outcome.REFUSED:
                 self.attempts.pop()
             self._make_offer(now_ms)
-            return self._announce(now_ms)
+            return self._seek(now_ms)
+        if name == "sought":
+            return self.sought(now_ms)
         if name == "acknowledge" and self.state is JobState.SETTLING:
             return self._finish(now_ms)
         return []

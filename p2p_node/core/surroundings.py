@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from p2p_node.core.credit import CreditBook
 from p2p_node.core.market import Market
+from p2p_node.core.rooms import Rooms
 from protocols.crypto import Crypto
+from protocols.effects import Effect
 from protocols.envelope import Signed
-from protocols.messages import Body
+from protocols.messages import Body, Offer
 from protocols.standing import Standings
 
 if TYPE_CHECKING:
@@ -28,11 +30,16 @@ class Surroundings(Protocol):
     standings: Standings
     connected: set[bytes]
     market: Market
+    rooms: Rooms
     credit: CreditBook
     disputes: Disputes
 
     def sign(self, body: B) -> Signed[B]:
         """Seal a body with this peer's key."""
+        ...
+
+    def seek(self, offer: Signed[Offer], now_ms: int) -> list[Effect]:
+        """Look for those who could do a job; nothing if they are known. `Job.sought` is called when they are."""
         ...
 
     def route(self, identifier: bytes, owner: Any) -> None:

@@ -43,7 +43,7 @@ class Equivocation(TwistedCore):
         if not (isinstance(effect, Publish) and isinstance(effect.message.body, CommitmentNotice)):
             return [effect]
         notice = effect.message.body
-        own = self._gossip._reader.notice(effect.message)[1]
+        own = self._gossip.reader.notice(effect.message)[1]
         other = self.sign(replace(own.body, root=tagged("p2p-node/hostile-root/1", own.id)))
         return [Publish(effect.topic, self.sign(replace(notice, commitment=other.raw)))]
 
@@ -93,7 +93,7 @@ class CopiedResult(TwistedCore):
         if isinstance(message.body, Commitment):
             copy = self._copy_of(message)
             return [effect] if copy is None else [Send(effect.peer, copy, effect.until_ms)]  # type: ignore[union-attr]
-        copy = self._copy_of(self._gossip._reader.notice(message)[1])
+        copy = self._copy_of(self._gossip.reader.notice(message)[1])
         if copy is None:
             return [effect]
         return [Publish("jobs", self.sign(replace(message.body, commitment=copy.raw)))]

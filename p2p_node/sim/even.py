@@ -46,7 +46,7 @@ class EvenCarrier:
         for receiver in world.peers:
             if receiver is sender or self.is_cut(world, sender, receiver):
                 continue
-            if self._is_eclipsed(sender, receiver):
+            if self._is_eclipsed(sender, receiver) or not world.hears(receiver, topic):
                 continue
             for _ in range(self._copies(world, self.conditions.gossip_loss)):
                 # A flood takes a few hops.
@@ -65,6 +65,10 @@ class EvenCarrier:
         """As `Carrier.neighbours`."""
         others = [other for other in world.peers if other is not peer and not self._is_eclipsed(peer, other)]
         return world.luck.sample(others, min(self._neighbours, len(others)))
+
+    def is_apart(self, one: Peer, other: Peer) -> bool:
+        """As `Carrier.is_apart`."""
+        return self._is_eclipsed(one, other)
 
     def _is_eclipsed(self, one: Peer, other: Peer) -> bool:
         """Whether nothing that is gossiped gets from one to the other, because one of them is surrounded."""

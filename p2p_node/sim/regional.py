@@ -9,6 +9,7 @@ hop by hop, but don't queue behind frames.
 
 from __future__ import annotations
 
+import heapq
 import itertools
 from collections import Counter, OrderedDict
 from collections.abc import Mapping
@@ -216,6 +217,10 @@ class RegionalCarrier:
                 return False
         return True
 
+    def is_apart(self, one: Peer, other: Peer) -> bool:
+        """As `Carrier.is_apart`."""
+        return not self._may_know(one.index, other.index)
+
     def _update_mesh(self, world: World) -> None:
         for index in sorted(world.relinked):
             linked = sorted(world.links[index])[:MESH_MAX]
@@ -232,11 +237,14 @@ class RegionalCarrier:
 
     def publish(self, world: World, sender: Peer, topic: str, data: bytes) -> None:
         """As `Carrier.publish`."""
-        self.traffic.published[topic] += 1
-        self.traffic.published_bytes[topic] += len(data)
+        counted = "rooms" if topic.startswith("room-") else topic
+        self.traffic.published[counted] += 1
+        self.traffic.published_bytes[counted] += len(data)
         if sender.cheat or abs(world.clock_ms(sender) - world.now_ms) > SKEW_MS_TRUSTED:
             # Each hop judges: what its neighbours refuse gets no further.
             for index in sorted(world.links[sender.index]):
+                if not world.hears(world.peers[index], topic):
+                    continue
                 delay_ms = self._latency[self._region[sender.index]][self._region[index]]
                 hop = partial(self._hop, world, world.peers[index], sender, topic, data)
                 world.at(delay_ms, hop)
@@ -257,10 +265,13 @@ class RegionalCarrier:
         if world.relinked:
             self._update_mesh(world)
         size = len(data) + GOSSIP_OVERHEAD_BYTES
-        arrival, parent = self._arrivals(source.index, size)
-        reached = np.flatnonzero(arrival < NEVER)
-        self._count(topic, source.index, size, arrival, parent)
-        ticks = arrival[reached] // TICK_MS
+        if topic.startswith("room-"):
+            reached, ticks = self._flood_room(world, source.index, topic, size)
+        else:
+            arrival, parent = self._arrivals(source.index, size)
+            reached = np.flatnonzero(arrival < NEVER)
+            self._count(topic, source.index, size, arrival, parent)
+            ticks = arrival[reached] // TICK_MS
         order = np.argsort(ticks, kind="stable")
         ticks, reached = ticks[order], reached[order]
         starts = [0, *(np.flatnonzero(np.diff(ticks)) + 1).tolist(), len(reached)]
@@ -270,6 +281,50 @@ class RegionalCarrier:
             receivers = [peers[index] for index in indices[first:end] if index != source.index]
             if receivers:
                 world.deliver_gossip(TICK_MS * (int(ticks[first]) + 1), receivers, source, topic, data)
+
+    def _flood_room(
+        self, world: World, source: int, topic: str, size: int
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
+        """Whom gossip of a room reaches, and in which tick: over the links between its members only.
+
+        A room is small, so the members are gone through one by one, soonest first (Dijkstra).
+        """
+        members = world.present.get(topic, set())
+        soonest, heap = {source: 0}, [(0, source, -1)]
+        done: dict[int, int] = {}
+        heard: Counter[int] = Counter()
+        while heap:
+            now_ms, index, parent = heapq.heappop(heap)
+            if index in done:
+                continue
+            done[index] = now_ms
+            linked = [other for other in sorted(world.links[index]) if other in members][:MESH_MAX]
+            serial_ms = size * int(self._byte_ns[index]) * (len(linked) + 1) // 2_000_000
+            for other in linked:
+                if other == parent:
+                    continue
+                self.traffic.gossip_sent[index] += 1
+                self.traffic.gossip_bytes[index] += size
+                self._messages += 1
+                if not self._is_up[other] or self._is_lost(world, index, other):
+                    continue
+                heard[other] += 1
+                there_ms = now_ms + serial_ms + self._latency[self._region[index]][self._region[other]]
+                if there_ms < soonest.get(other, int(NEVER)):
+                    soonest[other] = there_ms
+                    heapq.heappush(heap, (there_ms, other, index))
+        totals: Any = self.traffic.gossip_heard.setdefault("rooms", np.zeros(len(self._region), np.int64))
+        for index, count in heard.items():
+            totals[index] += count
+        self.traffic.reach_ppm.append(1_000_000 * len(done) // max(1, len(members | {source})))
+        self.traffic.spread_ms.append(max(done.values()))
+        ticks = np.array([due_ms // TICK_MS for due_ms in done.values()], np.int32)
+        return np.array(list(done), np.int64), ticks
+
+    def _is_lost(self, world: World, sender: int, receiver: int) -> bool:
+        if self._luck[self._messages % len(self._luck)] < self._lost_below:
+            return True
+        return self.is_cut(world, world.peers[sender], world.peers[receiver])
 
     def _arrivals(self, source: int, size: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
         """When a message reaches each peer, in ms from now, and over which of its links.

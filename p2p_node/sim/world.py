@@ -20,6 +20,7 @@ from p2p_node.core.keyring import Keyring, RealCrypto
 from p2p_node.core.node import Act, Capability, NodeCore
 from p2p_node.core.outbox import Transmit
 from p2p_node.core.request import JobRequest
+from p2p_node.core.rooms import COMMON
 from p2p_node.hostile import CHEATS as HOSTILE_CHEATS
 from p2p_node.hostile import hostile_core
 from p2p_node.sim.crypto import SimCrypto, SimKeys
@@ -29,7 +30,7 @@ from p2p_node.sim.restart import restarted
 from p2p_node.sim.work import Workshop
 from p2p_node.sim.workload import SimTask
 from protocols.digest import tagged
-from protocols.effects import CancelRun, Notify, Penalise, Persist, Publish, Run, SetTimer
+from protocols.effects import CancelRun, Greet, Join, Leave, Notify, Penalise, Persist, Publish, Run, SetTimer
 from protocols.events import RunChunk, RunEvent, RunOutput
 from protocols.limits import GRAYLIST_MS, GRAYLIST_POINTS
 from protocols.rulings import Ruling
@@ -53,6 +54,10 @@ START_MS = 1_700_000_000_000
 NETWORK = "sim"
 PPM = 1_000_000
 START_SPREAD_MS = 200
+GREET_MS = 100
+"""Until a dial has made a link."""
+
+LINKS_MAX = 64
 LINK_LOST_MS = 6_700
 """How long a link to a peer that vanished seems to live."""
 
@@ -100,6 +105,10 @@ class Carrier(Protocol):
 
     def neighbours(self, world: World, peer: Peer) -> list[Peer]:
         """Whom a peer that starts connects to."""
+        ...
+
+    def is_apart(self, one: Peer, other: Peer) -> bool:
+        """Whether two peers can't find each other."""
         ...
 
 
@@ -159,6 +168,12 @@ class World:
         self.peers: list[Peer] = []
         self.by_key: dict[bytes, Peer] = {}
         self.links: list[set[int]] = [set() for _ in capabilities]
+        self.present: dict[str, set[int]] = {}
+        """Who is in each room, by topic."""
+        self.absent: dict[str, set[int]] = {}
+        """Who has left a topic that everybody begins on."""
+        self.moved: set[str] = set()
+        """Topics that somebody joined or left since their carrier last looked."""
         self.relinked: set[int] = set(range(len(capabilities)))
         """Peers that came, went, or have other links than when their carrier last looked."""
         self.notes: list[tuple[int, int, Notify]] = []
@@ -270,6 +285,11 @@ class World:
             noticed_ms: how long its neighbours take it to be there.
         """
         peer.is_up = False
+        for topic in [*self.present, *self.absent]:
+            # Whoever starts again begins in the common room, and in no other.
+            self.present.get(topic, set()).discard(peer.index)
+            self.absent.get(topic, set()).discard(peer.index)
+            self.moved.add(topic)
         self.relinked |= {peer.index, *self.links[peer.index]}
         peer.timers.clear()
         peer.runs.clear()
@@ -303,6 +323,9 @@ class World:
             Transmit: lambda peer, act: self._transmit(peer, act.peer, act.frame),
             SetTimer: lambda peer, act: self._set_timer(peer, act.key, act.at_ms),
             Persist: self._persist,
+            Join: lambda peer, act: self._move(peer, act.topic, is_in=True),
+            Leave: lambda peer, act: self._move(peer, act.topic, is_in=False),
+            Greet: lambda peer, act: self._greet(peer, act.peer),
             Publish: lambda peer, act: self._publish(peer, act.topic, act.message.raw),
             Run: lambda peer, act: self.workshop.run(self, peer, act.key, act.task),
             CancelRun: lambda peer, act: peer.runs.discard(act.key),
@@ -376,6 +399,34 @@ class World:
         self.frames_total += 1
         self.at(after_ms, partial(self._deliver_frame, receiver, sender, frame))
 
+    def _move(self, peer: Peer, topic: str, *, is_in: bool) -> None:
+        """A peer begins or ceases to hear a topic. Those who left the common room are known, not those in."""
+        listed = self.absent if topic == COMMON else self.present
+        if is_in != (listed is self.absent):
+            listed.setdefault(topic, set()).add(peer.index)
+        else:
+            listed.get(topic, set()).discard(peer.index)
+        self.moved.add(topic)
+
+    def hears(self, peer: Peer, topic: str) -> bool:
+        """Whether a peer is on a topic."""
+        if topic.startswith("room-"):
+            return peer.index in self.present.get(topic, ())
+        return peer.index not in self.absent.get(topic, ())
+
+    def _greet(self, peer: Peer, key: bytes) -> None:
+        other = self.by_key.get(key)
+        if other is None or not (peer.is_up and other.is_up) or other.index in self.links[peer.index]:
+            return
+        if self.carrier.is_cut(self, peer, other) or self.carrier.is_cut(self, other, peer):
+            return
+        if len(self.links[other.index]) < LINKS_MAX and not self.carrier.is_apart(peer, other):
+            self.at(GREET_MS, partial(self._meet, peer, other))
+
+    def _meet(self, one: Peer, other: Peer) -> None:
+        if one.is_up and other.is_up and other.index not in self.links[one.index]:
+            self.connect(one, other)
+
     def _publish(self, sender: Peer, topic: str, data: bytes) -> None:
         if sender.is_up:
             self.carrier.publish(self, sender, topic, data)
@@ -383,6 +434,8 @@ class World:
     def _deliver_gossip(self, receiver: Peer, sender: Peer, topic: str, data: bytes) -> Ruling:
         """Have gossip arrive; gives what its receiver makes of it."""
         if not receiver.is_up or receiver.offences.get(sender.core.key, 0) < 0:
+            return Ruling.IGNORE
+        if not self.hears(receiver, topic):
             return Ruling.IGNORE
         if self.carrier.is_cut(self, sender, receiver):
             return Ruling.IGNORE

@@ -48,6 +48,7 @@ from protocols.messages.receipt import (
     VerifierRecord,
     WholeReceiptBody,
 )
+from protocols.messages.rooms import Entrusted, Headcount, Members, MembersWant
 from protocols.messages.rounds import (
     Assignment,
     BlindVerdict,
@@ -90,14 +91,18 @@ __all__ = [
     "DisputeDeclined",
     "DrawClaim",
     "DrawEvidence",
+    "Entrusted",
     "Equivocation",
     "EvidencePart",
     "EvidenceWant",
     "ExecutionFailed",
     "FraudNotice",
     "FraudProof",
+    "Headcount",
     "Key",
     "Member",
+    "Members",
+    "MembersWant",
     "MembershipProof",
     "Offer",
     "Offering",
@@ -168,6 +173,10 @@ KINDS: dict[tuple[str, int], type[Body]] = {
         VoucherReceipt,
         SyncSummary,
         SyncWant,
+        Headcount,
+        MembersWant,
+        Members,
+        Entrusted,
         ReceiptBody,
         WholeReceiptBody,
     )
