@@ -31,6 +31,9 @@ from p2p_node.timers import Timers
 from protocols.bidding import Ability
 from protocols.effects import (
     CancelRun,
+    Greet,
+    Join,
+    Leave,
     Notify,
     Penalise,
     Persist,
@@ -52,6 +55,7 @@ __all__ = ["Executor", "Keeper", "Runtime", "topic_name", "topic_names"]
 
 log = structlog.get_logger(__name__)
 
+Outgoing = Publish | Transmit | Join | Leave
 OUTGOING_MAX = 4_096
 DIAL_TIMEOUT_S = 10
 DIALS_MAX = 16
@@ -123,16 +127,16 @@ class Runtime:
         self._timer_wake = trio.Event()
         self._failed = trio.Event()
         self._failure: UserError | None = None
-        self._outgoing_in, self._outgoing_out = trio.open_memory_channel[Publish | Transmit](OUTGOING_MAX)
+        self._outgoing_in, self._outgoing_out = trio.open_memory_channel[Outgoing](OUTGOING_MAX)
         self._nursery: trio.Nursery | None = None
         self._dialling: dict[bytes, list[bytes]] = {}
-        self._prefix_topic = {topic_name(core.network, topic): topic for topic in TOPICS}
+        self._short_topic = {topic_name(core.network, topic): topic for topic in TOPICS}
 
     # --- What the outside calls ------------------------------------------------------------------
 
     def rule(self, topic: str, data: bytes, forwarder: bytes) -> Ruling:
         """The gossip rule to open the network with."""
-        name = self._prefix_topic.get(topic)
+        name = self._short_topic.get(topic)
         if name is None:
             return Ruling.IGNORE
         ruling, why = self.core.judge(name, data, self.clock())
@@ -221,13 +225,18 @@ class Runtime:
                 return self.core.frame_received(peer, data, now_ms)
             case GossipReceived(topic, data, forwarder):
                 self.gossip_received += 1
-                return self.core.gossip_received(self._prefix_topic[topic], data, forwarder, now_ms)
+                return self._hear_gossip(topic, data, forwarder, now_ms)
             case PeerConnected(peer, _):
                 log.info("peer connected", peer=short_id(peer))
                 return self.core.peer_connected(peer, now_ms)
             case PeerDisconnected(peer):
                 log.info("peer disconnected", peer=short_id(peer))
                 return self.core.peer_disconnected(peer, now_ms)
+
+    def _hear_gossip(self, topic: str, data: bytes, forwarder: bytes, now_ms: int) -> list[Act]:
+        name = self._short_topic.get(topic)
+        # What waited in the queue may be of a room that we have left since.
+        return self.core.gossip_received(name, data, forwarder, now_ms) if name is not None else []
 
     # --- Performing acts -------------------------------------------------------------------------
 
@@ -238,8 +247,10 @@ class Runtime:
             self._write(changes)
         for act in acts:
             match act:
-                case Publish() | Transmit():
+                case Publish() | Transmit() | Join() | Leave():
                     self._queue(act)
+                case Greet(peer):
+                    self._greet(peer)
                 case SetTimer(key, at_ms):
                     self._set_timer(key, at_ms)
                 case Run(key, task):
@@ -288,7 +299,7 @@ class Runtime:
 
     # --- Sending ---------------------------------------------------------------------------------
 
-    def _queue(self, act: Publish | Transmit) -> None:
+    def _queue(self, act: Outgoing) -> None:
         try:
             self._outgoing_in.send_nowait(act)
         except trio.WouldBlock:
@@ -298,10 +309,19 @@ class Runtime:
     async def _send_outgoing(self, network: Network) -> None:
         async for act in self._outgoing_out:
             try:
-                if isinstance(act, Publish):
-                    await network.publish(topic_name(self.core.network, act.topic), act.message.raw)
-                elif not await network.send(act.peer, act.frame):
-                    self._dial_and_send(network, act)
+                if isinstance(act, Transmit):
+                    if not await network.send(act.peer, act.frame):
+                        self._dial_and_send(network, act)
+                    continue
+                topic = topic_name(self.core.network, act.topic)
+                if isinstance(act, Join):
+                    self._short_topic[topic] = act.topic
+                    await network.join(topic)
+                elif isinstance(act, Leave):
+                    self._short_topic.pop(topic, None)
+                    await network.leave(topic)
+                elif topic in self._short_topic:
+                    await network.publish(topic, act.message.raw)
             except NetworkError as error:
                 log.warning("sending failed", why=str(error))
 
@@ -311,13 +331,20 @@ class Runtime:
             if len(waiting) < OUTGOING_MAX // DIALS_MAX:
                 waiting.append(act.frame)
             return
-        advert = self.core.registry.get(act.peer)
+        self._start_dial(network, act.peer, [act.frame])
+
+    def _greet(self, peer: bytes) -> None:
+        if self._network is not None and peer not in self._dialling:
+            self._start_dial(self._network, peer, [])
+
+    def _start_dial(self, network: Network, peer: bytes, frames: list[bytes]) -> None:
+        advert = self.core.registry.get(peer)
         if advert is None or len(self._dialling) >= DIALS_MAX or self._nursery is None:
             return
-        if act.peer in self.core.connected:
+        if peer in self.core.connected:
             return  # Its queue is full; the outbox tries again.
-        self._dialling[act.peer] = [act.frame]
-        self._nursery.start_soon(self._dial, network, act.peer, advert.body.addresses)
+        self._dialling[peer] = frames
+        self._nursery.start_soon(self._dial, network, peer, advert.body.addresses)
 
     async def _dial(self, network: Network, peer: bytes, addresses: tuple[str, ...]) -> None:
         try:

@@ -80,6 +80,12 @@ class _Delayed:
     async def publish(self, topic: str, data: bytes) -> None:
         await self._waiting_in.send((trio.current_time() + self._latency_s, topic, data))
 
+    async def join(self, topic: str) -> None:
+        await self._inner.join(topic)
+
+    async def leave(self, topic: str) -> None:
+        await self._inner.leave(topic)
+
     async def send(self, peer: PeerKey, frame: bytes) -> bool:
         if not any(link.key == peer for link in self._inner.peers()):
             return False

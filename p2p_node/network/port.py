@@ -190,11 +190,19 @@ class Network(Protocol):
         ...
 
     async def publish(self, topic: str, data: bytes) -> None:
-        """Gossip ``data`` to everyone else on ``topic``, which we joined when the network opened.
+        """Gossip ``data`` to everyone else on ``topic``, which we have joined.
 
         Raises:
-            ValueError: an unknown topic, or more than GOSSIP_BYTES_MAX bytes.
+            ValueError: a topic that we aren't on, or more than GOSSIP_BYTES_MAX bytes.
         """
+        ...
+
+    async def join(self, topic: str) -> None:
+        """Hear gossip on ``topic`` too, from now on. Idempotent."""
+        ...
+
+    async def leave(self, topic: str) -> None:
+        """Don't hear gossip on ``topic`` any more. Idempotent."""
         ...
 
     async def send(self, peer: PeerKey, frame: bytes) -> bool:

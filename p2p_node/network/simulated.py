@@ -340,7 +340,7 @@ class SimulatedNetwork:
         self.links: dict[PeerKey, _Link] = {}
         self.bulk_handlers: dict[str, BulkHandler] = {}
         self.bulks: list[SimulatedBulk] = []
-        self._internet, self._topics, self._rule = internet, topics, rule
+        self._internet, self._topics, self._rule = internet, set(topics), rule
         self._events, self.events = trio.open_memory_channel[NetworkEvent](EVENTS_MAX)
         self._heard: set[bytes] = set()
         self._published = 0
@@ -355,7 +355,7 @@ class SimulatedNetwork:
     async def publish(self, topic: str, data: bytes) -> None:
         """See `Network.publish`."""
         if topic not in self._topics:
-            raise ValueError(f"topic {topic!r} wasn't joined when the network opened")
+            raise ValueError(f"we aren't on topic {topic!r}")
         if len(data) > GOSSIP_BYTES_MAX:
             raise ValueError(f"message of {len(data)} bytes exceeds {GOSSIP_BYTES_MAX}")
         await trio.lowlevel.checkpoint()
@@ -363,6 +363,16 @@ class SimulatedNetwork:
         message = tagged("simulated-gossip", self.local_key, self._published.to_bytes(8, "big"))
         self._heard.add(message)
         self._internet.carry_gossip(self, message, topic, data)
+
+    async def join(self, topic: str) -> None:
+        """See `Network.join`."""
+        self._topics.add(topic)
+        await trio.lowlevel.checkpoint()
+
+    async def leave(self, topic: str) -> None:
+        """See `Network.leave`."""
+        self._topics.discard(topic)
+        await trio.lowlevel.checkpoint()
 
     async def send(self, peer: PeerKey, frame: bytes) -> bool:
         """See `Network.send`."""

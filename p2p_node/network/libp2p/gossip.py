@@ -45,6 +45,10 @@ RPC_BYTES_MAX = 16 * GOSSIP_BYTES_MAX
 CONTROL_ENTRIES_MAX = 64
 """IHAVE, IWANT, GRAFT or PRUNE entries of one RPC."""
 
+SUBSCRIPTIONS_MAX = 256
+"""Topics of one neighbour: three rooms for each of 64 abilities, and those that everybody is on."""
+
+TOPIC_BYTES_MAX = 160
 MESSAGE_IDS_MAX = 512
 """Message ids in one IHAVE or IWANT."""
 
@@ -98,20 +102,53 @@ class GuardedPubsub(Pubsub):
     """Pubsub whose inbound path can neither crash, nor stall, nor drop without a word."""
 
     def __init__(self, host: IHost, router: GossipSub, *, topics: list[str], judge: Judge) -> None:
-        super().__init__(host, router, strict_signing=True, allowed_topics=frozenset(topics))
+        super().__init__(host, router, strict_signing=True)
         # Upstream's cache runs a thread that nobody stops.
         self.seen_messages.stop()
         self.seen_messages = RecentlySeen()  # type: ignore[assignment]
         # Upstream counts from time.time(): after a burst and a restart, new messages reuse old numbers.
         self.counter = time.time_ns()
-        self._topics = frozenset(topics)
+        self._topics = set(topics)
+        self.allowed_topics = self._topics  # type: ignore[assignment]
+        self._elsewhere: dict[ID, set[str]] = {}
+        """Topics that neighbours are on and we aren't, in case we join one."""
         self._judge = judge
         self._router = router
 
     async def join(self) -> None:
         """Subscribe to every topic. The subscriptions are never read: `Judge.deliver` is our way out."""
-        for topic in self._topics:
+        for topic in sorted(self._topics):
             await self.subscribe(topic)
+
+    async def enter(self, topic: str) -> None:
+        """Subscribe to one topic more. Who of the neighbours is on it has been remembered."""
+        self._topics.add(topic)
+        for peer, topics in self._elsewhere.items():
+            if topic in topics:
+                topics.discard(topic)
+                self.handle_subscription(peer, rpc_pb2.RPC.SubOpts(subscribe=True, topicid=topic))
+        await self.subscribe(topic)
+
+    async def leave(self, topic: str) -> None:
+        """Unsubscribe, and forget all that was kept for the topic."""
+        await self.unsubscribe(topic)
+        for peer in list(self.peer_topics.get(topic, ())):
+            self.handle_subscription(peer, rpc_pb2.RPC.SubOpts(subscribe=False, topicid=topic))
+            self._note_elsewhere(peer, topic, is_on=True)
+        self._topics.discard(topic)
+        self.peer_topics.pop(topic, None)
+        self._router.back_off.pop(topic, None)
+
+    def _note_elsewhere(self, peer: ID, topic: str, *, is_on: bool) -> None:
+        topics = self._elsewhere.setdefault(peer, set())
+        if not is_on:
+            topics.discard(topic)
+        elif len(topics) < SUBSCRIPTIONS_MAX and len(topic.encode()) <= TOPIC_BYTES_MAX:
+            topics.add(topic)
+
+    def _handle_dead_peer(self, peer_id: ID) -> None:
+        super()._handle_dead_peer(peer_id)
+        self._elsewhere.pop(peer_id, None)
 
     def notify_subscriptions(self, publish_message: rpc_pb2.Message) -> None:
         """Nobody reads upstream's subscription buffers; deliveries go through the judge."""
@@ -172,11 +209,13 @@ class GuardedPubsub(Pubsub):
         if rpc.publish and self._judge.admits(peer, len(rpc.publish)):
             for message in rpc.publish:
                 await self.push_msg(peer, message)
-        if len(rpc.subscriptions) > len(self._topics) + CONTROL_ENTRIES_MAX:
+        if len(rpc.subscriptions) > SUBSCRIPTIONS_MAX:
             raise Oversized(f"{len(rpc.subscriptions)} subscriptions in one RPC")
         for subscription in rpc.subscriptions:
             if subscription.topicid in self._topics:
                 self.handle_subscription(peer, subscription)
+            else:
+                self._note_elsewhere(peer, subscription.topicid, is_on=subscription.subscribe)
         if rpc.HasField("control"):
             control = self._cleaned(rpc.control)
             # Publish and sender record have been dealt with or are of no use to us.

@@ -221,6 +221,16 @@ class MendedGossipSub(GossipSub):
         for peer, control in controls.items():
             await self.emit_control_message(control, peer)
 
+    async def leave(self, topic: str) -> None:
+        """Prune our mesh of a topic.
+
+        Fault: upstream goes through the mesh while it waits for each PRUNE to be queued, and fails when a
+        peer comes or goes meanwhile.
+        """
+        for peer in self.mesh.pop(topic, set()):
+            self._add_back_off(peer, topic, True)
+            await self.emit_prune(topic, peer, False, True)
+
     async def publish(self, msg_forwarder: ID, pubsub_msg: rpc_pb2.Message) -> None:
         """Queue a message for every mesh peer but its forwarder and its author.
 

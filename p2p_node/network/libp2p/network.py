@@ -142,7 +142,7 @@ class Libp2pNetwork:
         self.local_key: PeerKey = key
         self.network_name = network_name
         self._host, self._swarm, self._nursery = host, swarm, nursery
-        self._topics = frozenset(topics)
+        self._topics = set(topics)
         self._access = access
         self._rule, self._address_book, self._plan, self._clock = rule, address_book, plan, clock
         self._protocol = TProtocol(f"/p2p-node/{network_name}/link/1")
@@ -183,10 +183,22 @@ class Libp2pNetwork:
     async def publish(self, topic: str, data: bytes) -> None:
         """See `Network.publish`."""
         if topic not in self._topics:
-            raise ValueError(f"topic {topic!r} wasn't joined when the network opened")
+            raise ValueError(f"we aren't on topic {topic!r}")
         if len(data) > GOSSIP_BYTES_MAX:
             raise ValueError(f"message of {len(data)} bytes exceeds {GOSSIP_BYTES_MAX}")
         await self.pubsub.publish(topic, data)
+
+    async def join(self, topic: str) -> None:
+        """See `Network.join`."""
+        if topic not in self._topics:
+            self._topics.add(topic)
+            await self.pubsub.enter(topic)
+
+    async def leave(self, topic: str) -> None:
+        """See `Network.leave`."""
+        if topic in self._topics:
+            self._topics.discard(topic)
+            await self.pubsub.leave(topic)
 
     async def send(self, peer: PeerKey, frame: bytes) -> bool:
         """See `Network.send`."""
