@@ -56,7 +56,7 @@ def examples() -> dict[str, tuple[int, Signed[m.Body]]]:
         offerings=(offering,),
         models=(m.SharedModel("kjv-2m", model, _digest("manifest"), 400),),
     )
-    sign(EXECUTOR, advert)
+    advert_raw = sign(EXECUTOR, advert).raw
     offer = sign(
         REQUESTER,
         m.Offer(
@@ -197,6 +197,10 @@ def examples() -> dict[str, tuple[int, Signed[m.Body]]]:
     receipt_of_voucher = sign(EXECUTOR, m.VoucherReceipt(voucher.id, 480))
     sign(VERIFIER, m.SyncSummary((offer.id, commitment.id)))
     sign(REQUESTER, m.SyncWant((commitment.id,)))
+    sign(VERIFIER, m.Headcount(1_200))
+    sign(REQUESTER, m.MembersWant("lm.generate", model, 4, 5))
+    sign(EXECUTOR, m.Members("lm.generate", model, 2, (advert_raw,)))
+    sign(REQUESTER, m.Entrusted(offer.id, 2, offer.raw))
     verifier_record = m.VerifierRecord(claim.raw, membership, blind.raw, reveal.raw, b"", b"")
     segment = m.SegmentRecord(
         commitment.raw,
