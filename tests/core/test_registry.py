@@ -63,16 +63,18 @@ def test_who_is_able() -> None:
     assert registry.able("other", MODEL, "exact14", NOW_MS) == {}
 
 
-def test_a_flood_of_keys_pushes_nobody_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("p2p_node.core.registry.REGISTRY_PEERS_MAX", 3)
+def test_a_flood_of_keys_does_not_push_out_the_eldest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("p2p_node.core.registry.REGISTRY_SAMPLE_MAX", 4)
     registry = Registry()
-    for number in range(1, 6):
-        registry.hear(advert(number), NOW_MS)
-    assert [number for number in range(1, 6) if registry.get(key(number))] == [1, 2, 3]
+    for number in range(1, 9):
+        registry.hear(advert(number), NOW_MS + number)
+    assert len(registry) == 4
+    assert registry.get(key(1))
+    assert registry.get(key(2))
     # Known peers go on renewing, and expiry makes room.
     renewed = advert(1, sequence=NOW_MS + 1, expires_ms=NOW_MS + 300_000)
     assert registry.hear(renewed, NOW_MS)
-    assert registry.hear(advert(6, sent_ms=NOW_MS, expires_ms=NOW_MS + 400_000), NOW_MS + 200_000)
+    assert registry.hear(advert(9, sent_ms=NOW_MS, expires_ms=NOW_MS + 400_000), NOW_MS + 200_000)
     assert len(registry) == 2
 
 
