@@ -82,7 +82,11 @@ class Census:
         last = (now_ms - GRACE_MS) // MINUTE_MS - 1
         if last > self._counted_minute:
             # The minute in which we came, or began to count, isn't whole.
-            if self._counted_minute >= 0 and self.peers > COUNTED_MAX and now_ms >= self._began_ms + CLAIMS_COUNT_MS:
+            if (
+                self._counted_minute >= 0
+                and self.peers > COUNTED_MAX
+                and now_ms >= self._began_ms + CLAIMS_COUNT_MS
+            ):
                 won = len(self._minutes.get(last, ()))
                 self.peers = (self.peers + 2 * self.peers * won // ADVERTS_PER_MINUTE) // 2
             self._counted_minute = last

@@ -138,9 +138,7 @@ class GossipBook:
 
     # --- Judging ---------------------------------------------------------------------------------
 
-    def judge(
-        self, topic: str, data: bytes, now_ms: int, *, is_direct: bool = False
-    ) -> tuple[Ruling, str]:
+    def judge(self, topic: str, data: bytes, now_ms: int, *, is_direct: bool = False) -> tuple[Ruling, str]:
         """Whether to forward ``data``, and why not if not.
 
         Args:

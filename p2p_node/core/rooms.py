@@ -81,7 +81,9 @@ def prefix_of(digest: bytes, depth: int) -> int:
 class Rooms:
     """The rooms that one peer is in, and those it knows of."""
 
-    def __init__(self, own_key: bytes, registry: Registry, offerings: Callable[[], Iterable[Offering]]) -> None:
+    def __init__(
+        self, own_key: bytes, registry: Registry, offerings: Callable[[], Iterable[Offering]]
+    ) -> None:
         """In the common room, and in no other.
 
         Args:

@@ -151,9 +151,7 @@ class Searches:
         return []
 
     def _draw(self, search: _Search, depth: int, prefix: int, count: int) -> list[Any]:
-        return self._registry.draw(
-            search.workload, search.model, depth, prefix, count=count, luck=self._luck
-        )
+        return self._registry.draw(search.workload, search.model, depth, prefix, count=count, luck=self._luck)
 
     def _may_ask(self, search: _Search, key: bytes) -> bool:
         return key not in search.asked and key != self._own_key

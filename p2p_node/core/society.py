@@ -154,7 +154,12 @@ class Society:
         room = Room(want.workload, want.model, want.depth, want.prefix)
         ours = node.own_advert(now_ms)
         known = node.registry.draw(
-            want.workload, want.model, want.depth, want.prefix, count=ROOM_MEMBERS_TOLD_MAX - 1, luck=self._luck
+            want.workload,
+            want.model,
+            want.depth,
+            want.prefix,
+            count=ROOM_MEMBERS_TOLD_MAX - 1,
+            luck=self._luck,
         )
         told: list[bytes] = []
         bytes_total = 0

@@ -39,7 +39,7 @@ class Surroundings(Protocol):
         ...
 
     def seek(self, offer: Signed[Offer], now_ms: int) -> list[Effect]:
-        """Look for those who could do a job; nothing if they are known. `Job.sought` is called when they are."""
+        """Look for those who could do a job; nothing if they are known. `Job.sought` ends the search."""
         ...
 
     def route(self, identifier: bytes, owner: Any) -> None:

@@ -84,7 +84,7 @@ def test_a_large_network_leaves_the_common_room() -> None:
     assert Leave(COMMON) in effects
     assert not here.is_in_common
     # A peer between two depths hears both.
-    assert {room.depth for room in here.joined.values()} == {1, 2, 3} - ({3} if len(here.joined) == 2 else set())
+    assert {room.depth for room in here.joined.values()} >= {1, 2}
 
 
 def test_a_job_lives_where_its_id_says() -> None:
