@@ -30,7 +30,7 @@ from p2p_node.api.blobs import blob_routes
 from p2p_node.api.models import model_routes
 from p2p_node.api.refusals import Refusal as _Refusal
 from p2p_node.errors import UserError
-from p2p_node.jobs import JobRecord
+from p2p_node.jobrecord import JobRecord
 from p2p_node.jobspec import JobSpecError, parse_job_spec
 from p2p_node.partition.receipts import render as render_whole
 from p2p_node.yamltree import DOCUMENT_BYTES_MAX
