@@ -31,7 +31,7 @@ from benchmarks.sandbox import starts
 from benchmarks.table import machine_line, print_table
 from p2p_node.client import NodeClient
 from p2p_node.executor import ModelPlace, builtin_places
-from p2p_node.jobs import build_request
+from p2p_node.jobrequest import build_request
 from p2p_node.jobspec import parse_job_spec
 from p2p_node.kernels import find_kernels
 from p2p_node.models import find_models, places_of
