@@ -32,8 +32,8 @@ __all__ = [
 ]
 
 PART_MS_MIN = 1_000
-"""Work that is worth an offer: a peer pauses about a tenth of a second between two parts, since the last one is
-verified and paid while it does the next."""
+"""Work that is worth an offer: a peer pauses about a tenth of a second between two parts, since the last one
+is verified and paid while it does the next."""
 
 SHARE_MS_MIN = 300
 """Work that is worth a peer of its own, where a job is too short for everybody to have more."""
