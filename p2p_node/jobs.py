@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -51,6 +51,8 @@ OLD_PREFIX_BYTES_MIN = 4
 
 EVENTS_PER_JOB_MAX = 20_000
 SUBSCRIBER_EVENTS_MAX = 20_000
+STORY_EVENTS_MAX = 4_096
+"""Of jobs that are over, all together: of older ones only the ending is kept."""
 _PEER_FIELDS = frozenset({"peer", "requester", "executor", "accused", "accuser", "loser"})
 
 
@@ -78,6 +80,9 @@ class JobBook:
         self._streams: dict[bytes, TextOutput] = {}
         """Text of open jobs, decoded as it comes."""
         self._subscribers: dict[bytes, list[trio.MemorySendChannel[dict[str, Any]]]] = {}
+        self._told: deque[tuple[JobRecord, int]] = deque()
+        """Jobs that are over, and how many events each has, in the order of their ends."""
+        self._told_events = 0
         self.wholes = Wholes(self, runtime, store)
         self._restore()
         self.wholes.restore(clock())
@@ -363,6 +368,17 @@ class JobBook:
         if name == "finished":
             for sender in self._subscribers.pop(record.id, []):
                 sender.close()
+            self._told.append((record, len(record.events)))
+            self._told_events += len(record.events)
+            self._shorten_stories()
+
+    def _shorten_stories(self) -> None:
+        while self._told_events > STORY_EVENTS_MAX and len(self._told) > 1:
+            record, count = self._told.popleft()
+            self._told_events -= count
+            # One that goes on was resumed, and is booked again when it is over.
+            if record.is_final:
+                del record.events[:-1]
 
     def _finish(self, record: JobRecord, now_ms: int) -> None:
         job = self._runtime.core.jobs[record.id]
