@@ -20,6 +20,7 @@ import structlog
 import trio
 
 from p2p_node import networkkey
+from p2p_node.accesslists import AccessLists
 from p2p_node.admission import fitting, worker_memory_bytes
 from p2p_node.blobaccess import StoreBlobs
 from p2p_node.blobrights import BlobRights
@@ -255,6 +256,7 @@ async def _serve(
                     catalogue,
                     direct.reachability,
                     shares=shares,
+                    lists=AccessLists(place.config, direct.admit),
                 )
 
                 def on_change(abilities: tuple[Ability, ...]) -> None:
@@ -271,6 +273,8 @@ async def _serve(
                 nursery.start_soon(tell_earnings, store, core, node.earned)
                 nursery.start_soon(reachable.watch, direct.reachability)
                 nursery.start_soon(reachable.follow, lambda: direct.addresses, runtime.move)
+                if node.lists is not None:
+                    await nursery.start(node.lists.reload_on_hangup)
                 if config.idle_only:
                     nursery.start_soon(watch_use, pausing, wall_clock_ms)
                 await _serve_http(node, nursery)

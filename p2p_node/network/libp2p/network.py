@@ -263,6 +263,14 @@ class Libp2pNetwork:
             self._dialling.pop(key).set()
         return key
 
+    def admit(self, access: PeerAccess) -> int:
+        """Keep to these lists from now on, and cut off whom they keep out; how many peers those are."""
+        self._access = self._swarm.access = access
+        cut_off = [link for link in self._links.values() if self._keeps_out(link.key, link.first_connection)]
+        for link in cut_off:
+            link.end(PeerRefused("kept out by our lists"))
+        return len(cut_off)
+
     def penalise(self, peer: PeerKey, points: int, reason: str) -> None:
         """See `Network.penalise`."""
         log.info("peer penalised", peer=short_id(peer), points=points, reason=reason)
@@ -274,6 +282,12 @@ class Libp2pNetwork:
                     self._swarm.admission.fault(host)
                 link.end(PeerRefused("refused for its faults"))
             self._nursery.start_soon(self._disconnect, peer_id_of(peer))
+
+    def hang_up(self, peer: PeerKey) -> None:
+        """See `Network.hang_up`."""
+        link = self._links.get(peer)
+        if link is not None:
+            link.end(DialFailed("no longer needed"))
 
     def peers(self) -> list[PeerStatus]:
         """See `Network.peers`."""
