@@ -20,6 +20,7 @@ __all__ = [
     "Effect",
     "Execute",
     "FetchBlobs",
+    "HangUp",
     "Judge",
     "Notify",
     "OpenValues",
@@ -225,6 +226,13 @@ class Penalise:
 
 
 @dataclass(frozen=True, slots=True)
+class HangUp:
+    """End the link with ``peer``: it was there for a question that is answered. Nobody is blamed."""
+
+    peer: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Notify:
     """Tell whoever watches ``subject`` (a job id, or empty for the node) what happened."""
 
@@ -233,4 +241,4 @@ class Notify:
     details: dict[str, Any] = field(default_factory=dict)
 
 
-Effect = Publish | Send | SetTimer | Run | CancelRun | Persist | Penalise | Notify
+Effect = Publish | Send | SetTimer | Run | CancelRun | Persist | Penalise | HangUp | Notify

@@ -26,6 +26,7 @@ from protocols.messages import ProviderRecord
 __all__ = [
     "ability_key",
     "blob_key",
+    "check_current",
     "check_record",
     "distance",
     "model_key",
@@ -75,11 +76,11 @@ def distance(one: bytes, other: bytes) -> int:
     return int.from_bytes(one, "big") ^ int.from_bytes(other, "big")
 
 
-def check_record(message: Signed[ProviderRecord], now_ms: int) -> None:
-    """Whether a signed record may be believed and handed on.
+def check_record(message: Signed[ProviderRecord]) -> None:
+    """Whether a signed record can be believed at any time.
 
     Raises:
-        Rejected: its times contradict each other or the clock, or an address isn't its signer's.
+        Rejected: it is to live too long, or an address isn't its signer's.
     """
     record = message.body
     lifetime = record.expires_ms - record.sent_ms
@@ -87,17 +88,23 @@ def check_record(message: Signed[ProviderRecord], now_ms: int) -> None:
         raise Rejected(
             f"provider record's lifetime of {lifetime} ms must be in (0, {PROVIDER_RECORD_LIFETIME_MS_MAX}]"
         )
-    if record.sent_ms > now_ms + CLOCK_SKEW_MS:
-        raise Rejected(f"provider record sent_ms={record.sent_ms} is in the future")
-    if record.expires_ms + CLOCK_SKEW_MS <= now_ms:
-        raise Rejected(f"provider record expires_ms={record.expires_ms} is past")
     # Or a record could send strangers to knock at a victim's door.
     ending = f"/p2p/{peer_id(message.signer)}"
     for address in record.addresses:
         if not address.endswith(ending) or len(address.encode()) > ADDRESS_BYTES_MAX:
-            raise Rejected(
-                f"address {address[:80]!r} must have {ADDRESS_BYTES_MAX} bytes and end in {ending}"
-            )
+            raise Rejected(f"address {address[:80]!r} must end in {ending}, in {ADDRESS_BYTES_MAX} bytes")
+
+
+def check_current(record: ProviderRecord, now_ms: int) -> None:
+    """Whether a record may be handed on now.
+
+    Raises:
+        Rejected: it is from the future, or has expired for longer than clocks differ.
+    """
+    if record.sent_ms > now_ms + CLOCK_SKEW_MS:
+        raise Rejected(f"provider record sent_ms={record.sent_ms} is in the future")
+    if record.expires_ms + CLOCK_SKEW_MS <= now_ms:
+        raise Rejected(f"provider record expires_ms={record.expires_ms} is past")
 
 
 @lru_cache(maxsize=65_536)
