@@ -1,37 +1,45 @@
 """Floods against one real peer of a swarm: what they cost it, and what is left for honest jobs.
 
-Sockets from a stranger's addresses connect without end, connect and say nothing, send junk, and knock at the
-local API. Meanwhile the victim gives its own jobs to the others, whose rate is compared with that of quiet
-times before.
+The victim gives its own jobs to two others while strangers attack it, in one way after another (see
+`benchmarks.attackers`). Quiet phases and attacks take turns, so that the ratio of both rates stands although
+the machine is busy with other things.
 
-python -m benchmarks.floods [--quick] [--seconds S]
+python -m benchmarks.floods [--quick] [--only KIND] [--seconds S]
 """
 
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import random
-import socket
 import sys
-import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
 
 import psutil
 
+from benchmarks.attackers import KINDS, Scene, mount
 from benchmarks.table import machine_line, print_table
-from p2p_node.swarm import Swarm, SwarmPeer, running_swarm
+from p2p_node.client import NodeClient
+from p2p_node.executor import builtin_places
+from p2p_node.swarm import Swarm, running_swarm
+from protocols.blobs import parse_blob_name
 
-__all__ = ["FLOODS", "main"]
+__all__ = ["main"]
 
 PEERS = 3
-SECONDS = 30.0
-ATTACKERS = 4
-HELD_MAX = 200
-CONNECT_S = 2.0
+SECONDS = 10.0
+QUICK_SECONDS = 5.0
+ROUNDS = 2
+SETTLE_S = 1.0
+START_S = 90
 RATE_SHARE_MIN = 0.5
 GROWTH_MIB_MAX = 64
+CORE_SHARE_MAX = 0.75
+BLOB_BYTES = 16 << 20
 
 DOCUMENT = b"""
 apiVersion: p2p/v1
@@ -44,144 +52,152 @@ task:
   max_tokens: 32
   seed: 7
 auction:
-  mode: posted
+  mode: auction
+  window: 300ms
 verify:
   profile: exact14
   verifiers: 1
 """
 
-Flood = Callable[[tuple[str, int], random.Random, threading.Event], int]
-"""Mounts an attack until told to stop; how often it struck."""
+
+@dataclass(slots=True)
+class Phase:
+    """Some seconds of jobs, one after another."""
+
+    done: int = 0
+    failed: int = 0
+    seconds: float = 0.0
+    cpu_s: float = 0.0
+    grown_mib: float = 0.0
+    struck: int = 0
+
+    def add(self, other: Phase) -> None:
+        """Both together; memory as it grew most."""
+        self.done += other.done
+        self.failed += other.failed
+        self.seconds += other.seconds
+        self.cpu_s += other.cpu_s
+        self.struck += other.struck
+        self.grown_mib = max(self.grown_mib, other.grown_mib)
+
+    @property
+    def rate(self) -> float:
+        """Verified jobs in a minute."""
+        return 60 * self.done / self.seconds if self.seconds else 0.0
 
 
-def _connect(target: tuple[str, int], luck: random.Random) -> socket.socket:
-    # Loopback has 16 million addresses: these are a stranger's.
-    source = f"127.{luck.randint(1, 3)}.{luck.randint(0, 3)}.{luck.randint(1, 250)}"
-    return socket.create_connection(target, timeout=CONNECT_S, source_address=(source, 0))
+def _phase(client: NodeClient, victim: psutil.Process, seconds: float) -> Phase:
+    phase, began, base = Phase(), time.monotonic(), victim.memory_info().rss
+    cpu_s, most = sum(victim.cpu_times()[:2]), base
+    while time.monotonic() - began < seconds:
+        job_id = client.submit(DOCUMENT)["id"]
+        for event in client.events(job_id):
+            if event["event"] == "finished":
+                phase.done += event["state"] == "verified"
+                phase.failed += event["state"] != "verified"
+        most = max(most, victim.memory_info().rss)
+    phase.seconds = time.monotonic() - began
+    phase.cpu_s = sum(victim.cpu_times()[:2]) - cpu_s
+    phase.grown_mib = (most - base) / 2**20
+    return phase
 
 
-def _connections(target: tuple[str, int], luck: random.Random, stop: threading.Event) -> int:
-    count = 0
-    while not stop.is_set():
-        with suppress(OSError), _connect(target, luck):
-            count += 1
-    return count
+@contextmanager
+def _attack(kind: str, scene: Scene) -> Iterator[Any]:
+    spawn = multiprocessing.get_context("spawn")
+    struck = spawn.Value("q", 0)
+    process = spawn.Process(target=mount, args=(kind, scene, struck), daemon=True)
+    process.start()
+    try:
+        deadline = time.monotonic() + START_S
+        while not struck.value and process.is_alive() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        if not struck.value:
+            raise RuntimeError(f"{kind!r} didn't strike within {START_S} s")
+        yield struck
+    finally:
+        process.kill()
+        process.join()
 
 
-def _silence(target: tuple[str, int], luck: random.Random, stop: threading.Event) -> int:
-    held: list[socket.socket] = []
-    count = 0
-    while not stop.is_set():
-        with suppress(OSError):
-            held.append(_connect(target, luck))
-            count += 1
-        if len(held) > HELD_MAX:
-            held.pop(0).close()
-    for connection in held:
-        connection.close()
-    return count
-
-
-def _junk(target: tuple[str, int], luck: random.Random, stop: threading.Event) -> int:
-    count = 0
-    while not stop.is_set():
-        with suppress(OSError), _connect(target, luck) as connection:
-            connection.sendall(b"\x13/multistream/1.0.0\n\x07/noise\n" + luck.randbytes(4_000))
-            count += 1
-    return count
-
-
-def _api(target: tuple[str, int], luck: random.Random, stop: threading.Event) -> int:
-    count = 0
-    while not stop.is_set():
-        with suppress(OSError), socket.create_connection(target, timeout=CONNECT_S) as connection:
-            connection.sendall(
-                b"POST /v1/jobs HTTP/1.1\r\nhost: localhost\r\ncontent-length: 99999999\r\n\r\n"
-            )
-            connection.sendall(luck.randbytes(50_000))
-            count += 1
-    return count
-
-
-FLOODS: dict[str, Flood] = {
-    "connections": _connections,
-    "connections that say nothing": _silence,
-    "junk for a handshake": _junk,
-    "junk to the local API": _api,
-}
-
-
-def _jobs_per_minute(swarm: Swarm, seconds: float) -> tuple[float, int]:
-    """Verified jobs in a minute, one after another, and how many weren't verified."""
-    began, done, failed = time.monotonic(), 0, 0
-    with swarm.requester.connect() as client:
-        while time.monotonic() - began < seconds:
-            job_id = client.submit(DOCUMENT)["id"]
-            for event in client.events(job_id):
-                if event["event"] == "finished":
-                    done += event["state"] == "verified"
-                    failed += event["state"] != "verified"
-    return 60 * done / (time.monotonic() - began), failed
-
-
-def _target(peer: SwarmPeer, name: str) -> tuple[str, int]:
-    if "API" not in name:
-        _, _, host, _, port, *_ = peer.address.split("/")
-        return host, int(port)
-    with peer.connect() as client:
-        url = str(client._http.base_url)
+def _scene(swarm: Swarm, client: NodeClient) -> Scene:
+    blob = parse_blob_name(client.add_blob(random.Random(1).randbytes(BLOB_BYTES)))
+    url = str(client._http.base_url)
     host, _, port = url.partition("//")[2].strip("/").partition(":")
-    return host, int(port)
+    model = builtin_places()["kjv-2m"]
+    return Scene(
+        swarm.requester.address,
+        (host, int(port)),
+        swarm.network,
+        (blob.digest, blob.size_bytes),
+        (model.workload, model.digest),
+    )
+
+
+def _measure(kind: str, swarm: Swarm, scene: Scene, seconds: float) -> list[Phase]:
+    """The quiet phases together, and the others."""
+    victim = psutil.Process(swarm.requester.process.pid)
+    quiet, flooded = Phase(), Phase()
+    with swarm.requester.connect() as client:
+        for number in range(ROUNDS):
+            quiet.add(_phase(client, victim, seconds))
+            spot = Scene(scene.address, scene.api, scene.network, scene.blob, scene.offering, number)
+            with _attack(kind, spot) as struck:
+                before = struck.value
+                phase = _phase(client, victim, seconds)
+                phase.struck = struck.value - before
+            flooded.add(phase)
+            time.sleep(SETTLE_S)
+    return [quiet, flooded]
+
+
+def _row(kind: str, swarm: Swarm, scene: Scene, seconds: float) -> tuple[list[str], bool]:
+    """What one flood did, and whether every bound held."""
+    quiet, flooded = _measure(kind, swarm, scene, seconds)
+    share = flooded.rate / quiet.rate if quiet.rate else 0.0
+    core = flooded.cpu_s / flooded.seconds
+    holds = (
+        share >= RATE_SHARE_MIN
+        and flooded.grown_mib <= GROWTH_MIB_MAX
+        and core <= CORE_SHARE_MAX
+        and not flooded.failed
+    )
+    row = [
+        kind,
+        f"{flooded.struck / flooded.seconds:.0f}",
+        f"{quiet.rate:.0f}",
+        f"{flooded.rate:.0f}",
+        f"{share:.2f}",
+        str(flooded.failed),
+        f"{100 * quiet.cpu_s / quiet.seconds:.0f} %",
+        f"{100 * core:.0f} %",
+        f"{flooded.grown_mib:+.0f}",
+        "holds" if holds else "too much",
+    ]
+    return row, holds
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Every flood; the exit status is 1 if jobs slowed to below half or the victim grew too much."""
+    """Every flood; the exit status is 1 if jobs slowed to below half or the victim paid too much."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.floods", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a third of the time")
-    parser.add_argument("--seconds", type=float, default=SECONDS, metavar="S", help="of each flood")
+    parser.add_argument("--quick", action="store_true", help="less than half of the time")
+    parser.add_argument("--only", action="append", choices=list(KINDS), metavar="KIND", help="only this one")
+    parser.add_argument("--seconds", type=float, metavar="S", help="of each phase")
     arguments = parser.parse_args(argv)
-    seconds = arguments.seconds / (3 if arguments.quick else 1)
+    seconds = arguments.seconds or (QUICK_SECONDS if arguments.quick else SECONDS)
     rows: list[list[str]] = []
     bad = False
     with running_swarm(PEERS, seed=1) as swarm:
-        victim = psutil.Process(swarm.requester.process.pid)
-        _jobs_per_minute(swarm, seconds / 3)
-        for name, flood in FLOODS.items():
-            quiet, _ = _jobs_per_minute(swarm, seconds)
-            target, stop = _target(swarm.requester, name), threading.Event()
-            struck: list[int] = []
-            before = victim.memory_info().rss
-            cpu, began = sum(victim.cpu_times()[:2]), time.monotonic()
-
-            def mount(number: int, flood: Flood = flood, target: tuple[str, int] = target) -> None:
-                struck.append(flood(target, random.Random(number), stop))  # noqa: B023
-
-            threads = [threading.Thread(target=mount, args=(number,)) for number in range(ATTACKERS)]
-            for thread in threads:
-                thread.start()
-            flooded, failed = _jobs_per_minute(swarm, seconds)
-            took = time.monotonic() - began
-            share_of_core = (sum(victim.cpu_times()[:2]) - cpu) / took
-            grown = (victim.memory_info().rss - before) / 2**20
-            stop.set()
-            for thread in threads:
-                thread.join()
-            share = flooded / quiet if quiet else 0.0
-            bad = bad or share < RATE_SHARE_MIN or grown > GROWTH_MIB_MAX or failed > 0
-            rows.append(
-                [
-                    name,
-                    f"{sum(struck) / took:.0f}",
-                    f"{quiet:.0f}",
-                    f"{flooded:.0f}",
-                    f"{share:.2f}",
-                    str(failed),
-                    f"{100 * share_of_core:.0f} %",
-                    f"{grown:+.0f}",
-                ]
-            )
-    head = ["flood", "a second", "jobs/min before", "meanwhile", "ratio", "failed", "of a core", "MiB"]
-    print_table("One victim, four attackers", head, rows)
+        with swarm.requester.connect() as client:
+            scene = _scene(swarm, client)
+            _phase(client, psutil.Process(swarm.requester.process.pid), seconds / 2)
+        for kind in arguments.only or KINDS:
+            row, holds = _row(kind, swarm, scene, seconds)
+            rows.append(row)
+            bad = bad or not holds
+            print("  ".join(row), file=sys.stderr, flush=True)
+    head = ["flood", "a second", "jobs/min quiet", "meanwhile", "ratio", "failed"]
+    print_table("One victim", [*head, "of a core quiet", "meanwhile", "MiB", ""], rows)
     print(machine_line())
     return int(bad)
 

@@ -1,6 +1,6 @@
 """Every kind of work through 1, 2 and 4 real peers on loopback, against the same job without any.
 
-    python -m benchmarks.peers [--quick] [--models DIR]
+    python -m benchmarks.peers [--quick] [--models DIR] [--only KIND]
 
 Every peer is a `p2p-node start` with its worker processes. All of them may verify in every run; who may
 execute is limited by `placement.exclude`, so that one executor has verifiers too. Where a kind of work
@@ -8,17 +8,23 @@ splits, the node splits the job. Direct is the workload called in this process, 
 is loaded; runs take turns, so that all see the same machine. The first job of a kind, the smallest, which
 loads the model, is told beside it, and below what a worker's start costs, cold and warm.
 
-Kinds whose models don't ship are left out unless DIR has them, as `scripts/fetch_models.py` makes them.
+Times on the clock say how peers share cores only if nobody else holds them: how many cores other programs
+held is told beside them. Processor time says it in any case: what was computed, what verifiers recomputed on
+the same cores, and what the nodes took; and from these the least share of one peer's time that several could
+take, with verification and without.
+
+Kinds whose models don't ship are left out unless DIR has them, as `scripts/fetch_models.py` makes them. A
+kind takes about half a minute on an idle machine.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
-import statistics
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -28,15 +34,16 @@ import trio
 import yaml
 
 from benchmarks.sandbox import starts
+from benchmarks.spent import Spent, cores, mean, ratio_bound, spending
 from benchmarks.table import machine_line, print_table
 from p2p_node.client import NodeClient
 from p2p_node.executor import ModelPlace, builtin_places
-from p2p_node.jobs import build_request
+from p2p_node.jobrequest import build_request
 from p2p_node.jobspec import parse_job_spec
 from p2p_node.kernels import find_kernels
 from p2p_node.models import find_models, places_of
 from p2p_node.packing import pack_files
-from p2p_node.swarm import running_swarm
+from p2p_node.swarm import Swarm, running_swarm
 from p2p_node.tasks import tokenizers_of
 from protocols.blobs import Blob
 from workloads.blobs import MemoryBlobs
@@ -115,11 +122,11 @@ CASES = {
             "workload": "lm.generate",
             "model": "kjv-2m",
             "prompts": [f"{word} {other}" for word in WORDS for other in ("the", "of")],
-            "max_tokens": 16,
+            "max_tokens": 32,
             "seed": 1,
             "temperature": 0.8,
         },
-        ("max_tokens",),
+        ("prompts",),
     ),
     "embeddings": Case(
         {"workload": "embed.text", "model": "all-minilm-l6-v2", "texts": "data/ecclesiastes.txt"}
@@ -175,8 +182,8 @@ class Effort:
     cases: tuple[str, ...]
 
 
-FULL = Effort(direct_s=12.0, rounds=3, executors=EXECUTORS, cases=tuple(CASES))
-QUICK = Effort(direct_s=4.0, rounds=1, executors=(1, 2), cases=("text", "embeddings", "rendering"))
+FULL = Effort(direct_s=3.0, rounds=2, executors=EXECUTORS, cases=tuple(CASES))
+QUICK = Effort(direct_s=2.0, rounds=1, executors=(1, 2), cases=("text", "embeddings", "rendering"))
 SCALE_MAX = 64
 
 
@@ -194,32 +201,50 @@ class _NodeBlobs(MemoryBlobs):
 
 @dataclass
 class Measured:
-    """Seconds of each way to have a job done; a number is so many executors."""
+    """What each way to have a job done took; a number is so many executors."""
 
     case: str
     first_s: float = math.nan
     direct: list[float] = field(default_factory=list)
-    through: dict[int, list[float]] = field(default_factory=dict)
+    through: dict[int, list[Spent]] = field(default_factory=dict)
 
     def row(self, executors: Sequence[int]) -> list[str]:
-        """Medians: direct, and for each number of peers the time, over direct and over one peer."""
-        direct = statistics.median(self.direct)
-        times = {count: statistics.median(self.through[count]) for count in executors}
+        """Means: direct, and for each number of peers the time, over direct and over one peer."""
+        direct = sum(self.direct) / len(self.direct)
+        spent = {count: mean(self.through[count]) for count in executors}
         cells = [self.case, f"{direct:.2f}", f"{self.first_s:.2f}"]
-        for count, took in times.items():
-            cells += [f"{took:.2f}", f"{took / direct:.2f}"]
-            cells += [f"{took / times[1]:.2f}"] if count > 1 else []
-        return cells
+        for count, took in spent.items():
+            cells += [f"{took.wall_s:.2f}", f"{took.wall_s / direct:.2f}"]
+            cells += [f"{took.wall_s / spent[1].wall_s:.2f}"] if count > 1 else []
+        return [*cells, f"{mean(list(spent.values())).others_cores:.1f}"]
+
+    def shares(self, count: int) -> list[str]:
+        """Processor seconds of the jobs with so many executors, and what they leave of one peer's time."""
+        one, spent = mean(self.through[1]), mean(self.through[count])
+        rest = max(0.0, spent.workers_s - spent.computed_s - spent.verified_s)
+        figures = (spent.computed_s, spent.verified_s, rest, spent.nodes_s)
+        bounds = (
+            ratio_bound(one, spent, count, cores=cores(), is_verified=is_verified)
+            for is_verified in (True, False)
+        )
+        return [
+            f"{self.case}, {count} peers",
+            *(f"{figure:.2f}" for figure in figures),
+            f"{100 * spent.verified_s / max(spent.total_s, 1e-9):.0f}%",
+            *(f"{bound:.2f}" for bound in bounds),
+        ]
 
 
 class Bench:
     """One kind's job on a swarm and in this process."""
 
     def __init__(
-        self, case: str, client: NodeClient, places: Mapping[str, ModelPlace], others: Sequence[str]
+        self, case: str, swarm: Swarm, clients: Sequence[NodeClient], places: Mapping[str, ModelPlace]
     ) -> None:
         self.measured = Measured(case)
-        self._case, self._client, self._places, self._others = CASES[case], client, places, others
+        self._case, self._places, self._swarm, self._clients = CASES[case], places, swarm, clients
+        self._client = client = clients[0]
+        self._others = [peer.peer_id for peer in swarm.peers if peer is not swarm.requester]
         self._blobs = _NodeBlobs(client)
         self._splits = KINDS[self._case.kind].split is not None
         name = self._case.task.get("model")
@@ -245,7 +270,9 @@ class Bench:
         self.measured.direct.append(self._direct_s(seed))
         for count in executors:
             document = self._document(seed=seed, parts=self._splits, exclude=self._others[count:])
-            self.measured.through.setdefault(count, []).append(self._job_s(document))
+            with spending(self._swarm, self._clients) as spent:
+                self._job_s(document)
+            self.measured.through.setdefault(count, []).append(spent)
 
     def _direct_s(self, seed: int) -> float:
         spec = parse_job_spec(self._document(seed=seed, parts=self._splits, exclude=()))
@@ -292,11 +319,11 @@ def measured(effort: Effort, cases: Sequence[str], places: Mapping[str, ModelPla
         models = [Path(made)] if own else []
         with (
             running_swarm(max(effort.executors) + 1, seed=1, models=models) as swarm,
-            swarm.requester.connect() as client,
+            ExitStack() as opened,
         ):
-            others = [peer.peer_id for peer in swarm.peers if peer is not swarm.requester]
+            clients = [opened.enter_context(peer.connect()) for peer in swarm.peers]
             for case in cases:
-                bench = Bench(case, client, places, others)
+                bench = Bench(case, swarm, clients, places)
                 bench.fit(effort.direct_s)
                 for number in range(effort.rounds):
                     bench.round(number, effort.executors)
@@ -311,7 +338,7 @@ def head(executors: Sequence[int]) -> list[str]:
     for count in executors:
         cells += [f"{count} peer{'s' * (count > 1)} s", "of direct"]
         cells += ["of 1 peer"] if count > 1 else []
-    return cells
+    return [*cells, "cores of others"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -339,11 +366,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     for case in wanted:
         if case not in cases:
             print(f"  {case}: left out, since {CASES[case].task['model']} isn't here; give --models DIR")
+    found = measured(effort, cases, places)
     print_table(
-        f"Seconds until a verified result, median of {effort.rounds} "
+        f"Seconds until a verified result, mean of {effort.rounds} "
         f"(target for work in parts: 2 peers at most {RATIO_TARGET} of 1 on 2 cores)",
         head(effort.executors),
-        [found.row(effort.executors) for found in measured(effort, cases, places)],
+        [each.row(effort.executors) for each in found],
+    )
+    print_table(
+        f"Processor seconds of these jobs, and the least of 1 peer's time that {cores()} cores allow",
+        ["job", "computing", "verifying", "workers' rest", "nodes", "verifying is", "bound", "unverified"],
+        [each.shares(count) for each in found for count in effort.executors],
     )
     kernels = trio.run(find_kernels, 60)
     rows = trio.run(partial(starts, kernels, count=5))

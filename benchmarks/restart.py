@@ -25,7 +25,8 @@ from benchmarks.table import machine_line, print_table
 from p2p_node import keystore
 from p2p_node.core.keyring import Keyring
 from p2p_node.datadir import DataDir
-from p2p_node.jobs import CREATED_BYTES, RECORDS_MAX
+from p2p_node.jobrecord import CREATED_BYTES
+from p2p_node.jobs import RECORDS_MAX
 from p2p_node.store import Store
 from protocols.digest import tagged
 from protocols.effects import Persist

@@ -20,7 +20,7 @@ import torch
 
 from benchmarks.table import machine_line, print_table
 from p2p_node.executor import builtin_places
-from p2p_node.jobs import build_request
+from p2p_node.jobrequest import build_request
 from p2p_node.jobspec import load_job_spec
 from p2p_node.tasks import tokenizers_of
 from workloads.exact import freivalds

@@ -61,7 +61,7 @@ class Catalogue:
     """See the module.
 
     Args:
-        findings: what was measured before.
+        findings: what was measured before; None until `open` says so.
         measure: what this machine may offer of a model; raises `UserError` if it doesn't run here.
         abilities_of: what a finding is worth to others.
         fitting: of some models those that fit into a worker's memory, and why not the others.
@@ -70,7 +70,7 @@ class Catalogue:
         by_digest: of the same, in the same way.
     """
 
-    findings: CalibrationFile
+    findings: CalibrationFile | None = None
     measure: Callable[[Served], Awaitable[Finding]]
     abilities_of: Callable[[Served, Finding], Iterable[Ability]]
     fitting: Callable[[Sequence[Served]], tuple[list[Served], list[str]]]
@@ -108,11 +108,22 @@ class Catalogue:
             for name, place in places_of([one]).items():
                 self.places[name] = place
                 self.by_digest.setdefault(place.digest, place)
-            finding = self.findings.find(one)
-            if finding is not None:
-                self._settle(shelved, finding)
+            self._settle_known(shelved)
         self.on_change(self.abilities)
         self._news.set()
+
+    def open(self, findings: CalibrationFile) -> None:
+        """The workers are ready: offer at once what was measured before."""
+        self.findings = findings
+        for shelved in self.models:
+            self._settle_known(shelved)
+        self.on_change(self.abilities)
+        self._news.set()
+
+    def _settle_known(self, shelved: Shelved) -> None:
+        finding = self.findings.find(shelved.served) if self.findings is not None else None
+        if finding is not None:
+            self._settle(shelved, finding)
 
     def withdraw(self, name: str) -> None:
         """Offer a model no longer, and forget it.
@@ -149,18 +160,18 @@ class Catalogue:
         """Measure what has to be, until cancelled."""
         while True:
             shelved = next((one for one in self.models if one.state is ModelState.MEASURING), None)
-            if shelved is None:
+            if shelved is None or self.findings is None:
                 self._news = trio.Event()
                 await self._news.wait()
                 continue
-            await self._measure(shelved)
+            await self._measure(shelved, self.findings)
             if self._shelf.get(shelved.name) is shelved:
                 self.on_change(self.abilities)
 
-    async def _measure(self, shelved: Shelved) -> None:
-        async with self.findings.turn():
+    async def _measure(self, shelved: Shelved, findings: CalibrationFile) -> None:
+        async with findings.turn():
             # Another process may have done it while we waited for our turn.
-            finding = self.findings.find(shelved.served)
+            finding = findings.find(shelved.served)
             if finding is None:
                 began = trio.current_time()
                 try:
@@ -173,7 +184,7 @@ class Catalogue:
                 log.info("model measured", model=shelved.name, rate_milli=finding.rate_milli, took_ms=took_ms)
                 # Less than all of it may be a fault that passes.
                 if finding.profiles == shelved.served[0].profiles:
-                    self.findings.keep(shelved.served, finding)
+                    findings.keep(shelved.served, finding)
         self._settle(shelved, finding)
 
     def _settle(self, shelved: Shelved, finding: Finding) -> None:

@@ -158,6 +158,10 @@ class NodeClient:
         media_type = response.headers.get("content-type", "").partition(";")[0]
         return response.content, response.headers.get("x-result-description", ""), media_type
 
+    def reload_lists(self) -> dict[str, int]:
+        """Have it read its lists of peers and addresses again; how long each is, and who was cut off."""
+        return dict(self._call("POST", "/v1/reload").json())
+
     def pause_work(self, device: str | None = None) -> list[str]:
         """Take the machine, or one device, back from the network; returns what is paused then."""
         return list(self._call("POST", "/v1/pause", params=_device(device)).json()["paused"])

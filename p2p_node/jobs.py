@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import Any
 
 import structlog
@@ -20,190 +19,41 @@ import trio
 from p2p_node import explain
 from p2p_node.blobrights import job_owner
 from p2p_node.blobs import BlobStore
-from p2p_node.blobtasks import blobs_of_input, leaves_blobs
 from p2p_node.core.recovery import STOPPED
-from p2p_node.core.request import FINAL_STATES, CheckPolicy, JobRequest, JobState
+from p2p_node.core.request import JobRequest, JobState
 from p2p_node.errors import UserError
 from p2p_node.executor import ModelPlace
+from p2p_node.jobrecord import CREATED_BYTES, JobRecord, read_record, recent_key
+from p2p_node.jobrequest import build_request
 from p2p_node.jobspec import JobSpec
 from p2p_node.lmtask import TextOutput, text_output
-from p2p_node.partition.book import PlannedWhole, Wholes
+from p2p_node.partition.book import Wholes
 from p2p_node.quote import quote
 from p2p_node.records import open_receipt
 from p2p_node.runtime import Runtime
 from p2p_node.store import Store
-from p2p_node.tasks import artifact, is_text, prepare, tokenizers_of, unit_name
+from p2p_node.tasks import artifact, tokenizers_of
 from protocols.blobs import Blob, blob_name
 from protocols.digest import DIGEST_BYTES
 from protocols.effects import Notify, Persist
 from protocols.identity import peer_id
-from protocols.limits import SEGMENT_CHUNKS_MAX
-from protocols.messages import EQUAL_BITS, Tolerance
-from verification.findings import NATIVE
 from workloads.blobs import NO_BLOBS, Blobs
-from workloads.errors import InputRefused
-from workloads.lm.tokenizer import TextTokenizer
 from workloads.registry import KINDS
-from workloads.workload import Artifact, Kind
+from workloads.workload import Artifact
 
-__all__ = ["JobBook", "JobRecord", "build_request"]
+__all__ = ["JobBook"]
 
 log = structlog.get_logger(__name__)
 
 RECORDS_MAX = 1_000
-CREATED_BYTES = 8
 OLD_PREFIX_BYTES_MIN = 4
 """Of the id of a job that is no longer listed."""
 
 EVENTS_PER_JOB_MAX = 20_000
 SUBSCRIBER_EVENTS_MAX = 20_000
+STORY_EVENTS_MAX = 4_096
+"""Of jobs that are over, all together: of older ones only the ending is kept."""
 _PEER_FIELDS = frozenset({"peer", "requester", "executor", "accused", "accuser", "loser"})
-
-
-@dataclass(slots=True)
-class JobRecord:
-    """One job's story so far."""
-
-    id: bytes
-    name: str
-    created_ms: int
-    spec: dict[str, Any]
-    state: str = JobState.BIDDING.value
-    reason: str = ""
-    units: list[int] = field(default_factory=list)
-    text: str = ""
-    finished_ms: int = 0
-    events: list[dict[str, Any]] = field(default_factory=list)
-    whole: PlannedWhole | None = None
-    """Where it stands, if it was split into parts."""
-
-    @property
-    def part_of(self) -> str:
-        """Id of the job that this is a part of, in hexadecimal; empty if it isn't one."""
-        return str(self.spec.get("part", {}).get("of", ""))
-
-    @property
-    def job_ids(self) -> tuple[bytes, ...]:
-        """The protocol's jobs that it consists of: itself, or those of its parts."""
-        if self.whole is None:
-            return (self.id,)
-        return tuple(job.job_id for part in self.whole.machine.parts for job in part.jobs)
-
-    @property
-    def is_final(self) -> bool:
-        """Whether nothing more will happen."""
-        return JobState(self.state) in FINAL_STATES
-
-    def summary(self) -> dict[str, Any]:
-        """What a list shows."""
-        summary = {
-            "id": self.id.hex(),
-            "name": self.name,
-            "state": self.state,
-            "reason": self.reason,
-            "created_ms": self.created_ms,
-            "finished_ms": self.finished_ms,
-            "units": len(self.units),
-            "unit": unit_name(self.spec["task"]["workload"]),
-            "is_text": is_text(self.spec["task"]["workload"]),
-            "text": self.text,
-            "spec": self.spec,
-            "part_of": self.part_of,
-        }
-        if self.whole is not None:
-            machine = self.whole.machine
-            summary |= {"units": machine.units, "parts": self.whole.rows()}
-            summary |= {"parts_verified": machine.parts_verified, "paid_micros": machine.paid_micros}
-        return summary
-
-
-def build_request(
-    spec: JobSpec,
-    models: Mapping[str, ModelPlace],
-    tokenizers: Mapping[str, TextTokenizer],
-    blobs: Blobs = NO_BLOBS,
-) -> JobRequest:
-    """The protocol's request for a job file.
-
-    Args:
-        spec: a valid job file.
-        models: local models by name.
-        tokenizers: of those that write text, by name.
-        blobs: where what the job names is, and where an input is left that is too large to be carried along.
-
-    Raises:
-        UserError: a model nobody here knows, or an input that the workload refuses.
-    """
-    task = prepare(spec.task, models, tokenizers, is_whole=spec.parts is not None, blobs=blobs)
-    kind = KINDS[spec.task.workload]
-    if spec.parts is not None and kind.split is None:
-        raise UserError(f"parts: {kind.name} doesn't fall into parts")
-    return JobRequest(
-        name=spec.name,
-        workload=kind.name,
-        model=task.model,
-        model_name=getattr(spec.task, "model", kind.name),
-        profile=spec.verify.profile,
-        input=task.input,
-        is_private=spec.encrypt,
-        input_blobs=_blobs_of(kind, task.input),
-        has_output_blobs=leaves_blobs(kind, task.input),
-        input_units=task.input_units,
-        units_max=task.units_max,
-        stop_unit=task.stop_unit,
-        chunk_units=kind.chunk_units,
-        segment_chunks=kind.segment_chunks if kind.segments is None else kind.segments(task.input),
-        mode=spec.auction.mode,
-        window_ms=spec.auction.window_ms,
-        price_micros_max=spec.auction.price_micros_max,
-        expected_verifiers_milli=spec.verify.verifiers * 1_000,
-        samples=spec.verify.chunks if isinstance(spec.verify.chunks, int) else SEGMENT_CHUNKS_MAX,
-        policy=CheckPolicy(
-            escape_ppb=spec.verify.escape_ppb,
-            is_adaptive=spec.verify.chunks == "auto",
-            forged_ppm=spec.verify.forged_ppm,
-            colluding_ppm=spec.verify.colluding_ppm,
-            lazy_ppm=spec.verify.lazy_ppm,
-        ),
-        tolerance=_tolerance(spec, task.model, models),
-        answer_ms=spec.verify.reveal_ms,
-        queue_ms=spec.timeouts.queue_ms,
-        stall_ms=spec.timeouts.stall_ms,
-        execution_ms=spec.timeouts.execution_ms,
-        total_ms=spec.timeouts.total_ms,
-        attempts_max=spec.retry.retries + 1,
-        rebids=spec.auction.rebids,
-        ram_bytes_min=spec.resources.ram_bytes_min,
-        rate_milli_min=spec.resources.rate_milli_min,
-        exclude=spec.placement.exclude,
-    )
-
-
-def _blobs_of(kind: Kind, input: bytes) -> tuple[Blob, ...]:
-    try:
-        return blobs_of_input(kind, input)
-    except InputRefused as error:
-        raise UserError(f"task: {error}") from error
-
-
-def _tolerance(spec: JobSpec, model: bytes, models: Mapping[str, ModelPlace]) -> Tolerance:
-    """The bounds of a native job's model.
-
-    Raises:
-        UserError: the workload or the model can't be run in the job's profile.
-    """
-    profile, kind = spec.verify.profile, KINDS[spec.task.workload]
-    if profile not in kind.profiles:
-        raise UserError(f"verify.profile: {kind.name} runs in {', '.join(kind.profiles)}, got {profile!r}")
-    if profile != NATIVE:
-        return EQUAL_BITS
-    place = next(place for place in models.values() if place.digest == model)
-    tolerance = kind.tolerance(place.path)
-    if tolerance == EQUAL_BITS:
-        raise UserError(
-            f"verify.profile: {place.name} isn't calibrated for native runs; see: p2p-node model calibrate"
-        )
-    return tolerance
 
 
 class JobBook:
@@ -230,6 +80,9 @@ class JobBook:
         self._streams: dict[bytes, TextOutput] = {}
         """Text of open jobs, decoded as it comes."""
         self._subscribers: dict[bytes, list[trio.MemorySendChannel[dict[str, Any]]]] = {}
+        self._told: deque[tuple[JobRecord, int]] = deque()
+        """Jobs that are over, and how many events each has, in the order of their ends."""
+        self._told_events = 0
         self.wholes = Wholes(self, runtime, store)
         self._restore()
         self.wholes.restore(clock())
@@ -338,7 +191,7 @@ class JobBook:
                 return
             del self._records[oldest.id]
             if oldest.whole is None:
-                self._store.apply([Persist("recent", _recent_key(oldest), None)])
+                self._store.apply([Persist("recent", recent_key(oldest), None)])
 
     def cancel(self, record: JobRecord) -> None:
         """Cancel an open job; a job that is over stays as it is."""
@@ -515,6 +368,17 @@ class JobBook:
         if name == "finished":
             for sender in self._subscribers.pop(record.id, []):
                 sender.close()
+            self._told.append((record, len(record.events)))
+            self._told_events += len(record.events)
+            self._shorten_stories()
+
+    def _shorten_stories(self) -> None:
+        while self._told_events > STORY_EVENTS_MAX and len(self._told) > 1:
+            record, count = self._told.popleft()
+            self._told_events -= count
+            # One that goes on was resumed, and is booked again when it is over.
+            if record.is_final:
+                del record.events[:-1]
 
     def _finish(self, record: JobRecord, now_ms: int) -> None:
         job = self._runtime.core.jobs[record.id]
@@ -535,7 +399,7 @@ class JobBook:
 
     def _keep(self, record: JobRecord) -> None:
         value = json.dumps({**record.summary(), "units": record.units}).encode()
-        changes = [Persist("jobs", record.id, value), Persist("recent", _recent_key(record), b"")]
+        changes = [Persist("jobs", record.id, value), Persist("recent", recent_key(record), b"")]
         self._store.apply(changes)
         if record.is_final:
             self.let_go(record.id)
@@ -555,7 +419,7 @@ class JobBook:
         """A record from the store; None if there is none, or it can't be read."""
         value = self._store.get("jobs", job_id)
         try:
-            return None if value is None else _read_record(job_id, value)
+            return None if value is None else read_record(job_id, value)
         except (ValueError, KeyError, TypeError) as error:
             # Of another release, or of a file that was damaged. Its receipt is still there.
             log.warning("a job's record can't be read", job=job_id.hex()[:16], why=repr(error))
@@ -564,7 +428,7 @@ class JobBook:
     def _index(self) -> list[bytes]:
         """Of a store that has no list of its newest jobs: make it."""
         found = (self._load(key) for key in self._store.keys("jobs"))
-        keys = sorted(_recent_key(record) for record in found if record is not None)[-RECORDS_MAX:]
+        keys = sorted(recent_key(record) for record in found if record is not None)[-RECORDS_MAX:]
         self._store.apply([Persist("recent", key, b"") for key in keys])
         return keys
 
@@ -589,32 +453,6 @@ class JobBook:
                 record.text = self.text_of(record, record.units)
         record.reason = "" if record.state == JobState.VERIFIED.value else reason
         self._keep(record)
-
-
-def _recent_key(record: JobRecord) -> bytes:
-    return record.created_ms.to_bytes(CREATED_BYTES, "big") + record.id
-
-
-def _read_record(key: bytes, value: bytes) -> JobRecord:
-    """A record from the store.
-
-    Raises:
-        ValueError, KeyError, TypeError: it isn't one.
-    """
-    row = json.loads(value)
-    record = JobRecord(
-        key,
-        row["name"],
-        int(row["created_ms"]),
-        row["spec"],
-        JobState(row["state"]).value,
-        row["reason"],
-        list(row["units"]),
-        row["text"],
-        row["finished_ms"],
-    )
-    KINDS[record.spec["task"]["workload"]]
-    return record
 
 
 def _number(parts: int | str) -> int | None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import structlog
 
+from p2p_node.accesslists import AccessLists
 from p2p_node.activity import Activity
 from p2p_node.blobs import BlobService
 from p2p_node.catalogue import Catalogue
@@ -61,6 +62,8 @@ class Node:
     """Asks peers to dial back; None where the network can't, as in tests."""
     shares: ModelShares | None = None
     """Models that it gives away."""
+    lists: AccessLists | None = None
+    """Whom to have to do with; None where the network keeps no lists, as in tests."""
 
 
 class NodeNotes:

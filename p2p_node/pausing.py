@@ -33,6 +33,10 @@ class Pausing:
         self._by_owner: set[str] = set()
         self._is_in_use = False
 
+    def know(self, devices: Sequence[str]) -> None:
+        """These are the devices that this node offers: it has looked."""
+        self._devices = tuple(devices)
+
     @property
     def paused(self) -> frozenset[str]:
         """Devices that are paused; `ALL_DEVICES` for every one."""

@@ -8,9 +8,9 @@ import random
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AsyncExitStack, ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,14 +20,14 @@ import structlog
 import trio
 
 from p2p_node import networkkey
+from p2p_node.accesslists import AccessLists
 from p2p_node.admission import fitting, worker_memory_bytes
 from p2p_node.blobaccess import StoreBlobs
 from p2p_node.blobrights import BlobRights
 from p2p_node.blobs import BlobService, BlobStore
 from p2p_node.blobs.sealing import opening_key
 from p2p_node.blobtasks import BlobTasks
-from p2p_node.calibrated import CalibrationFile, Finding, Machine
-from p2p_node.calibration import calibrate, measure, takes_exact_work
+from p2p_node.calibrated import Finding
 from p2p_node.catalogue import Catalogue
 from p2p_node.config import NodeConfig
 from p2p_node.core.keyring import Keyring, RealCrypto
@@ -50,14 +50,15 @@ from p2p_node.pausing import Pausing, watch_use
 from p2p_node.reachable import Reachable
 from p2p_node.records import AddressRecords, recover, tell_earnings
 from p2p_node.runtime import Runtime, topic_names
+from p2p_node.steps import Steps
 from p2p_node.store import Store
-from p2p_node.workers import WorkerPool, WorkerSettings, Zygote, readable_places
+from p2p_node.workers import WorkerSettings, readable_places
+from p2p_node.workshop import Workshop
 from protocols.bidding import Ability
 from protocols.digest import tagged
 from protocols.identity import peer_id
 from protocols.messages import Accelerator
 from workloads.registry import PLUGIN_FAULTS
-from workloads.sandbox import LayerReport
 
 __all__ = ["Options", "is_offered", "run"]
 
@@ -160,37 +161,27 @@ async def _serve(
         )
     for name, why in PLUGIN_FAULTS.items():
         log.warning("a plug-in can't be used", plugin=name, why=why)
+    steps = Steps()
     store = Store.open(place.store)
     with ExitStack() as stack:
         stack.callback(store.close)
-        # Hashing large models takes a while, and signals are to be heard meanwhile.
-        served = await trio.to_thread.run_sync(find_models, model_folders(place, config.models))
-        memory_bytes = worker_memory_bytes(psutil.virtual_memory().total)
         node_notes = NodeNotes()
         blob_store = await trio.to_thread.run_sync(_open_blobs, place, config)
         stack.callback(blob_store.close)
-        readable = (*readable_places(places_of(served).values()), blob_store.folder)
+        steps.end("store")
         kernels = await find_kernels()
+        steps.end("kernels")
+        # Hashing large models takes a while, and signals are to be heard meanwhile.
+        served = await trio.to_thread.run_sync(find_models, model_folders(place, config.models))
+        steps.end("models")
+        memory_bytes = worker_memory_bytes(psutil.virtual_memory().total)
+        readable = (*readable_places(places_of(served).values()), blob_store.folder)
         settings = WorkerSettings(kernels=kernels, readable=readable, memory_bytes_max=memory_bytes)
-        zygote = Zygote(settings, node_notes.worker_died)
-        working = WorkerPool(1, on_death=node_notes.worker_died, zygote=zygote)
-        checking = WorkerPool(1, on_death=node_notes.worker_died, zygote=zygote)
+        measured: dict[str, Any] = dict(options.measured or {})
+        workshop = Workshop(settings, blob_store, node_notes.worker_died, measured)
         async with trio.open_nursery() as nursery:
-            measured: dict[str, Any] = dict(options.measured or {})
-            async with trio.open_nursery() as starting:
-                if not measured:
-                    starting.start_soon(measure, place.path, measured)
-                # The pools belong to the outer nursery: they outlive the start.
-                starting.start_soon(nursery.start, zygote.run)
-                starting.start_soon(nursery.start, working.run)
-                starting.start_soon(nursery.start, checking.run)
-            _tell_layers(working.layers)
             catalogue = Catalogue(
-                findings=CalibrationFile(
-                    options.calibrations or place.calibrations,
-                    Machine.here(measured, kernels, is_exact=await takes_exact_work(working)),
-                ),
-                measure=partial(_calibrate, working, checking, blob_store),
+                measure=workshop.calibrate,
                 abilities_of=partial(_abilities, config, measured),
                 fitting=partial(fitting, worker_bytes=memory_bytes),
                 find=lambda: find_models(model_folders(place, config.models)),
@@ -198,10 +189,10 @@ async def _serve(
             catalogue.take(served)
             models = catalogue.places
             cheat = options.cheat if options.cheat == "withheld-blob" else worker_variant(options.cheat)
-            executor = WorkerExecutor(working, checking, catalogue.by_digest, cheat=cheat, blobs=blob_store)
-            core = _make_core(
-                config, seed, abilities=catalogue.abilities, measured=measured, cheat=options.cheat
+            executor = WorkerExecutor(
+                workshop.working, workshop.checking, catalogue.by_digest, cheat=cheat, blobs=blob_store
             )
+            core = _make_core(config, seed, cheat=options.cheat)
             blobs = BlobService(
                 blob_store,
                 serve_bytes_per_s=config.blob_serve_bytes_per_s,
@@ -214,6 +205,7 @@ async def _serve(
             tasks = BlobTasks(executor, store=blob_store, fetch=blobs.fetch, nursery=nursery)
             runtime = Runtime(core, executor=tasks, keeper=store, clock=wall_clock_ms, on_notify=node_notes)
             async with AsyncExitStack() as links:
+                steps.end("core")
                 reachable = Reachable(config.relays, listens=bool(config.listen))
                 direct = await links.enter_async_context(
                     _network(
@@ -228,7 +220,8 @@ async def _serve(
                 network: Network = direct
                 if options.latency_ms:
                     network = await links.enter_async_context(delayed(network, options.latency_ms))
-                core.capability = _with_addresses(core.capability, network.addresses)
+                core.capability = replace(core.capability, addresses=tuple(network.addresses[:8]))
+                steps.end("network")
                 book = JobBook(
                     runtime,
                     store,
@@ -238,9 +231,10 @@ async def _serve(
                     blob_store=blob_store,
                 )
                 node_notes.book = book
+                steps.end("jobs")
                 rights = BlobRights(blob_store, parties=core.parties, jobs_of=book.jobs_of)
                 node_notes.may_have = rights.may_have
-                pausing = Pausing(_devices(config, measured), runtime.pause)
+                pausing = Pausing(("cpu",), runtime.pause)
                 shares = ModelShares(blob_store, runtime.share)
                 node = Node(
                     config,
@@ -262,6 +256,7 @@ async def _serve(
                     catalogue,
                     direct.reachability,
                     shares=shares,
+                    lists=AccessLists(place.config, direct.admit),
                 )
 
                 def on_change(abilities: tuple[Ability, ...]) -> None:
@@ -271,22 +266,27 @@ async def _serve(
                 catalogue.on_change = on_change
                 shares.restore()
                 _restore(node)
+                steps.end("core restored")
                 await nursery.start(blobs.run, network)
                 await nursery.start(runtime.run, network)
                 nursery.start_soon(book.wholes.run)
                 nursery.start_soon(tell_earnings, store, core, node.earned)
                 nursery.start_soon(reachable.watch, direct.reachability)
                 nursery.start_soon(reachable.follow, lambda: direct.addresses, runtime.move)
+                if node.lists is not None:
+                    await nursery.start(node.lists.reload_on_hangup)
                 if config.idle_only:
                     nursery.start_soon(watch_use, pausing, wall_clock_ms)
                 await _serve_http(node, nursery)
+                steps.end("api")
                 log.info(
                     "node is up",
                     peer=peer_id(core.key),
                     addresses=network.addresses,
                     took_ms=wall_clock_ms() - started_ms,
+                    steps_ms=steps.ms,
                 )
-                nursery.start_soon(catalogue.run)
+                nursery.start_soon(_open_workshop, node, workshop, catalogue, options)
                 try:
                     await trio.sleep_forever()
                 finally:
@@ -327,11 +327,6 @@ def _addresses(core: NodeCore, key: bytes) -> tuple[str, ...]:
     return advert.body.addresses if advert is not None else ()
 
 
-async def _calibrate(working: WorkerPool, checking: WorkerPool, blobs: BlobStore, served: Served) -> Finding:
-    kind, model = served
-    return Finding(*await calibrate(working, checking, kind, model, blobs=blobs))
-
-
 def _abilities(
     config: NodeConfig, measured: dict[str, Any], served: Served, finding: Finding
 ) -> list[Ability]:
@@ -346,31 +341,11 @@ def _abilities(
     )
 
 
-def _make_core(
-    config: NodeConfig,
-    seed: bytes,
-    *,
-    abilities: tuple[Ability, ...],
-    measured: dict[str, Any],
-    cheat: str,
-) -> NodeCore:
+def _make_core(config: NodeConfig, seed: bytes, *, cheat: str) -> NodeCore:
     capability = Capability(
-        abilities=abilities,
-        software=f"p2p-node torch {measured['torch']}",
         slots_total=1,
-        cores=measured["cores"],
-        ram_bytes=measured["memory_bytes"],
         # Half of it: output needs room too, and what others asked for a while ago.
         blob_bytes_max=config.blob_bytes_max // 2,
-        gemm_fp32_mflops=measured["gemm_fp32_mflops"],
-        gemm_bf16_mflops=measured["gemm_bf16_mflops"],
-        memory_mib_per_s=measured["memory_mib_s"],
-        disk_mib_per_s=measured["disk_mib_s"],
-        accelerators=tuple(
-            Accelerator(device["device"], device["name"], device["memory_bytes"])
-            for device in measured["accelerators"]
-            if is_offered(device["device"], config.devices)
-        ),
     )
     make = hostile_core(cheat)
     core = make(
@@ -386,24 +361,39 @@ def _make_core(
     return core
 
 
+async def _open_workshop(node: Node, workshop: Workshop, catalogue: Catalogue, options: Options) -> None:
+    """Start the workers, and offer what this machine can do with them."""
+    async with trio.open_nursery() as nursery:
+        is_exact = await nursery.start(workshop.run, node.place.path)
+        node.core.capability = _measured(node.core.capability, node.config, workshop.measured)
+        node.pausing.know(_devices(node.config, workshop.measured))
+        log.info("workers are ready", took_ms=wall_clock_ms() - node.started_ms)
+        catalogue.open(workshop.findings(options.calibrations or node.place.calibrations, is_exact=is_exact))
+        await catalogue.run()
+
+
+def _measured(capability: Capability, config: NodeConfig, measured: dict[str, Any]) -> Capability:
+    return replace(
+        capability,
+        software=f"p2p-node torch {measured['torch']}",
+        cores=measured["cores"],
+        ram_bytes=measured["memory_bytes"],
+        gemm_fp32_mflops=measured["gemm_fp32_mflops"],
+        gemm_bf16_mflops=measured["gemm_bf16_mflops"],
+        memory_mib_per_s=measured["memory_mib_s"],
+        disk_mib_per_s=measured["disk_mib_s"],
+        accelerators=tuple(
+            Accelerator(device["device"], device["name"], device["memory_bytes"])
+            for device in measured["accelerators"]
+            if is_offered(device["device"], config.devices)
+        ),
+    )
+
+
 def _devices(config: NodeConfig, measured: dict[str, Any]) -> list[str]:
     """Torch names of what this node offers."""
     there = ["cpu", *(device["device"] for device in measured["accelerators"])]
     return [device for device in there if is_offered(device, config.devices)]
-
-
-def _tell_layers(layers: Sequence[LayerReport]) -> None:
-    for layer in layers:
-        if not layer.holds:
-            log.warning("a layer of the sandbox doesn't hold", layer=layer.name, why=layer.detail)
-    held = [layer.name for layer in layers if layer.holds]
-    log.info("workers are locked in", layers=",".join(held))
-
-
-def _with_addresses(capability: Capability, addresses: list[str]) -> Capability:
-    from dataclasses import replace
-
-    return replace(capability, addresses=tuple(addresses[:8]))
 
 
 def _network(

@@ -21,6 +21,7 @@ __all__ = [
     "Execute",
     "FetchBlobs",
     "Greet",
+    "HangUp",
     "Join",
     "Judge",
     "Leave",
@@ -249,6 +250,13 @@ class Penalise:
 
 
 @dataclass(frozen=True, slots=True)
+class HangUp:
+    """End the link with ``peer``: it was there for a question that is answered. Nobody is blamed."""
+
+    peer: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Notify:
     """Tell whoever watches ``subject`` (a job id, or empty for the node) what happened."""
 
@@ -257,4 +265,6 @@ class Notify:
     details: dict[str, Any] = field(default_factory=dict)
 
 
-Effect = Publish | Join | Leave | Greet | Send | SetTimer | Run | CancelRun | Persist | Penalise | Notify
+Effect = (
+    Publish | Join | Leave | Greet | Send | SetTimer | Run | CancelRun | Persist | Penalise | HangUp | Notify
+)

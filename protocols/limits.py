@@ -309,3 +309,43 @@ BLOBS_PER_JOB_MAX = 64
 RUN_BLOBS_MAX = 4_096
 RUN_BLOB_BYTES_MAX = 16 * 1024**3
 """Blobs that one run may leave, all together."""
+
+# --- Directory ----------------------------------------------------------------------------------
+
+BUCKET_PEERS = 20
+"""Peers of one bucket, and of those closest to a key that hold its records: k of the Kademlia paper."""
+
+BUCKET_WAITING_MAX = 8
+"""Peers that would take the place of one that is gone."""
+
+BUCKET_PEERS_PER_RANGE_MAX = 4
+"""Of one address range in one bucket, and in what one path of a lookup asks: keys are free."""
+
+TABLE_PEERS_PER_RANGE_MAX = 32
+
+LOOKUP_PATHS = 3
+"""Ways of one lookup that share no peer, each with one question on its way: alpha of the paper."""
+
+LOOKUP_QUESTIONS_MAX = 120
+"""Of one lookup, whatever it is told."""
+
+LOOKUPS_WAITING_MAX = 256
+PROVIDER_RECORD_BYTES_MAX = 4_096
+PROVIDER_RECORD_LIFETIME_MS_MAX = 2 * 3_600_000
+"""A record that isn't renewed vanishes, with the peers that held it or without them."""
+
+RECORDS_PER_ANSWER_MAX = 32
+RECORDS_PER_KEY_MAX = 64
+RECORDS_PER_RANGE_MAX = 8
+"""Records of one key whose providers are of one address range."""
+
+RECORDS_PER_PROVIDER_MAX = 256
+"""Records of one provider that one peer keeps."""
+
+RECORDS_MAX = 16_384
+RECORDS_BYTES_MAX = 8 * 1024 * 1024
+OWN_RECORDS_MAX = 128
+"""Keys under which one peer can be found."""
+
+QUESTIONS_PER_PEER_MAX = 128
+"""Questions of one peer that are answered in 10 s: a question is small, an answer isn't."""

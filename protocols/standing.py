@@ -15,9 +15,12 @@ from protocols.errors import Malformed
 from protocols.limits import REGISTRY_PEERS_MAX
 from protocols.weights import VestedWork
 
-__all__ = ["CHECK_FLOOR_PPM", "PPM", "PROVEN_CONTRACTS", "PeerStanding", "Standings"]
+__all__ = ["CHECK_FLOOR_PPM", "DECEIT_FAILURES", "PPM", "PROVEN_CONTRACTS", "PeerStanding", "Standings"]
 
 FAILURE_WEIGHT = 4
+DECEIT_FAILURES = 4
+"""A lie, or what was committed to and then not shown, counts as so many failures: no crash looks like one,
+and where it can't be proved to others each client pays for it once."""
 EXCLUSION_MS = 60_000
 """After one failure; doubles with each further one."""
 EXCLUSION_DOUBLINGS_MAX = 10
@@ -60,6 +63,14 @@ class PeerStanding:
         """Rule of succession with heavy failures: 0 for unknown, towards 1,000,000 with good work."""
         total = self.completed + FAILURE_WEIGHT * self.failed + 2
         return 0 if self.convicted else PPM * self.completed // total
+
+    def risk_micros(self, ask_micros: int) -> int:
+        """What asking so much is to be ranked higher for: work that fails is paid in time and fees.
+
+        In proportion to the ask, so that no peer that failed us wins by asking less than everybody; good
+        work makes up for it.
+        """
+        return ask_micros * FAILURE_WEIGHT * self.failed // (1 + self.completed)
 
 
 class _Record(Wire, frozen=True):
@@ -142,10 +153,10 @@ class Standings:
         ratio = min(LATENCY_FACTOR_MAX_PPM, max(PPM, delivered_ms * PPM // max(1, declared_ms)))
         standing.latency_factor_ppm = (3 * standing.latency_factor_ppm + ratio) // 4
 
-    def record_failure(self, peer: bytes, now_ms: int) -> None:
-        """A contract ended by the peer's fault: leave it out for a while."""
+    def record_failure(self, peer: bytes, now_ms: int, *, weight: int = 1) -> None:
+        """A contract ended by the peer's fault, as bad as ``weight`` failures: leave it out for a while."""
         standing = self._kept(peer)
-        standing.failed += 1
+        standing.failed += weight
         # Influence and trust are lost at once and earned anew.
         standing.streak, standing.work = 0, VestedWork()
         doublings = min(standing.failed - 1, EXCLUSION_DOUBLINGS_MAX)

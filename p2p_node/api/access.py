@@ -13,6 +13,7 @@ import hmac
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from p2p_node.api.door import no_token
 from p2p_node.api.refusals import Refusal
 
 __all__ = ["AccessGuard", "hosts_of"]
@@ -63,5 +64,5 @@ class AccessGuard:
         if origin and origin.decode("latin-1").lower() not in self._origins:
             return Refusal(403, "no web page may call the API")
         if not hmac.compare_digest(given, self._expected):
-            return Refusal(401, "the header authorization must be 'Bearer <token>', with api.json's token")
+            return no_token()
         return None

@@ -30,7 +30,7 @@ from p2p_node.api.blobs import blob_routes
 from p2p_node.api.models import model_routes
 from p2p_node.api.refusals import Refusal as _Refusal
 from p2p_node.errors import UserError
-from p2p_node.jobs import JobRecord
+from p2p_node.jobrecord import JobRecord
 from p2p_node.jobspec import JobSpecError, parse_job_spec
 from p2p_node.partition.receipts import render as render_whole
 from p2p_node.yamltree import DOCUMENT_BYTES_MAX
@@ -76,6 +76,7 @@ def make_app(node: Node, token: str, hosts: frozenset[str] | None = None) -> Sta
             Route(f"{job}/resume", routes.resume_job, methods=["POST"]),
             Route("/v1/pause", routes.pause, methods=["POST"]),
             Route("/v1/resume", routes.resume, methods=["POST"]),
+            Route("/v1/reload", routes.reload, methods=["POST"]),
             Route("/v1/shutdown", routes.shut_down, methods=["POST"]),
             *model_routes(node),
             *blob_routes(node.blobs, lambda: [status.key for status in node.network.peers()]),
@@ -119,6 +120,14 @@ class _Routes:
             rule = "a device must be one of this node's"
             raise _Refusal(400, rule, (device or "")[:80], message=str(error)) from error
         return _json({"paused": sorted(self._node.pausing.paused)})
+
+    async def reload(self, request: Request) -> Response:
+        if self._node.lists is None:
+            raise _Refusal(400, "this node has no lists")
+        try:
+            return _json(self._node.lists.reload())
+        except UserError as error:
+            raise _Refusal(400, "the configuration must be valid", message=str(error)) from error
 
     async def shut_down(self, request: Request) -> Response:
         async def stop() -> None:

@@ -21,6 +21,7 @@ import structlog
 import trio
 
 from p2p_node.api.access import hosts_of
+from p2p_node.api.door import Door
 from p2p_node.api.routes import make_app
 from p2p_node.api.serving import listening, listening_on_unix, run_app, url_of
 from p2p_node.listening import UNIX, loopback_host_and_port
@@ -59,7 +60,7 @@ async def serve(
     ):
         log.info("api is up", url=url)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(run_app, make_app(node, token, hosts_of(url)), sock)
+            nursery.start_soon(run_app, make_app(node, token, hosts_of(url)), sock, Door(token))
             task_status.started()
 
 

@@ -12,11 +12,13 @@ from typing import Any
 
 import trio
 from hypercorn.config import Config
+from hypercorn.events import RawData
 from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ConnectionState, LifespanState
 from hypercorn.utils import wrap_app
 
+from p2p_node.api.door import Door, PacedListener
 from p2p_node.errors import UserError
 
 __all__ = ["listening", "listening_on_unix", "run_app", "url_of"]
@@ -100,8 +102,14 @@ def url_of(sock: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-async def run_app(app: Any, sock: socket.socket) -> None:
-    """Serve an ASGI application on a listening socket until cancelled."""
+async def run_app(app: Any, sock: socket.socket, door: Door | None = None) -> None:
+    """Serve an ASGI application on a listening socket until cancelled.
+
+    Args:
+        app: what is served.
+        sock: listens.
+        door: keeps callers out who don't show its token; None lets everybody in.
+    """
     config = Config()
     config.accesslog = None
     config.include_server_header = False
@@ -112,7 +120,8 @@ async def run_app(app: Any, sock: socket.socket) -> None:
     streams: set[trio.SocketStream] = set()
 
     async def handle(stream: trio.SocketStream) -> None:
-        if len(streams) >= CONNECTIONS_MAX:
+        said = b"" if door is None else await door.first_request(stream)
+        if said is None or len(streams) >= CONNECTIONS_MAX:
             stream.socket.close()
             return
         streams.add(stream)
@@ -122,7 +131,8 @@ async def run_app(app: Any, sock: socket.socket) -> None:
                 config,
                 context,
                 ConnectionState(LifespanState({})),
-                stream,  # type: ignore[arg-type]  # Its annotation names the TLS stream only.
+                stream,
+                said=said,
             )
         finally:
             streams.discard(stream)
@@ -130,13 +140,22 @@ async def run_app(app: Any, sock: socket.socket) -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_close_when_cancelled, streams)
         listener = trio.SocketListener(trio.socket.from_stdlib_socket(sock))
-        nursery.start_soon(functools.partial(trio.serve_listeners, handle, [listener]))
+        callers = listener if door is None else PacedListener(listener, door)
+        nursery.start_soon(functools.partial(trio.serve_listeners, handle, [callers]))
 
 
 class _Connection(TCPServer):
     """Ends when its client does: hypercorn would keep a half-closed connection until it has idled."""
 
+    def __init__(self, *arguments: Any, said: bytes) -> None:
+        super().__init__(*arguments)
+        self._said = said
+        """What was read from the client already."""
+
     async def _read_data(self) -> None:
+        if self._said:
+            await self.protocol.handle(RawData(self._said))
+            self._said = b""
         await super()._read_data()
         if self._task_group._nursery is not None:
             self._task_group._nursery.cancel_scope.cancel()

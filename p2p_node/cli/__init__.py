@@ -63,6 +63,7 @@ COMMANDS = {
     "doctor": LazyCommand("p2p_node.cli.doctor:doctor", "Say what this machine can do and is safe from."),
     "pause": LazyCommand("p2p_node.cli.pause:pause", "Take the machine back from the network."),
     "resume": LazyCommand("p2p_node.cli.pause:resume", "Give the machine to the network again."),
+    "reload": LazyCommand("p2p_node.cli.reload:reload", "Read the lists of peers and addresses again."),
     "peers": LazyCommand("p2p_node.cli.peers:peers", "Show the peers that the running node knows."),
     "job": LazyCommand("p2p_node.cli.job:job", "Run jobs, follow them, check their receipts."),
     "verify": LazyCommand("p2p_node.cli.verify:verify", "Print what checking is worth."),

@@ -26,7 +26,7 @@ def validate(*, file: Path, datadir: Path | None, models: tuple[Path, ...], outp
 
     from p2p_node.cli.job_run import read_job
     from p2p_node.cli.output import print_record
-    from p2p_node.jobs import build_request
+    from p2p_node.jobrequest import build_request
     from p2p_node.jobspec import load_job_spec, parse_job_spec
     from p2p_node.models import models_here, places_of
     from p2p_node.tasks import tokenizers_of

@@ -70,7 +70,7 @@ from verification.evidence import (
 )
 from verification.round import Round, RoundState, Verdict
 
-__all__ = ["Attempt", "Outcome"]
+__all__ = ["DECEITS", "EXECUTOR_FAULTS", "Attempt", "Outcome"]
 
 ACCEPT_MS = 5_000
 """An executor answers an award within this time, or the runner-up gets it."""
@@ -120,6 +120,9 @@ EXECUTOR_FAULTS = frozenset(
     }
 )
 """Outcomes that lower the executor's standing."""
+
+DECEITS = frozenset({Outcome.INCONSISTENT, Outcome.FRAUD, Outcome.WITHHELD})
+"""Those among them of an executor that lied, or wouldn't show what it had committed to."""
 
 
 class Attempt:

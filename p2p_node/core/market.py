@@ -57,7 +57,9 @@ class Market:
         self.elector_age_ms = 0
         """How long a key must have been known before it may verify our jobs."""
 
-    def appraise(self, peer: bytes, eta_ms: int, offer: Offer, *, ranking: Ranking) -> tuple[int, int]:
+    def appraise(
+        self, peer: bytes, eta_ms: int, offer: Offer, *, ask_micros: int, ranking: Ranking
+    ) -> tuple[int, int]:
         """What a peer's slowness and standing cost, in micro-units, and its corrected eta in ms."""
         work: Work = (offer.workload, offer.model, offer.profile)
         standing = self._standings.of(peer)
@@ -65,7 +67,7 @@ class Market:
         declared = eta_ms * standing.latency_factor_ppm // 1_000_000
         corrected = self.paces.believable_ms(peer, work, units=offer.units_max, promised_ms=declared)
         penalty = score_micros(eta_ms=corrected, reputation_ppm=standing.reputation_ppm, ranking=ranking)
-        return penalty, corrected
+        return penalty + standing.risk_micros(ask_micros), corrected
 
     def able(self, offer: Offer, now_ms: int, *, job_id: bytes = b"") -> set[bytes]:
         """Other peers that advertise an offer's model in its profile, at whatever price.
@@ -98,9 +100,10 @@ class Market:
             if not fits or advert is None:
                 continue
             declared_ms = 1_000_000 * body.units_max // max(1, offering.rate_milli)
-            penalty, eta_ms = self.appraise(peer, declared_ms, body, ranking=ranking)
+            ask = offering.price_micros
+            penalty, eta_ms = self.appraise(peer, declared_ms, body, ask_micros=ask, ranking=ranking)
             busy = 0 if advert.body.slots_free else BUSY_MICROS
-            candidates.append(Candidate(peer, advert, offering.price_micros, penalty + busy, eta_ms))
+            candidates.append(Candidate(peer, advert, ask, penalty + busy, eta_ms))
         # A connected peer saves a dial.
         candidates.sort(key=lambda c: (c.score_micros, c.peer not in self._connected, c.basis.id))
         return candidates

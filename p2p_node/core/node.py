@@ -102,7 +102,8 @@ SYNC_MS = 5_000
 SYNC_WITHIN_MS = 45_000
 """What is older than this has been compared with several neighbours."""
 HOUSEKEEPING_MS = 10_000
-FINISHED_JOBS_MAX = 256
+FINISHED_JOBS_MAX = 32
+"""Of which all messages are kept, for whoever asks why peers declined; their receipts are in the store."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

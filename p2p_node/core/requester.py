@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from p2p_node.core.attempt import EXECUTOR_FAULTS, Attempt, Outcome
+from p2p_node.core.attempt import DECEITS, EXECUTOR_FAULTS, Attempt, Outcome
 from p2p_node.core.drafts import Draft
 from p2p_node.core.market import is_drawn_to_bid
 from p2p_node.core.request import FINAL_STATES, JobRequest, JobState
@@ -22,6 +22,7 @@ from protocols.envelope import Signed
 from protocols.events import Event, Heard, TimerFired
 from protocols.limits import ATTEMPTS_MAX, CLOCK_SKEW_MS
 from protocols.messages import AuctionClose, Bid, BlobRecord, Closed, Decline, Offer, ReceiptBody
+from protocols.standing import DECEIT_FAILURES
 from protocols.units import input_digest
 from verification.draw_odds import OutOfReach
 from verification.findings import CONVICTING_PROFILES, HOMOGENEOUS
@@ -38,6 +39,8 @@ SEEK_MS = 2_000
 
 ACKNOWLEDGE_MS = 2_000
 """How long the receipt waits for payees to confirm their vouchers."""
+
+_UNCOUNTED = DECEITS | {Outcome.REFUSED}
 
 _OUTCOME_STATES = {
     Outcome.FRAUD: JobState.VERIFICATION_FAILED,
@@ -201,7 +204,9 @@ class Job:
 
     def _appraise(self, peer: bytes, bid: Bid) -> tuple[int, int]:
         offer = self._offers[-1].body
-        return self._node.market.appraise(peer, bid.eta_ms, offer, ranking=self.request.ranking)
+        return self._node.market.appraise(
+            peer, bid.eta_ms, offer, ask_micros=bid.price_micros, ranking=self.request.ranking
+        )
 
     def _advance_auction(self, offer_id: bytes, event: Event, now_ms: int) -> list[Effect]:
         auction = next((a for a in self.auctions if a.offer.id == offer_id), None)
@@ -230,8 +235,9 @@ class Job:
     def _award_next(self, now_ms: int) -> list[Effect]:
         self.state = JobState.AWARDING
         prefix = self.units
-        # A refusal costs one round trip and nobody's work, so it uses up none of the client's attempts.
-        tried = sum(attempt.outcome is not Outcome.REFUSED for attempt in self.attempts)
+        # A refusal costs one round trip and nobody's work, so it uses up none of the client's attempts. Nor
+        # does deceit: or a few strangers that bid below everybody could end any job, and be paid nothing.
+        tried = sum(attempt.outcome not in _UNCOUNTED for attempt in self.attempts)
         if tried >= min(self.request.attempts_max, ATTEMPTS_MAX):
             return self._give_up(now_ms)
         while self._next_candidate < len(self._candidates) and len(self.attempts) < ATTEMPTS_MAX:
@@ -352,11 +358,13 @@ class Job:
                 delivered_ms=now_ms - attempt.started_ms,
             )
             return self._conclude(JobState.VERIFIED, "", now_ms)
-        if outcome is not Outcome.REFUSED:
-            # One that was only busy may take the next offer.
+        if outcome not in (Outcome.REFUSED, Outcome.UNVERIFIED):
+            # One that was only busy may take the next offer; so may one whose electors all left or kept
+            # silent, under terms that pin those there are by then.
             self._failed_peers.add(peer)
         if outcome in EXECUTOR_FAULTS:
-            self._node.standings.record_failure(peer, now_ms)
+            weight = DECEIT_FAILURES if outcome in DECEITS else 1
+            self._node.standings.record_failure(peer, now_ms, weight=weight)
         if outcome is Outcome.FRAUD and self.request.profile in CONVICTING_PROFILES:
             # We recomputed it ourselves: the gossiped proof convinces the others.
             self._node.standings.convict(peer)

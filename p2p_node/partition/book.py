@@ -43,7 +43,8 @@ from workloads.errors import WorkloadRefused
 from workloads.registry import KINDS
 
 if TYPE_CHECKING:
-    from p2p_node.jobs import JobBook, JobRecord
+    from p2p_node.jobrecord import JobRecord
+    from p2p_node.jobs import JobBook
 
 __all__ = ["PlannedWhole", "Wholes"]
 

@@ -31,8 +31,12 @@ __all__ = [
     "slots",
 ]
 
-PART_MS_MIN = 4_000
-"""Work that is worth an offer, a contract and a draw of verifiers, which together take about a second."""
+PART_MS_MIN = 1_000
+"""Work that is worth an offer: a peer pauses about a tenth of a second between two parts, since the last one
+is verified and paid while it does the next."""
+
+SHARE_MS_MIN = 300
+"""Work that is worth a peer of its own, where a job is too short for everybody to have more."""
 
 PARTS_PER_SLOT = 3
 """Parts for each slot as long as nobody's pace is known: whoever is slow then keeps a third of a share."""
@@ -68,7 +72,8 @@ def plan_counts(split: Split, whole: bytes, *, parts: int | None, slots: int, pa
         return tuple(counts)
     slots = max(1, slots)
     item_us = max(1, pace.unit_us * split.part(whole, 0, 1).units_max)
-    items_min = -(-1_000 * PART_MS_MIN // item_us)
+    share = -(-items // slots)
+    items_min = min(-(-1_000 * PART_MS_MIN // item_us), max(share, -(-1_000 * SHARE_MS_MIN // item_us)))
     if not pace.is_observed:
         # An advert's rate is of a probe, which may be lighter work: parts for everybody in any case.
         items_min = min(items_min, -(-items // (PARTS_PER_SLOT * slots)))

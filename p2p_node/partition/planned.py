@@ -18,7 +18,7 @@ from workloads.registry import KINDS
 from workloads.split import Part, Split
 
 if TYPE_CHECKING:
-    from p2p_node.jobs import JobRecord
+    from p2p_node.jobrecord import JobRecord
 
 __all__ = ["PlannedWhole", "Planner", "request_of", "split_of"]
 

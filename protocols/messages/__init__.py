@@ -7,6 +7,7 @@ each message in the order of a job's life.
 
 from __future__ import annotations
 
+from protocols.messages.directory import Closest, FindClosest, ProviderRecord, StoreRecord
 from protocols.messages.disputes import (
     Dispute,
     DisputeDeclined,
@@ -83,6 +84,7 @@ __all__ = [
     "Cancel",
     "ChunkOpening",
     "Closed",
+    "Closest",
     "Commitment",
     "CommitmentNotice",
     "Decline",
@@ -96,6 +98,7 @@ __all__ = [
     "EvidencePart",
     "EvidenceWant",
     "ExecutionFailed",
+    "FindClosest",
     "FraudNotice",
     "FraudProof",
     "Headcount",
@@ -114,12 +117,14 @@ __all__ = [
     "PartRecord",
     "Progress",
     "Proposal",
+    "ProviderRecord",
     "ReceiptBody",
     "Refusal",
     "Reveal",
     "Sealed",
     "SegmentRecord",
     "SharedModel",
+    "StoreRecord",
     "SyncSummary",
     "SyncWant",
     "Tolerance",
@@ -136,6 +141,10 @@ KINDS: dict[tuple[str, int], type[Body]] = {
     (kind.KIND, kind.VERSION): kind
     for kind in (
         Advert,
+        ProviderRecord,
+        FindClosest,
+        Closest,
+        StoreRecord,
         Offer,
         BidSeal,
         AuctionClose,

@@ -14,7 +14,7 @@ import trio
 from starlette.applications import Starlette
 
 from p2p_node import api
-from p2p_node.api import routes, serving
+from p2p_node.api import door, routes, serving
 from p2p_node.api.access import hosts_of
 from p2p_node.client import connect
 from p2p_node.datadir import DataDir
@@ -98,28 +98,39 @@ async def test_a_path_too_long_for_a_socket_is_named(rig: Rig, tmp_path: Path) -
         await api.serve(node, "unix")
 
 
-def test_connections_are_bounded_and_their_places_come_back(
-    http: httpx.Client, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(serving, "CONNECTIONS_MAX", 4)
-    assert http.get("/v1/status").status_code == 200
-    idle = []
+def test_callers_who_say_nothing_hold_no_place_of_the_owner(http: httpx.Client) -> None:
+    idle = [socket.create_connection(place_of(http), timeout=5) for _ in range(3 * door.STRANGERS_MAX)]
     try:
-        for _ in range(12):
-            idle.append(socket.create_connection(place_of(http), timeout=5))
-        # The first few wait for our words; the last are hung up on without any.
-        assert idle[-1].recv(1) == b""
-        assert http.get("/v1/status").status_code == 200  # The owner's own connection was there first.
+        with httpx.Client(base_url=http.base_url, headers=http.headers, trust_env=False) as owner:
+            assert owner.get("/v1/status").status_code == 200
+        assert idle[0].recv(1) == b""  # Whoever was silent longest made room.
     finally:
         for connection in idle:
             connection.close()
+
+
+def test_connections_with_the_token_are_bounded_and_their_places_come_back(
+    http: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving, "CONNECTIONS_MAX", 4)
+    host, port = place_of(http)
+    head = f"GET /v1/status HTTP/1.1\r\nhost: {host}:{port}\r\nauthorization: {http.headers['authorization']}"
+    held = []
+    try:
+        for _ in range(6):
+            held.append(socket.create_connection((host, port), timeout=5))
+            held[-1].sendall(f"{head}\r\n\r\n".encode())
+            heard = held[-1].recv(65_536)
+        assert b" 200 " not in heard
+    finally:
+        for connection in held:
+            connection.close()
     for _ in range(100):
-        with httpx.Client(base_url=http.base_url, headers=http.headers, trust_env=False) as again:
-            try:
-                assert again.get("/v1/status").status_code == 200
-                break
-            except httpx.HTTPError:
-                continue
+        try:
+            assert http.get("/v1/status").status_code == 200
+            break
+        except httpx.HTTPError:
+            continue
     else:
         pytest.fail("no place came back")
 

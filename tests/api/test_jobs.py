@@ -129,7 +129,7 @@ def test_bids_of_a_second_round_are_seen(rig: Rig, client: NodeClient) -> None:
 
 
 def test_cancelling(client: NodeClient) -> None:
-    job = client.submit(job_document(window="9s"))
+    job = client.submit(job_document(window="9s", max_price=1))
     assert client.cancel(job["id"])["state"] == "cancelled"
     assert client.job(job["id"])["reason"] == "cancelled by the client"
     # Once over, it stays so.
@@ -138,7 +138,7 @@ def test_cancelling(client: NodeClient) -> None:
 
 
 def test_an_id_must_name_one_job(client: NodeClient, http: httpx.Client) -> None:
-    jobs = [client.submit(job_document(window="9s")) for _ in range(17)]
+    jobs = [client.submit(job_document(window="9s", max_price=1)) for _ in range(17)]
     for job in jobs:
         client.cancel(job["id"])
     # Of 17 ids, two begin with the same digit.
@@ -218,7 +218,7 @@ def test_bodies_are_bounded_whether_announced_or_not(http: httpx.Client) -> None
 
 
 def test_follow_takes_two_values(client: NodeClient, http: httpx.Client) -> None:
-    job = client.submit(job_document(window="9s"))
+    job = client.submit(job_document(window="9s", max_price=1))
     client.cancel(job["id"])
     response = http.get(f"/v1/jobs/{job['id']}/events?follow=maybe")
     assert response.status_code == 400

@@ -78,7 +78,7 @@ def test_no_bids(run: Run, job_file: JobFile) -> None:
 
 
 def test_the_timeout_cancels(run: Run, rig: Rig, job_file: JobFile) -> None:
-    result = run("job", "run", job_file(window="9s"), "--timeout", "100ms", "-o", "json")
+    result = run("job", "run", job_file(window="9s", max_price=1), "--timeout", "100ms", "-o", "json")
     assert result.exit_code == 6
     assert json.loads(result.stdout)["state"] == "cancelled"
     with connect(rig.datadir) as client:

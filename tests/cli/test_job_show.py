@@ -81,7 +81,7 @@ def test_job_status_and_list(run: Run, done: dict[str, Any], output: str, load: 
 def test_job_get(run: Run, rig: Rig, done: dict[str, Any]) -> None:
     assert run("job", "get", done["id"]).stdout == done["text"] + "\n"
     with connect(rig.datadir) as client:
-        open_job = client.submit(job_document(window="9s"))
+        open_job = client.submit(job_document(window="9s", max_price=1))
         with pytest.raises(UserError, match=r"the job is \w+; follow it with: p2p-node job logs -f"):
             run("job", "get", open_job["id"])
         assert run("job", "cancel", open_job["id"]).exit_code == 0

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from p2p_node.core.attempt import Outcome
+from p2p_node.core.attempt import DECEITS, Outcome
 from p2p_node.core.node import NodeCore
 from p2p_node.core.request import JobState
 from p2p_node.core.requester import Job
@@ -30,6 +30,7 @@ from protocols.messages import (
     ReceiptBody,
     Refusal,
 )
+from protocols.standing import DECEIT_FAILURES
 from protocols.units import input_digest
 from tests.support.builders import INPUT, NOW_MS, advert, changed, key, offer, signed
 from tests.support.machines import core, sent, the
@@ -211,6 +212,29 @@ def test_refusals_use_up_no_attempt_and_blame_nobody() -> None:
     assert awarded(case.auctioned(100)) == key(1)
 
 
+@pytest.mark.parametrize("deceit", sorted(DECEITS, key=lambda outcome: outcome.value))
+def test_deceit_uses_up_no_attempt(deceit: Outcome) -> None:
+    case = Case(attempts_max=1)
+    case.auctioned(100, 120, 150)
+    for number in (1, 2):
+        attempt = case.job.attempts[-1]
+        assert attempt.candidate.peer == key(number)
+        attempt.outcome = deceit
+        case.job._attempt_ended(attempt, case.now_ms)
+    assert case.job.attempts[-1].candidate.peer == key(3)
+    case.fail(3)
+    assert case.job.state is JobState.TASK_FAILED
+
+
+def test_who_withheld_an_opening_does_not_underbid_the_next_job_either() -> None:
+    case = Case()
+    case.node.standings.record_failure(key(1), NOW_MS - 3_600_000, weight=DECEIT_FAILURES)
+    assert case.node.standings.is_welcome(key(1), NOW_MS)
+    assert awarded(case.auctioned(20, 100, 120)) == key(2)
+    # What it asks doesn't lower what the winner is paid.
+    assert case.job.attempts[0].award.body.price_micros == 120
+
+
 def test_refusals_before_a_failure_keep_their_numbers() -> None:
     case = Case(attempts_max=3)
     case.auctioned(100, 120, 150)
@@ -310,7 +334,7 @@ def test_fraud_in_the_native_profile_convicts_too_since_the_exact_run_showed_it(
     attempt.outcome = Outcome.FRAUD
     case.job._attempt_ended(attempt, case.now_ms)
     standing = case.node.standings.of(attempt.candidate.peer)
-    assert standing.failed == 1 and standing.convicted
+    assert standing.failed == DECEIT_FAILURES and standing.convicted
 
 
 def test_the_offer_of_another_job_concerns_us_not() -> None:

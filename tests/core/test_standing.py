@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from protocols.standing import Standings
+from protocols.standing import DECEIT_FAILURES, Standings
 from tests.support.builders import NOW_MS, key
 
 PEER = key(1)
@@ -34,6 +34,25 @@ def test_exclusion_doubles_and_ends() -> None:
     for _ in range(100):
         standings.record_failure(PEER, NOW_MS)
     assert standings.is_welcome(PEER, NOW_MS + (60_000 << 10))
+
+
+def test_deceit_weighs_as_many_failures() -> None:
+    lied, failed = Standings(), Standings()
+    lied.record_failure(PEER, NOW_MS, weight=DECEIT_FAILURES)
+    for _ in range(DECEIT_FAILURES):
+        failed.record_failure(PEER, NOW_MS)
+    assert lied.of(PEER) == failed.of(PEER)
+    assert not lied.is_welcome(PEER, NOW_MS + 8 * 60_000 - 1)
+
+
+def test_good_work_makes_up_for_the_risk_of_a_failure() -> None:
+    standings = Standings()
+    assert standings.of(PEER).risk_micros(100) == 0
+    standings.record_failure(PEER, NOW_MS)
+    assert standings.of(PEER).risk_micros(100) == 400
+    for _ in range(39):
+        standings.record_completion(PEER, declared_ms=100, delivered_ms=100)
+    assert standings.of(PEER).risk_micros(100) == 10
 
 
 def test_a_conviction_is_for_good() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from types import SimpleNamespace
 
 import libp2p.network.swarm as swarm_module
 import pytest
@@ -187,6 +188,28 @@ async def test_a_heartbeat_tells_each_peer_only_what_concerns_it(kind: type[Goss
     assert [prune.topicID for prune in sent[second].prune] == (["c", "d"] if leaks else ["d"])
     assert [graft.topicID for graft in sent[second].graft] == (["a", "b"] if leaks else ["b"])
     assert [list(ihave.messageIDs) for ihave in sent[second].ihave] == [[b"id"]]
+
+
+@pytest.mark.parametrize("is_own", [True, False])
+async def test_what_we_say_ourselves_passes_a_mesh_of_strangers(is_own: bool) -> None:
+    """Strangers in the mesh keep what they hear; a neighbour of ours outside of it is told all the same."""
+    router, us, stranger, neighbour = (
+        MendedGossipSub([], 6, 4, 12),
+        ID(b"us"),
+        ID(b"stranger"),
+        ID(b"neighbour"),
+    )
+    deaf = ID(b"on no topic of ours")
+    queues = {peer: RoomyRpcQueue() for peer in (stranger, neighbour, deaf)}
+    router.pubsub = SimpleNamespace(  # type: ignore[assignment]
+        my_id=us, peer_topics={TOPIC: {stranger, neighbour}}, peers=queues, peer_queues=queues
+    )
+    router.mesh[TOPIC] = {stranger}
+    router.own_hearers = lambda: [neighbour, deaf]
+    author = us if is_own else ID(b"author")
+    await router.publish(us if is_own else deaf, rpc_pb2.Message(from_id=author.to_bytes(), topicIDs=[TOPIC]))
+    told = {peer for peer, queue in queues.items() if len(queue)}
+    assert told == ({stranger, neighbour} if is_own else {stranger})
 
 
 async def test_delivery_times_are_not_kept_for_ever() -> None:

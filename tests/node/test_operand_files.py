@@ -9,7 +9,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from p2p_node.errors import UserError
-from p2p_node.jobs import build_request
+from p2p_node.jobrequest import build_request
 from p2p_node.jobspec import parse_job_spec
 from p2p_node.models import builtin_models, places_of
 from p2p_node.packing import pack_files

@@ -14,7 +14,7 @@ from p2p_node.api.views import described_spec
 from p2p_node.cli.job_run import read_job
 from p2p_node.errors import UserError
 from p2p_node.executor import ModelPlace, builtin_places
-from p2p_node.jobs import build_request
+from p2p_node.jobrequest import build_request
 from p2p_node.jobspec import JobSpec, JobSpecError, parse_job_spec
 from p2p_node.tasks import artifact, is_text, prepare, tokenizers_of, unit_name
 from tests.support.tiny_models import model_of, tiny_bert, tiny_vision

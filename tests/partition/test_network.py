@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import trio
 
-from p2p_node.jobs import JobRecord
+from p2p_node.jobrecord import JobRecord
 from p2p_node.partition import book as book_module
 from p2p_node.sim.scenario import job_request, sim_capability
 from p2p_node.sim.workload import derive_unit

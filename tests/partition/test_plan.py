@@ -50,11 +50,18 @@ def test_a_number_of_parts_is_that_many_as_equal_as_can_be() -> None:
 
 
 def test_parts_shrink_down_to_what_is_worth_an_offer() -> None:
-    # An item takes a second, so four are worth a part.
-    found = counts(100)
+    # An item takes a quarter of a second, so four are worth a part.
+    found = counts(100, unit_us=2_500)
     assert found == tuple(sorted(found, reverse=True))
     assert found[0] == 25
     assert found[-1] in range(3, 7)
+
+
+def test_a_short_job_has_a_part_for_everybody_as_long_as_each_has_work() -> None:
+    # Items of a tenth of a second: three are worth a peer of their own.
+    assert counts(8, unit_us=1_000) == (4, 4)
+    assert counts(8, unit_us=1_000, slots=50) == (3, 3, 2)
+    assert counts(4, unit_us=1_000) == (4,)
 
 
 def test_a_short_job_is_one_part() -> None:

@@ -14,7 +14,7 @@ import pytest
 import trio
 
 from p2p_node.core.node import Capability
-from p2p_node.jobs import JobRecord
+from p2p_node.jobrecord import JobRecord
 from p2p_node.partition import book as book_module
 from p2p_node.sim.scenario import job_request
 from protocols.bidding import Ability

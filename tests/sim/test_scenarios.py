@@ -227,6 +227,15 @@ def test_cheats_are_caught_and_earn_less() -> None:
     assert earned["wrong-result"]["mean_micros"] < earned["honest"]["mean_micros"]
 
 
+def test_a_hostile_third_fails_no_job() -> None:
+    kinds = ("wrong-result", "withheld-opening", "equivocation", "spoofed-tokens")
+    hostile = [{"kind": kind, "share": 0.1} for kind in kinds]
+    report = played(hostile=hostile, minutes=0.6)[1]
+    # Everybody's first jobs meet one after another that underbids and cheats.
+    assert report["attacks"]["withheld-opening"]["contracts"] > 3
+    assert report["jobs"]["verified"] == report["jobs"]["submitted"] > 5
+
+
 # --- Promises that break -------------------------------------------------------------------------
 
 

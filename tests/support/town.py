@@ -15,7 +15,8 @@ import trio
 
 from p2p_node.core.keyring import Keyring, RealCrypto
 from p2p_node.core.node import Capability, NodeCore
-from p2p_node.jobs import JobBook, JobRecord
+from p2p_node.jobrecord import JobRecord
+from p2p_node.jobs import JobBook
 from p2p_node.network.simulated import Conditions, SimulatedInternet, open_internet
 from p2p_node.node import NodeNotes
 from p2p_node.partition.receipts import check_raw

@@ -7,6 +7,8 @@ from protocols import messages as m
 from protocols.auction import bid_seal
 from protocols.digest import tagged
 from protocols.envelope import Signed, seal
+from protocols.identity import peer_id
+from protocols.places import ability_key, place_of
 from protocols.units import input_digest, units_digest
 from tests.support.keys import keyring
 from verification.commitment import blind_digest, chunk_leaf
@@ -57,6 +59,12 @@ def examples() -> dict[str, tuple[int, Signed[m.Body]]]:
         models=(m.SharedModel("kjv-2m", model, _digest("manifest"), 400),),
     )
     advert_raw = sign(EXECUTOR, advert).raw
+    where = ("/ip4/127.0.0.1/tcp/4001/p2p/" + peer_id(executor),)
+    record = sign(EXECUTOR, m.ProviderRecord(ability_key("lm.generate", model), _T, _T + 3_600_000, where))
+    place = sign(EXECUTOR, m.ProviderRecord(place_of(executor), _T, _T + 3_600_000, where))
+    question = sign(REQUESTER, m.FindClosest(ability_key("lm.generate", model), 1, True, b""))
+    sign(VERIFIER, m.Closest(question.id, b"", (place.raw,), (record.raw,)))
+    sign(EXECUTOR, m.StoreRecord(record.raw))
     offer = sign(
         REQUESTER,
         m.Offer(

@@ -78,7 +78,7 @@ class Judge(Protocol):
         ...
 
 
-def new_gossipsub() -> GossipSub:
+def new_gossipsub() -> MendedGossipSub:
     """A router with our parameters: fixed degrees, a heartbeat a second, none of the adaptive modes.
 
     Upstream's defaults beat every 120 s, and its adaptive, spam and eclipse modes slide the heartbeat, drop

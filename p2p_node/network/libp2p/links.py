@@ -206,6 +206,11 @@ class Link:
         """A connection under it that is open, for other streams."""
         return next((connection for connection in self._connections if not connection.is_closed), None)
 
+    @property
+    def first_connection(self) -> SwarmConn:
+        """The connection that the link began with, open or not."""
+        return self._first
+
     def transport_addresses(self) -> list[str]:
         """Where the first connection leads, as multiaddrs without a peer id."""
         return [str(address) for address in self._first.get_transport_addresses()]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict, defaultdict
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import libp2p.network.connection.swarm_connection as swarm_connection_module
@@ -196,6 +197,8 @@ class MendedGossipSub(GossipSub):
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
         self.scorer = None
+        self.own_hearers: Callable[[], Iterable[ID]] = list
+        """Peers that are told what we say ourselves, in the mesh or not."""
 
     async def _emit_control_msgs(
         self,
@@ -234,6 +237,8 @@ class MendedGossipSub(GossipSub):
     async def publish(self, msg_forwarder: ID, pubsub_msg: rpc_pb2.Message) -> None:
         """Queue a message for every mesh peer but its forwarder and its author.
 
+        What we say ourselves also goes to `own_hearers`: a crowd of strangers in our mesh can't hide it.
+
         Fault: a time of every delivery is kept per topic and only ever trimmed in adaptive mode, and copies
         are kept for every peer that isn't on the topic. Cost: a copy, a split, a score and a signed record
         of our addresses for each peer and message.
@@ -241,7 +246,14 @@ class MendedGossipSub(GossipSub):
         self.mcache.put(pubsub_msg)
         rpc = rpc_pb2.RPC(publish=[pubsub_msg])
         queues = self.pubsub.peer_queues if self.pubsub is not None else {}
-        for peer in self._get_peers_to_send(pubsub_msg.topicIDs, msg_forwarder, ID(pubsub_msg.from_id)):
+        author = ID(pubsub_msg.from_id)
+        peers = set(self._get_peers_to_send(pubsub_msg.topicIDs, msg_forwarder, author))
+        if msg_forwarder == author and self.pubsub is not None:
+            listening = set().union(
+                *(self.pubsub.peer_topics.get(topic, ()) for topic in pubsub_msg.topicIDs)
+            )
+            peers |= listening.intersection(self.own_hearers())
+        for peer in peers:
             queue = queues.get(peer)
             if queue is not None and not queue.push(rpc):
                 log.debug("gossip dropped: the peer's queue is full", peer=str(peer))

@@ -86,6 +86,9 @@ PACE_S_MAX = 1.0
 """Yamux gives up a stream that isn't read for 5 s."""
 
 REJECTED_POINTS = 10
+OWN_HEARERS_MAX = 16
+"""Neighbours that are told of each message of our own."""
+
 DIALLED_BACK_BY_MAX = 4
 """Peers asked to dial us back at once."""
 
@@ -158,6 +161,7 @@ class Libp2pNetwork:
         self._failures: dict[PeerKey, DialFailed] = {}
         self._closing = False
         self.router = new_gossipsub()
+        self.router.own_hearers = self._own_hearers
         self.pubsub = GuardedPubsub(host, self.router, topics=topics, judge=self)
         self.circuits = Circuits(self, swarm, is_wanted=is_unreachable)
         self.relay = Relay(self, relay) if relay is not None and relay.volunteer else None
@@ -271,6 +275,14 @@ class Libp2pNetwork:
             self._dialling.pop(key).set()
         return key
 
+    def admit(self, access: PeerAccess) -> int:
+        """Keep to these lists from now on, and cut off whom they keep out; how many peers those are."""
+        self._access = self._swarm.access = access
+        cut_off = [link for link in self._links.values() if self._keeps_out(link.key, link.first_connection)]
+        for link in cut_off:
+            link.end(PeerRefused("kept out by our lists"))
+        return len(cut_off)
+
     def penalise(self, peer: PeerKey, points: int, reason: str) -> None:
         """See `Network.penalise`."""
         log.info("peer penalised", peer=short_id(peer), points=points, reason=reason)
@@ -282,6 +294,12 @@ class Libp2pNetwork:
                     self._swarm.admission.fault(host)
                 link.end(PeerRefused("refused for its faults"))
             self._nursery.start_soon(self._disconnect, peer_id_of(peer))
+
+    def hang_up(self, peer: PeerKey) -> None:
+        """See `Network.hang_up`."""
+        link = self._links.get(peer)
+        if link is not None:
+            link.end(DialFailed("no longer needed"))
 
     def peers(self) -> list[PeerStatus]:
         """See `Network.peers`."""
@@ -366,6 +384,13 @@ class Libp2pNetwork:
     def outbound_count(self) -> int:
         """Links that we dialled."""
         return sum(link.direction == "outbound" for link in self._links.values())
+
+    def _own_hearers(self) -> list[ID]:
+        """Who hears what we say although it isn't in our mesh: first those that we chose to dial, then those
+        that have been here longest. A crowd of newcomers changes neither.
+        """
+        links = sorted(self._links.values(), key=lambda link: (link.direction == "inbound", link.since_ms))
+        return [peer_id_of(link.key) for link in links[:OWN_HEARERS_MAX]]
 
     async def _connect(self, key: PeerKey, address: str) -> None:
         try:
