@@ -9,6 +9,7 @@ import pytest
 
 from p2p_node.core.market import Market
 from p2p_node.core.registry import Registry
+from p2p_node.core.rooms import Rooms
 from p2p_node.core.request import CheckPolicy
 from p2p_node.core.sampling import plan_sampling
 from p2p_node.quote import quote
@@ -150,7 +151,7 @@ def market(*, heard_ms: int = NOW_MS, **offering: Any) -> tuple[Market, Standing
             body = message.body.offerings[0]
             message = advert(number, offerings=(changed(body, **offering),))
         registry.hear(message, heard_ms)
-    return Market(key(0), registry, standings, set()), standings, registry
+    return Market(key(0), registry, standings, set(), Rooms(key(0), registry, tuple)), standings, registry
 
 
 def test_electors_weigh_by_work_that_we_saw() -> None:

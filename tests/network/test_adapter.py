@@ -130,6 +130,32 @@ async def test_gossip_that_is_too_large_or_on_no_topic_of_ours_is_refused() -> N
             await one.publish("elsewhere", b"")
 
 
+async def test_a_topic_is_joined_and_left_while_the_network_runs() -> None:
+    room = TOPIC.replace("jobs", "room-1")
+    async with network(1) as one, network(2) as two, network(3) as three:
+        await join(one, two)
+        await join(one, three)
+        # The first joins before the second does, which has to remember what it was told.
+        await one.join(room)
+        await two.join(room)
+        await eventually(lambda: bool(one.router.mesh[room]) and bool(two.router.mesh[room]))
+        assert one.router.mesh[room] == {two.pubsub.my_id}
+        await one.publish(room, b"inside")
+        await one.publish(TOPIC, b"to all")
+        heard = [await next_event(two, GossipReceived) for _ in range(2)]
+        assert {(event.topic, event.data) for event in heard} == {(room, b"inside"), (TOPIC, b"to all")}
+        assert (await next_event(three, GossipReceived)).data == b"to all"
+        await two.leave(room)
+        await eventually(lambda: not one.router.mesh[room])
+        with pytest.raises(ValueError, match="room-1"):
+            await two.publish(room, b"outside")
+        assert room not in two.router.mesh
+        assert room not in two.pubsub.peer_topics
+        await one.publish(room, b"alone")
+        await one.publish(TOPIC, b"last")
+        assert (await next_event(two, GossipReceived)).data == b"last"
+
+
 @pytest.mark.parametrize(("ruling", "charged"), [(Ruling.IGNORE, 0), (Ruling.REJECT, 10)])
 async def test_what_the_rule_does_not_accept_is_neither_delivered_nor_forwarded(
     only_who_is_told: None, ruling: Ruling, charged: int

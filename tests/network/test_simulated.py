@@ -96,6 +96,24 @@ def test_gossip_reaches_everyone_once_but_not_its_author() -> None:
     run_deterministically(main)
 
 
+def test_only_those_on_a_topic_hear_it() -> None:
+    async def main() -> None:
+        async with open_internet(seed=2) as internet, node(internet, 1) as one, node(internet, 2) as two:
+            await one.dial(two.addresses[0])
+            await one.join("room")
+            await one.publish("room", b"nobody hears")
+            await trio.sleep(1)
+            await two.join("room")
+            await one.publish("room", b"heard")
+            await trio.sleep(1)
+            assert [e.data for e in drained(two) if isinstance(e, GossipReceived)] == [b"heard"]
+            await two.leave("room")
+            with pytest.raises(ValueError, match="room"):
+                await two.publish("room", b"")
+
+    run_deterministically(main)
+
+
 @pytest.mark.parametrize(
     ("ruling", "delivered", "points"), [(Ruling.ACCEPT, 1, 0), (Ruling.IGNORE, 0, 0), (Ruling.REJECT, 0, 10)]
 )
