@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         heard = traffic["idle_heard_per_peer_per_job_milli"]
         served = max(1, report["network_ms"] // 1_000)
         values = {
-            "heard": heard.get("jobs", 0) / 1_000,
+            "heard": (heard.get("jobs", 0) + heard.get("rooms", 0)) / 1_000,
             "frames": traffic["frame_bytes"] / peers / served,
             "gossip": traffic["gossip_bytes"] / peers / served,
             "per job": traffic["frames"] / max(1, jobs),

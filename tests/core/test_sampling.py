@@ -9,8 +9,8 @@ import pytest
 
 from p2p_node.core.market import Market
 from p2p_node.core.registry import Registry
-from p2p_node.core.rooms import Rooms
 from p2p_node.core.request import CheckPolicy
+from p2p_node.core.rooms import Rooms
 from p2p_node.core.sampling import plan_sampling
 from p2p_node.quote import quote
 from p2p_node.sim.scenario import job_request
