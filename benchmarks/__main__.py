@@ -29,6 +29,7 @@ PROGRAMS = {
     "model": "what exactness costs: native, exact14 and exact21 on the model that ships",
     "network": "gossip and direct streams, against raw TCP",
     "odds": "chances of escape: the formula, these electors, and the machines measured",
+    "partition": "a swarm of real processes cut in two in the middle of a job, and healed",
     "restart": "a node that starts again with 100,000 receipts, against one with none",
     "sandbox": "a worker's start, cold and warm, and what each layer of the sandbox costs",
     "peers": "every kind of work through 1, 2 and 4 peers, against no peers; a worker's start, cold and warm",
