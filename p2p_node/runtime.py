@@ -31,6 +31,7 @@ from p2p_node.timers import Timers
 from protocols.bidding import Ability
 from protocols.effects import (
     CancelRun,
+    HangUp,
     Notify,
     Penalise,
     Persist,
@@ -251,6 +252,9 @@ class Runtime:
                     log.warning("peer penalised", peer=short_id(peer), points=points, why=reason)
                     if self._network is not None and points:
                         self._network.penalise(peer, points, reason)
+                case HangUp(peer):
+                    if self._network is not None:
+                        self._network.hang_up(peer)
                 case Notify():
                     self._on_notify(act, self.clock())
 
@@ -305,19 +309,26 @@ class Runtime:
             except NetworkError as error:
                 log.warning("sending failed", why=str(error))
 
+    def addresses_of(self, peer: bytes) -> tuple[str, ...]:
+        """Where a peer says that it can be reached, in its advert or in the directory."""
+        advert = self.core.registry.get(peer)
+        if advert is not None:
+            return advert.body.addresses
+        return self.core.discovery.directory.addresses_of(peer)
+
     def _dial_and_send(self, network: Network, act: Transmit) -> None:
         waiting = self._dialling.get(act.peer)
         if waiting is not None:
             if len(waiting) < OUTGOING_MAX // DIALS_MAX:
                 waiting.append(act.frame)
             return
-        advert = self.core.registry.get(act.peer)
-        if advert is None or len(self._dialling) >= DIALS_MAX or self._nursery is None:
+        addresses = self.addresses_of(act.peer)
+        if not addresses or len(self._dialling) >= DIALS_MAX or self._nursery is None:
             return
         if act.peer in self.core.connected:
             return  # Its queue is full; the outbox tries again.
         self._dialling[act.peer] = [act.frame]
-        self._nursery.start_soon(self._dial, network, act.peer, advert.body.addresses)
+        self._nursery.start_soon(self._dial, network, act.peer, addresses)
 
     async def _dial(self, network: Network, peer: bytes, addresses: tuple[str, ...]) -> None:
         try:

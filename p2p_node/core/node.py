@@ -14,6 +14,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from p2p_node.core.credit import CreditBook
+from p2p_node.core.directory import DIRECTORY_KINDS
+from p2p_node.core.discovery import Discovery
 from p2p_node.core.disputes import RUN_ROLES, Disputes, Ground
 from p2p_node.core.engagement import Engagement
 from p2p_node.core.gossip import TOPIC_OF_KIND, GossipBook, GossipReader
@@ -177,6 +179,7 @@ class NodeCore:
         self.verifier = Verifier(self, keys=keys, abilities=capability.abilities)
         self._watch = Watch(self)
         self.disputes = Disputes(self, own=self.key, ground=self._ground, owner=self._own_job)
+        self.discovery = Discovery(self, jitter)
 
     # --- Surroundings of the machines ------------------------------------------------------------
 
@@ -282,7 +285,7 @@ class NodeCore:
             raise ValueError(f"{OPEN_JOBS_MAX} jobs are open already")
         job = Job(self, request, nonce=nonce, now_ms=now_ms)
         self.jobs[job.id] = job
-        return job.id, self._act(job.start(now_ms), now_ms)
+        return job.id, [*self._act(job.start(now_ms), now_ms), *self.discovery.seek(now_ms)]
 
     def cancel(self, job_id: bytes, now_ms: int) -> list[Act]:
         """Cancel a job on the client's word."""
@@ -324,10 +327,14 @@ class NodeCore:
     def peer_connected(self, peer: bytes, now_ms: int) -> list[Act]:
         """A link is up: tell the peer what we have, and send what waits for it."""
         self.connected.add(peer)
+        if self.discovery.directory.is_visit(peer):
+            # We came to ask one thing: neither needs to hear all that the other has.
+            return self.outbox.flush(peer)
+        greeting = self.discovery.peer_connected(peer, now_ms)
         summary = Send(peer, self.sign(SyncSummary(self._gossip.recent_ids(now_ms))), now_ms + SYNC_MS)
         # What waited goes first; the summary isn't among it yet, or it would go twice.
         waiting = self.outbox.flush(peer)
-        return [*waiting, *self._act([*self._advertise(now_ms), summary], now_ms)]
+        return [*waiting, *greeting, *self._act([*self._advertise(now_ms), summary], now_ms)]
 
     def peer_disconnected(self, peer: bytes, now_ms: int) -> list[Act]:
         """A link is down; timers decide what that means for jobs."""
@@ -386,8 +393,11 @@ class NodeCore:
             if is_ack:
                 return self.outbox.acknowledged(peer, rest)
             message: Signed[Any] = open_envelope(rest, network=self.network, crypto=self.crypto)
+            if isinstance(message.body, DIRECTORY_KINDS):
+                return self.discovery.hear(peer, message, now_ms)
         except PeerFault as fault:
             return [Penalise(peer, fault.points, str(fault))]
+        self.discovery.used(peer, message)
         ack = Transmit(peer, ack_frame(message.id))
         if message.id in self._direct_seen:
             return [ack]
@@ -480,7 +490,9 @@ class NodeCore:
             case ("advert",):
                 return self._act(self._advertise(now_ms), now_ms)
             case ("housekeeping",):
-                return self._act(self._keep_house(now_ms), now_ms)
+                return [*self._act(self._keep_house(now_ms), now_ms), *self.discovery.keep_house(now_ms)]
+            case ("directory", *_):
+                return self.discovery.timer_fired(key, now_ms)
             case ("duty", _):
                 return self._act(self.verifier.timer_fired(key, now_ms), now_ms)
             case ("dispute" | "evidence", *_):
@@ -583,7 +595,8 @@ class NodeCore:
         acts: list[Act] = []
         for effect in [*effects, *changes]:
             match effect:
-                case Send():
+                case Send(peer, message):
+                    self.discovery.used(peer, message)
                     acts += self.outbox.send(effect, now_ms)
                 case Publish(topic, message):
                     self._gossip.keep(topic, message, now_ms)
