@@ -537,7 +537,8 @@ class NodeCore:
             expires_ms=now_ms + ADVERT_LIFETIMES * renew_ms,
             addresses=capability.addresses,
             software=capability.software,
-            slots_total=capability.slots_total,
+            # None at all while it is paused: whoever draws up an electorate leaves it out.
+            slots_total=0 if self.provider.is_paused else capability.slots_total,
             slots_free=self._advertised_slots,
             cores=capability.cores,
             ram_bytes=capability.ram_bytes,

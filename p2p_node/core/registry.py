@@ -112,12 +112,13 @@ class Registry:
                 yield message
 
     def able(self, workload: str, model: bytes, profile: str, now_ms: int) -> dict[bytes, Offering]:
-        """Peers that advertise this model and profile, with their offering."""
+        """Peers that advertise this model and profile, with their offering; none that its owner has paused."""
         return {
             key: offering
             for key in sorted(self._by_ability.get((workload, model), ()))
             for offering in self._adverts[key].body.offerings
             if self._adverts[key].body.expires_ms > now_ms
+            and self._adverts[key].body.slots_total
             and (offering.workload, offering.model) == (workload, model)
             and profile in offering.profiles
         }
