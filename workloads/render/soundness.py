@@ -1,7 +1,7 @@
 """Whether a surface can be a thing's skin: each edge between two faces at most, and no face without area.
 
-A path tracer renders any triangles, but a file in which three faces meet at one edge is nearly always damaged,
-and light leaks where its author sees a wall. Readable without torch.
+A path tracer renders any triangles, but a file in which three faces meet at one edge is nearly always
+damaged, and light leaks where its author sees a wall. Readable without torch.
 """
 
 from __future__ import annotations
