@@ -591,8 +591,8 @@ class NodeCore:
     def _act(self, effects: list[Effect], now_ms: int) -> list[Act]:
         """Effects as acts: sends go through the outbox, and what we publish we have heard."""
         changes = self.standings.changes()
-        if not effects and not changes:
-            return []
+        if not changes and len(effects) < 2 and all(type(effect) is Persist for effect in effects):
+            return [*effects]  # Most events end here: an advert is written down, or nothing is done.
         acts: list[Act] = []
         for effect in [*effects, *changes]:
             match effect:

@@ -11,7 +11,13 @@ from collections.abc import Iterator
 from protocols.effects import Effect, Persist
 from protocols.envelope import Signed
 from protocols.errors import Rejected
-from protocols.limits import ADVERT_BYTES_MAX, ADVERT_LIFETIME_MS_MAX, CLOCK_SKEW_MS, REGISTRY_PEERS_MAX
+from protocols.limits import (
+    ADVERT_BYTES_MAX,
+    ADVERT_LIFETIME_MS_MAX,
+    CLOCK_SKEW_MS,
+    INTEGER_MAX,
+    REGISTRY_PEERS_MAX,
+)
 from protocols.messages import Advert, Offering
 
 __all__ = ["Registry", "check_advert"]
@@ -44,6 +50,8 @@ class Registry:
         self._adverts: dict[bytes, Signed[Advert]] = {}
         self._first_heard_ms: dict[bytes, int] = {}
         self._by_ability: dict[tuple[str, bytes], dict[bytes, None]] = {}
+        self._expires_ms = INTEGER_MAX
+        """No advert expires before."""
 
     def __len__(self) -> int:
         return len(self._adverts)
@@ -73,6 +81,11 @@ class Registry:
             self._first_heard_ms[message.signer] = message.body.sent_ms
 
     def _put(self, message: Signed[Advert]) -> None:
+        self._expires_ms = min(self._expires_ms, message.body.expires_ms)
+        known = self._adverts.get(message.signer)
+        if known is not None and known.body.offerings == message.body.offerings:
+            self._adverts[message.signer] = message
+            return
         self._drop(message.signer)
         self._adverts[message.signer] = message
         for offering in message.body.offerings:
@@ -90,10 +103,14 @@ class Registry:
 
     def expire(self, now_ms: int) -> list[Effect]:
         """Forget expired adverts."""
+        if now_ms < self._expires_ms:
+            return []
         gone = [key for key, message in self._adverts.items() if message.body.expires_ms <= now_ms]
         for key in gone:
             self._drop(key)
             del self._first_heard_ms[key]
+        lives_ms = (message.body.expires_ms for message in self._adverts.values())
+        self._expires_ms = min(lives_ms, default=INTEGER_MAX)
         return [Persist("registry", key, None) for key in gone]
 
     def get(self, key: bytes) -> Signed[Advert] | None:
