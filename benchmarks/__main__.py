@@ -17,6 +17,7 @@ PROGRAMS = {
     "attacks": "what the checks catch, beside the formula, and what honest peers do to each other",
     "blobs": "a blob between two processes against a libp2p stream and raw TCP, and the memory it takes",
     "crashes": "one crash at each write of a job, in each role: what every account says in the end",
+    "directory": "finding a provider among strangers, as the directory grows and a third of it is hostile",
     "disputes": "from a chunk that differs to one operator: tracing, bytes, referee",
     "exact_ops": "each exact operator over native float32",
     "faults": "peers killed and stopped at every phase of real jobs, and started again",
