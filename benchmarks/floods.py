@@ -36,8 +36,11 @@ QUICK_SECONDS = 5.0
 ROUNDS = 2
 SETTLE_S = 1.0
 START_S = 90
+WARM_S = 5.0
 RATE_SHARE_MIN = 0.5
-GROWTH_MIB_MAX = 64
+GROWTH_MIB_MAX = 128
+"""Most of it pieces of blobs: 32 transfers, up to three pieces each."""
+
 CORE_SHARE_MAX = 0.75
 BLOB_BYTES = 16 << 20
 
@@ -114,6 +117,8 @@ def _attack(kind: str, scene: Scene) -> Iterator[Any]:
             time.sleep(0.05)
         if not struck.value:
             raise RuntimeError(f"{kind!r} didn't strike within {START_S} s")
+        # Its other peers are still starting, which takes our processors and not the victim's.
+        time.sleep(WARM_S)
         yield struck
     finally:
         process.kill()

@@ -258,6 +258,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with running_swarm(peers, seed=arguments.seed) as swarm:
         soak = Soak(swarm, churn_percent=arguments.churn, seed=arguments.seed)
         broken = ["not compared: the run was ended early"]
+        print(f"{peers} peers are up; it ends in {minutes:g} minutes", flush=True)
         try:
             soak.run(60 * minutes)
             with suppress(SwarmError):

@@ -229,9 +229,14 @@ class NodeClient:
         """The models that it has, and whether it offers them."""
         return list(self._call("GET", "/v1/models").json())
 
-    def shared_models(self) -> list[dict[str, Any]]:
-        """Models that it or peers share, by name."""
-        return list(self._call("GET", "/v1/models/shared").json())
+    def shared_models(self, wanted: str | None = None) -> list[dict[str, Any]]:
+        """Models that it or peers share, by name; first it looks far away for those who share ``wanted``."""
+        query = {} if wanted is None else {"wanted": wanted}
+        return list(self._call("GET", "/v1/models/shared", params=query).json())
+
+    def find_providers(self, **query: str) -> list[dict[str, Any]]:
+        """Peers beyond those that it knows: by ``peer``, or by ``workload`` and maybe ``model``."""
+        return list(self._call("GET", "/v1/providers", params=query).json())
 
     def refresh_models(self) -> list[dict[str, Any]]:
         """Have it look for models again; returns those that it has."""

@@ -81,6 +81,8 @@ class NodeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """What peers may draw from us, all together."""
     blob_serve_peer_bytes_per_s: Annotated[int, Meta(ge=64 * 1024, le=2**40)] = 64 * 1024**2
     """And each of them."""
+    share_pulled: bool = False
+    """Whether models that were pulled from peers are given to others, too; see p2p-node model pull."""
     api: _ApiPlace | None = "127.0.0.1:4151"
     """Local HTTP API as host:port, port 0 lets the system choose; or unix, for a socket in the data
     directory; None turns it off."""

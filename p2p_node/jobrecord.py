@@ -27,9 +27,12 @@ class JobRecord:
     state: str = JobState.BIDDING.value
     reason: str = ""
     units: list[int] = field(default_factory=list)
+    """Output so far; empty once it is an old job's, whose output is in the store."""
     text: str = ""
     finished_ms: int = 0
     events: list[dict[str, Any]] = field(default_factory=list)
+    units_total: int = 0
+    """Of a job that is over."""
     whole: PlannedWhole | None = None
     """Where it stands, if it was split into parts."""
 
@@ -59,7 +62,7 @@ class JobRecord:
             "reason": self.reason,
             "created_ms": self.created_ms,
             "finished_ms": self.finished_ms,
-            "units": len(self.units),
+            "units": len(self.units) or self.units_total,
             "unit": unit_name(self.spec["task"]["workload"]),
             "is_text": is_text(self.spec["task"]["workload"]),
             "text": self.text,

@@ -52,7 +52,10 @@ OLD_PREFIX_BYTES_MIN = 4
 EVENTS_PER_JOB_MAX = 20_000
 SUBSCRIBER_EVENTS_MAX = 20_000
 STORY_EVENTS_MAX = 4_096
-"""Of jobs that are over, all together: of older ones only the ending is kept."""
+"""Of jobs that are over, all together: of older ones only the ending is kept, and output is in the store."""
+UNITS_PER_EVENT = 16
+"""So many output units count as one event: they take as much room."""
+
 _PEER_FIELDS = frozenset({"peer", "requester", "executor", "accused", "accuser", "loser"})
 
 
@@ -279,10 +282,19 @@ class JobBook:
         """The file that a verified job's output is; None where it is text, or isn't verified."""
         if record.state != JobState.VERIFIED.value:
             return None
-        units = record.units if record.whole is None else self.wholes.keeping.units_of_whole(record.whole)
+        units = self.units_of(record)
         found = self.wholes.of_job(record.id)
         input = found[0].parts[found[1].number].input if found is not None else None
         return artifact(record.spec["task"], units, self._models, self._blobs, input=input)
+
+    def units_of(self, record: JobRecord) -> list[int]:
+        """A job's output units, from the store where they aren't at hand."""
+        if record.whole is not None:
+            return list(self.wholes.keeping.units_of_whole(record.whole))
+        if len(record.units) == record.units_total or not record.is_final:
+            return record.units
+        stored = self._load(record.id)
+        return stored.units if stored is not None else []
 
     def text_of(self, record: JobRecord, units: Sequence[int], input: bytes | None = None) -> str:
         """Output units as text, of the whole or of the part that takes ``input``; empty where they aren't."""
@@ -294,7 +306,7 @@ class JobBook:
         output = self._text_output(record)
         if output is None:
             return None
-        units = record.units if record.whole is None else self.wholes.keeping.units_of_whole(record.whole)
+        units = self.units_of(record)
         return output.results(units, self._blobs.read)
 
     def explain(self, record: JobRecord) -> list[dict[str, Any]]:
@@ -368,17 +380,21 @@ class JobBook:
         if name == "finished":
             for sender in self._subscribers.pop(record.id, []):
                 sender.close()
-            self._told.append((record, len(record.events)))
-            self._told_events += len(record.events)
-            self._shorten_stories()
+            self._book_story(record)
 
-    def _shorten_stories(self) -> None:
+    def _book_story(self, record: JobRecord) -> None:
+        """A job is over; what is remembered of older ones makes room."""
+        record.units_total = len(record.units)
+        size = len(record.events) + record.units_total // UNITS_PER_EVENT
+        self._told.append((record, size))
+        self._told_events += size
         while self._told_events > STORY_EVENTS_MAX and len(self._told) > 1:
             record, count = self._told.popleft()
             self._told_events -= count
             # One that goes on was resumed, and is booked again when it is over.
             if record.is_final:
                 del record.events[:-1]
+                record.units = []
 
     def _finish(self, record: JobRecord, now_ms: int) -> None:
         job = self._runtime.core.jobs[record.id]
@@ -414,6 +430,7 @@ class JobBook:
             self._records[record.id] = record
             if not record.is_final:
                 self._end_as_receipt_says(record, reasons.get(record.id, STOPPED))
+            self._book_story(record)
 
     def _load(self, job_id: bytes) -> JobRecord | None:
         """A record from the store; None if there is none, or it can't be read."""

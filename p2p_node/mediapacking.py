@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from p2p_node.documents import packed_or_blob, with_task_field
@@ -10,8 +11,9 @@ from p2p_node.speechtasks import PACKED_WINDOWS_MAX, TranscribeTask
 from p2p_node.taskspec import RenderTask
 from workloads.blobs import Blobs
 from workloads.errors import InputRefused
-from workloads.render.files import Placing, mesh_of, read_surfaces
+from workloads.render.files import Placing, Surface, mesh_of, read_surfaces
 from workloads.render.mesh import encode_mesh
+from workloads.render.soundness import check_sound
 from workloads.speech.audio import cut, read_wav
 
 __all__ = ["pack_meshes", "pack_recording"]
@@ -64,6 +66,8 @@ def pack_meshes(task: RenderTask, document: bytes, folder: Path, blobs: Blobs) -
             surfaces = read_surfaces(_content(f"{field}.file", path), path.suffix)
         except InputRefused as error:
             raise UserError(f"{field}.file: {path}: {error}") from error
+        if mesh.manifold:
+            _refuse_unsound(f"{field}.file: {path}", surfaces, placing)
         for surface in surfaces:
             name = surface.material if surface.material in numbers else mesh.material
             if name not in numbers:
@@ -77,6 +81,14 @@ def pack_meshes(task: RenderTask, document: bytes, folder: Path, blobs: Blobs) -
     except InputRefused as error:
         raise UserError(f"task.meshes: {error}") from error
     return with_task_field(document, "meshes", f"{{{packed_or_blob(content, blobs)}}}")
+
+
+def _refuse_unsound(where: str, surfaces: Sequence[Surface], placing: Placing) -> None:
+    try:
+        for surface in surfaces:
+            check_sound(mesh_of([(surface, placing, 0)]))
+    except InputRefused as error:
+        raise UserError(f"{where}: {error}; manifold: false renders it anyway") from error
 
 
 def _content(field: str, path: Path) -> bytes:

@@ -16,6 +16,7 @@ from p2p_node.config import NodeConfig
 from p2p_node.core.node import NodeCore
 from p2p_node.datadir import DataDir
 from p2p_node.executor import ModelPlace, WorkerExecutor
+from p2p_node.finding import Finder
 from p2p_node.jobs import JobBook
 from p2p_node.modelshares import ModelShares
 from p2p_node.network.port import Network
@@ -60,6 +61,8 @@ class Node:
     """None for a node whose models are settled, as in tests."""
     reachability: Callable[[], Awaitable[list[Found]]] | None = None
     """Asks peers to dial back; None where the network can't, as in tests."""
+    finder: Finder | None = None
+    """Asks the directory; None where the node takes no part in it."""
     shares: ModelShares | None = None
     """Models that it gives away."""
     lists: AccessLists | None = None
@@ -73,6 +76,7 @@ class NodeNotes:
         self.book: JobBook | None = None
         self.may_have: Callable[[bytes, Blob], bool] = lambda peer, blob: False
         """Whether a peer has a right to a private blob; nobody has before jobs are known."""
+        self.finder: Finder | None = None
         self.earned: dict[bytes, int] = {}
         self.activity = Activity()
 
@@ -86,6 +90,10 @@ class NodeNotes:
         if note.subject:
             if self.book is not None:
                 self.book.on_notify(note, now_ms)
+            return
+        if note.event == "searched":
+            if self.finder is not None:
+                self.finder.heard(note)
             return
         self.activity.hear(note)
         if note.event == "earned":

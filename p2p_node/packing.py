@@ -107,8 +107,8 @@ def _packed(program: ProgramSpec, folder: Path, blobs: Blobs) -> bytes:
             "format": program.output,
         }
     )
-    packed, content = msgspec.msgpack.decode(answer, type=tuple[bytes, bytes])
-    if content:
+    packed, contents = msgspec.msgpack.decode(answer, type=tuple[bytes, tuple[bytes, ...]])
+    for content in contents:
         blobs.write(content)
     return packed
 

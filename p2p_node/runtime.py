@@ -32,6 +32,7 @@ from protocols.bidding import Ability
 from protocols.effects import (
     CancelRun,
     Greet,
+    HangUp,
     Join,
     Leave,
     Notify,
@@ -262,6 +263,9 @@ class Runtime:
                     log.warning("peer penalised", peer=short_id(peer), points=points, why=reason)
                     if self._network is not None and points:
                         self._network.penalise(peer, points, reason)
+                case HangUp(peer):
+                    if self._network is not None:
+                        self._network.hang_up(peer)
                 case Notify():
                     self._on_notify(act, self.clock())
 
@@ -325,6 +329,13 @@ class Runtime:
             except NetworkError as error:
                 log.warning("sending failed", why=str(error))
 
+    def addresses_of(self, peer: bytes) -> tuple[str, ...]:
+        """Where a peer says that it can be reached, in its advert or in the directory."""
+        advert = self.core.registry.get(peer)
+        if advert is not None:
+            return advert.body.addresses
+        return self.core.discovery.directory.addresses_of(peer)
+
     def _dial_and_send(self, network: Network, act: Transmit) -> None:
         waiting = self._dialling.get(act.peer)
         if waiting is not None:
@@ -338,13 +349,13 @@ class Runtime:
             self._start_dial(self._network, peer, [])
 
     def _start_dial(self, network: Network, peer: bytes, frames: list[bytes]) -> None:
-        advert = self.core.registry.get(peer)
-        if advert is None or len(self._dialling) >= DIALS_MAX or self._nursery is None:
+        addresses = self.addresses_of(peer)
+        if not addresses or len(self._dialling) >= DIALS_MAX or self._nursery is None:
             return
         if peer in self.core.connected:
             return  # Its queue is full; the outbox tries again.
         self._dialling[peer] = frames
-        self._nursery.start_soon(self._dial, network, peer, advert.body.addresses)
+        self._nursery.start_soon(self._dial, network, peer, addresses)
 
     async def _dial(self, network: Network, peer: bytes, addresses: tuple[str, ...]) -> None:
         try:

@@ -35,6 +35,7 @@ from p2p_node.core.node import Capability, NodeCore
 from p2p_node.datadir import DataDir
 from p2p_node.errors import UserError
 from p2p_node.executor import RUN_OWNER, WorkerExecutor
+from p2p_node.finding import Finder
 from p2p_node.hostile import hostile_core, worker_variant
 from p2p_node.jobs import JobBook
 from p2p_node.kernels import find_kernels
@@ -236,6 +237,8 @@ async def _serve(
                 node_notes.may_have = rights.may_have
                 pausing = Pausing(("cpu",), runtime.pause)
                 shares = ModelShares(blob_store, runtime.share)
+                finder = node_notes.finder = Finder(runtime, network)
+                core.discovery.directory.is_on = True
                 node = Node(
                     config,
                     place,
@@ -255,6 +258,7 @@ async def _serve(
                     blobs,
                     catalogue,
                     direct.reachability,
+                    finder=finder,
                     shares=shares,
                     lists=AccessLists(place.config, direct.admit),
                 )
@@ -269,6 +273,7 @@ async def _serve(
                 steps.end("core restored")
                 await nursery.start(blobs.run, network)
                 await nursery.start(runtime.run, network)
+                nursery.start_soon(finder.tell_of_blobs, blob_store)
                 nursery.start_soon(book.wholes.run)
                 nursery.start_soon(tell_earnings, store, core, node.earned)
                 nursery.start_soon(reachable.watch, direct.reachability)
@@ -324,7 +329,7 @@ def _open_blobs(place: DataDir, config: NodeConfig) -> BlobStore:
 def _addresses(core: NodeCore, key: bytes) -> tuple[str, ...]:
     """Where a peer says that it can be reached."""
     advert = core.registry.get(key)
-    return advert.body.addresses if advert is not None else ()
+    return advert.body.addresses if advert is not None else core.discovery.directory.addresses_of(key)
 
 
 def _abilities(

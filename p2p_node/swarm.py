@@ -36,7 +36,7 @@ from p2p_node.hostile import CHEATS
 from protocols.digest import tagged
 from protocols.identity import peer_id
 
-__all__ = ["Swarm", "SwarmError", "SwarmPeer", "running_swarm"]
+__all__ = ["Site", "Swarm", "SwarmError", "SwarmPeer", "running_swarm"]
 
 PEERS_MAX = 64
 PRICE_MICROS = 100
@@ -59,6 +59,17 @@ class SwarmError(UserError):
     """A peer of a local swarm didn't start, or didn't find the others."""
 
     exit_code = ExitCode.TASK_FAILED
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """Where a peer runs: on loopback, or in a network of its own on this machine."""
+
+    host: str = "127.0.0.1"
+    """Where it listens."""
+    launcher: tuple[str, ...] = ()
+    """Put before its command, and becomes it."""
+    api: str = "127.0.0.1:0"
 
 
 @dataclass(slots=True)
@@ -110,6 +121,7 @@ class Swarm:
         latency_ms: int,
         on_event: OnEvent,
         models: Sequence[Path] = (),
+        site_of: Callable[[int], Site] = lambda index: Site(),
     ) -> None:
         self.folder = folder
         self.peers: list[SwarmPeer] = []
@@ -120,6 +132,7 @@ class Swarm:
         self._models = [str(folder.resolve()) for folder in models]
         self._on_event = on_event
         self._started = 0
+        self._site_of = site_of
 
     @property
     def requester(self) -> SwarmPeer:
@@ -148,15 +161,18 @@ class Swarm:
         identities = [self._make_identity(first + offset) for offset in range(len(wanted))]
         ports = _free_ports(len(wanted))
         addresses = [
-            f"/ip4/127.0.0.1/tcp/{port}/p2p/{peer_id(key)}"
-            for (_, key), port in zip(identities, ports, strict=True)
+            f"/ip4/{self._site_of(first + offset).host}/tcp/{port}/p2p/{peer_id(key)}"
+            for offset, ((_, key), port) in enumerate(zip(identities, ports, strict=True))
         ]
         known = [peer.address for peer in self.peers if peer.is_running] + addresses
         started = []
         for offset, (cheat, price) in enumerate(wanted):
             datadir, key = identities[offset]
             others = [address for address in known if address != addresses[offset]]
-            process = self._spawn(datadir, ports[offset], others[:BOOTSTRAP_MAX], cheat, price)
+            site = self._site_of(first + offset)
+            process = self._spawn(
+                site, datadir, ports[offset], others[:BOOTSTRAP_MAX], cheat=cheat, price_micros=price
+            )
             peer = SwarmPeer(first + offset, peer_id(key), addresses[offset], datadir, cheat, price, process)
             self.peers.append(peer)
             started.append(peer)
@@ -169,13 +185,13 @@ class Swarm:
         return place.path, keystore.create(place.keystore, None, seed=seed).public
 
     def _spawn(
-        self, datadir: Path, port: int, bootstrap: list[str], cheat: str, price_micros: int
+        self, site: Site, datadir: Path, port: int, bootstrap: list[str], *, cheat: str, price_micros: int
     ) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-I", "-m", "p2p_node", "start", "--no-mdns"]
+        command = [*site.launcher, sys.executable, "-I", "-m", "p2p_node", "start", "--no-mdns"]
         options = {
             "--datadir": str(datadir),
-            "--listen": f"/ip4/127.0.0.1/tcp/{port}",
-            "--api": "127.0.0.1:0",
+            "--listen": f"/ip4/{site.host}/tcp/{port}",
+            "--api": site.api,
             "--network": self.network,
             "--price": str(price_micros),
             "--measured": str(self._measurements),
@@ -213,7 +229,14 @@ class Swarm:
         peer.is_up = False
         port = int(peer.address.split("/")[4])
         others = [other.address for other in self.peers if other is not peer and other.is_running]
-        peer.process = self._spawn(peer.datadir, port, others[:BOOTSTRAP_MAX], peer.cheat, peer.price_micros)
+        peer.process = self._spawn(
+            self._site_of(peer.index),
+            peer.datadir,
+            port,
+            others[:BOOTSTRAP_MAX],
+            cheat=peer.cheat,
+            price_micros=peer.price_micros,
+        )
 
     def remove(self, peer: SwarmPeer) -> None:
         """End one peer, as the end of the swarm would, and forget it."""
@@ -332,6 +355,7 @@ def running_swarm(
     seed: int | None = None,
     latency_ms: int = 0,
     models: Sequence[Path] = (),
+    site_of: Callable[[int], Site] = lambda index: Site(),
     on_event: OnEvent = lambda event, details: None,
 ) -> Iterator[Swarm]:
     """Run a local swarm for the length of the block; every peer knows all others when it begins.
@@ -342,6 +366,7 @@ def running_swarm(
         seed: makes their identities the same each time; None draws them.
         latency_ms: one-way delay added to everything they send.
         models: directories whose models all of them offer.
+        site_of: where each peer runs, by its index.
         on_event: told ``measured``, ``started``, ``up``, ``acquainted`` and ``killed``.
 
     Raises:
@@ -358,7 +383,9 @@ def running_swarm(
         )
     honest = [("", PRICE_MICROS)] * (count - len(kinds))
     with _ending_by_exception(), _folder() as folder:
-        swarm = Swarm(folder, seed=seed, latency_ms=latency_ms, on_event=on_event, models=models)
+        swarm = Swarm(
+            folder, seed=seed, latency_ms=latency_ms, on_event=on_event, models=models, site_of=site_of
+        )
         try:
             swarm._measure()
             swarm._start(honest + [(kind, CHEAT_PRICE_MICROS) for kind in kinds])

@@ -154,6 +154,8 @@ class MeshSpec(Struct, frozen=True, kw_only=True):
     turn_milli: int = 0
     """About the upward axis, in thousandths of a degree."""
     position: Vector = (0, 0, 0)
+    manifold: bool = True
+    """Whether to refuse it where more than two faces meet at an edge."""
 
 
 class MeshesSpec(Struct, frozen=True, kw_only=True):
@@ -395,6 +397,7 @@ _MESH_FILES = listing(
             "scale": Field("scale_milli", milli(0, _COORDINATE_MAX)),
             "turn": Field("turn_milli", milli(-360, 360)),
             "position": Field("position", _POINT),
+            "manifold": Field("manifold", boolean()),
         },
     ),
     length_min=1,

@@ -153,10 +153,23 @@ class Auction:
         if known is not None and known != message.body.seal:
             # A second, different seal is an attempt to keep two prices open.
             raise Rejected("a bidder sealed two different bids for one offer")
-        if known is None and len(self.seals) >= BIDS_PER_JOB_MAX:
+        if known is None and len(self.seals) >= BIDS_PER_JOB_MAX and not self._make_room(message.signer):
             return []
         self.seals[message.signer] = message.body.seal
         return self._close_if_all_answered(now_ms)
+
+    def _make_room(self, bidder: bytes) -> bool:
+        """In a full book, let a key of which nothing is known give way to a peer that is known to be able.
+
+        Keys are free: a flood of them, quicker than any bidder, would otherwise be all the bidders there are.
+        """
+        if bidder not in self._expected:
+            return False
+        stranger = next((key for key in self.seals if key not in self._expected), None)
+        if stranger is None:
+            return False
+        del self.seals[stranger]
+        return True
 
     def _close_if_all_answered(self, now_ms: int) -> list[Effect]:
         # Without a seal we wait on: whoever takes the job then is somebody we haven't heard of.

@@ -15,6 +15,9 @@ __all__ = ["DIGEST_BYTES", "tagged", "tagged_header"]
 DIGEST_BYTES = 32
 
 
+_SIZES = tuple(size.to_bytes(8, "little") for size in range(256))
+
+
 def tagged(tag: str, *parts: bytes) -> bytes:
     """BLAKE3-256 of ``tag`` and ``parts``, each preceded by its length as 8 bytes, little-endian.
 
@@ -27,7 +30,8 @@ def tagged(tag: str, *parts: bytes) -> bytes:
     """
     pieces = [_prefix(tag)]
     for part in parts:
-        pieces.append(len(part).to_bytes(8, "little"))
+        size = len(part)
+        pieces.append(_SIZES[size] if size < 256 else size.to_bytes(8, "little"))
         pieces.append(part)
     # One call on joined bytes: a call for each piece costs more than hashing it.
     return blake3(b"".join(pieces)).digest()

@@ -38,6 +38,13 @@ from verification.fraud import build_proof
 
 __all__ = ["Round", "RoundState", "Verdict", "VerifierEntry"]
 
+WIDER_WINDOW_FACTOR = 4
+"""How much longer each widening waits than the draw before it, at most as long as any answer may take.
+
+Where nobody answered, the links or the verifiers' machines may only be slow. The first claim ends the wait
+within one draw window.
+"""
+
 
 class RoundState(enum.Enum):
     """Where a round stands."""
@@ -147,6 +154,12 @@ class Round:
     def _answer_ms(self) -> int:
         return self.contract.terms.answer_within_ms
 
+    @property
+    def _window_ms(self) -> int:
+        """How long this level of the draw waits for a first claim."""
+        longest_ms = max(self._draw_window_ms, self._answer_ms)
+        return min(self._draw_window_ms * WIDER_WINDOW_FACTOR**self.level, longest_ms)
+
     def start(self, now_ms: int) -> list[Effect]:
         """Open the draw window."""
         return [self._timer("draw", now_ms + self._draw_window_ms)]
@@ -219,6 +232,8 @@ class Round:
         ]
         if len(self.entries) == self._electorate.count:
             effects += self._end_of_draw(now_ms)
+        elif self.level and self.state is RoundState.DRAWING:
+            effects.append(self._timer("draw", now_ms + self._draw_window_ms))
         return effects
 
     def _end_of_draw(self, now_ms: int) -> list[Effect]:
@@ -241,7 +256,7 @@ class Round:
         effects: list[Effect] = [
             Publish("jobs", widening),
             Notify(self._job_id, "widened", {"level": self.level}),
-            self._timer("draw", now_ms + self._draw_window_ms),
+            self._timer("draw", now_ms + self._window_ms),
         ]
         light, self._light_claims = self._light_claims, {}
         for claim in light.values():

@@ -12,6 +12,7 @@ work.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 
 from protocols.digest import tagged
 from protocols.limits import ELECTORATE_MEMBERS_MAX, SEGMENT_CHUNKS_MAX, TOTAL_WEIGHT_MAX, WIDENING_MAX
@@ -25,6 +26,7 @@ _WORD_BYTES = 8
 _WORDS = 2 ** (8 * _WORD_BYTES)
 
 
+@lru_cache(maxsize=1_024)
 def alpha(network: str, commitment_id: bytes) -> bytes:
     """The 32-byte VRF input of one commitment on one network."""
     return tagged("p2p-node/sortition-alpha/1", network.encode(), commitment_id)

@@ -233,7 +233,28 @@ class _Models:
         while len(self._loaded) >= self._count_max:
             self._loaded.popitem(last=False)
         before = self._memory.resident_bytes()
-        workload = open_workload(
+        try:
+            workload = self._open(model)
+        except Exception as error:
+            # By itself it may fit: what is kept is only kept to save time.
+            if not self._loaded or _fault_of(error)[0] != "out-of-memory":
+                raise
+            error.__traceback__ = None
+            self.drop_all()
+            before = self._memory.resident_bytes()
+            workload = self._open(model)
+        self._loaded[key] = workload, max(0, self._memory.resident_bytes() - before)
+        # The newest stays, however large: its run is next.
+        while len(self._loaded) > 1 and sum(size for _, size in self._loaded.values()) > self._bytes_max:
+            self._loaded.popitem(last=False)
+        return workload, max(1, round((time.monotonic() - started) * 1000))
+
+    def drop_all(self) -> None:
+        """Keep no model: a run that found too little memory leaves all of it to the next."""
+        self._loaded.clear()
+
+    def _open(self, model: ModelRef) -> Workload:
+        return open_workload(
             model.workload,
             Path(model.path),
             model.profile,
@@ -241,11 +262,6 @@ class _Models:
             expected_digest=model.digest,
             blobs=self._blobs,
         )
-        self._loaded[key] = workload, max(0, self._memory.resident_bytes() - before)
-        # The newest stays, however large: its run is next.
-        while len(self._loaded) > 1 and sum(size for _, size in self._loaded.values()) > self._bytes_max:
-            self._loaded.popitem(last=False)
-        return workload, max(1, round((time.monotonic() - started) * 1000))
 
 
 def _perform(work: Work, models: _Models, inbox: _Inbox, outbox: _Outbox) -> None:
@@ -316,6 +332,8 @@ def _serve(inbox: _Inbox, outbox: _Outbox, models: _Models) -> None:
             os._exit(0)
         except Exception as error:  # one run's bug must not take the others' models down
             reason, detail = _fault_of(error)
+            if reason == "out-of-memory":
+                models.drop_all()
             print(f"worker: run {work.run}: {reason}: {detail}", file=sys.stderr, flush=True)
             outbox.send(Failed(work.run, reason, detail[:_DETAIL_CHARACTERS_MAX]))
         finally:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -16,6 +16,7 @@ from starlette.types import Receive, Scope, Send
 
 from p2p_node.api.refusals import Refusal
 from p2p_node.blobs import BlobError, BlobMissing, BlobService, StoredBlob
+from p2p_node.blobs.errors import BlobUnavailable
 from p2p_node.blobs.store import BlobWriter
 from p2p_node.network.port import PeerKey
 from protocols.blobs import Blob, blob_name, parse_blob_name, piece_count
@@ -37,14 +38,19 @@ KEEP_ALIVE_S = 10.0
 HEADERS = {"cache-control": "no-store"}
 
 
-def blob_routes(blobs: BlobService | None, connected: Callable[[], Sequence[PeerKey]]) -> list[Route]:
+def blob_routes(
+    blobs: BlobService | None,
+    connected: Callable[[], Sequence[PeerKey]],
+    holders: Callable[[bytes], Awaitable[list[PeerKey]]] | None = None,
+) -> list[Route]:
     """The routes of a node.
 
     Args:
         blobs: None for a node that keeps none; then every route says so.
         connected: peers to fetch from where the caller names none.
+        holders: finds others, by a blob's digest, where those have none; None finds nobody.
     """
-    routes = _Routes(blobs, connected)
+    routes = _Routes(blobs, connected, holders)
     blob = "/v1/blobs/{name}"
     return [
         Route("/v1/blobs", routes.list, methods=["GET"]),
@@ -58,8 +64,13 @@ def blob_routes(blobs: BlobService | None, connected: Callable[[], Sequence[Peer
 
 
 class _Routes:
-    def __init__(self, blobs: BlobService | None, connected: Callable[[], Sequence[PeerKey]]) -> None:
-        self._blobs, self._connected = blobs, connected
+    def __init__(
+        self,
+        blobs: BlobService | None,
+        connected: Callable[[], Sequence[PeerKey]],
+        holders: Callable[[bytes], Awaitable[list[PeerKey]]] | None,
+    ) -> None:
+        self._blobs, self._connected, self._holders = blobs, connected, holders
 
     async def list(self, request: Request) -> Response:
         return _json([_row(stored) for stored in self._service().store.stored()])
@@ -134,7 +145,26 @@ class _Routes:
             sources = [peer_key(name) for name in named] or list(self._connected())[:SOURCES_MAX]
         except ValueError as error:
             raise Refusal(400, "from must be a peer id", message=str(error)[:200]) from error
-        return _Told(partial(self._service().fetch, blob, sources), blob)
+        self._service()
+        return _Told(partial(self._fetch, blob, sources, is_open=not named), blob)
+
+    async def _fetch(
+        self,
+        blob: Blob,
+        sources: Sequence[PeerKey],
+        *,
+        is_open: bool,
+        on_progress: Callable[[int, int], None],
+    ) -> None:
+        fetch = self._service().fetch
+        try:
+            await fetch(blob, sources, on_progress=on_progress)
+        except BlobUnavailable:
+            # Nobody near has it.
+            found = await self._holders(blob.digest) if is_open and self._holders is not None else []
+            if not found:
+                raise
+            await fetch(blob, found, on_progress=on_progress)
 
     def _service(self) -> BlobService:
         if self._blobs is None:

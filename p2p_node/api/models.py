@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from p2p_node.api.finding import find_shared
 from p2p_node.api.refusals import Refusal
 from p2p_node.catalogue import Catalogue, Shelved
 from p2p_node.errors import UserError
@@ -46,6 +47,9 @@ class _Routes:
         return _json([self._row(shelved) for shelved in self._catalogue().models])
 
     async def shared(self, request: Request) -> Response:
+        wanted = request.query_params.get("wanted")
+        if wanted is not None and self._node.finder is not None:
+            await find_shared(self._node.finder, wanted[:64])
         core, now_ms = self._node.core, self._node.runtime.clock()
         others = [advert for advert in core.registry.current(now_ms) if advert.signer != core.key]
         return _json(shared_rows(others, core.capability.models))

@@ -27,6 +27,7 @@ from p2p_node import receipts
 from p2p_node.api import views
 from p2p_node.api.access import AccessGuard
 from p2p_node.api.blobs import blob_routes
+from p2p_node.api.finding import finding_routes
 from p2p_node.api.models import model_routes
 from p2p_node.api.refusals import Refusal as _Refusal
 from p2p_node.errors import UserError
@@ -79,7 +80,12 @@ def make_app(node: Node, token: str, hosts: frozenset[str] | None = None) -> Sta
             Route("/v1/reload", routes.reload, methods=["POST"]),
             Route("/v1/shutdown", routes.shut_down, methods=["POST"]),
             *model_routes(node),
-            *blob_routes(node.blobs, lambda: [status.key for status in node.network.peers()]),
+            *finding_routes(node),
+            *blob_routes(
+                node.blobs,
+                lambda: [status.key for status in node.network.peers()],
+                holders=node.finder.find_blob if node.finder is not None else None,
+            ),
         ],
         middleware=[Middleware(AccessGuard, token=token, hosts=hosts)],
         exception_handlers={

@@ -28,8 +28,11 @@ _DIGEST_DIGITS = 64
 @click.argument("model")
 @click.option("--name", help="What jobs are to call it here; its owner's name unless given.")
 @click.option("--from", "peer", metavar="PEER", help="Id of the only peer to ask.")
+@click.option(
+    "--share/--no-share", default=None, help="Give it to others too, or not; config.toml: share_pulled."
+)
 @datadir_option
-def pull(*, model: str, name: str | None, peer: str | None, datadir: Path | None) -> None:
+def pull(*, model: str, name: str | None, peer: str | None, share: bool | None, datadir: Path | None) -> None:
     """Fetch MODEL and check it: its name, its digest, or its manifest's name as `model share` prints it.
 
     A name is looked up among what peers share, and must mean the same model to all of them. Files come from
@@ -40,6 +43,7 @@ def pull(*, model: str, name: str | None, peer: str | None, datadir: Path | None
     from p2p_node.cli.follow import say
     from p2p_node.cli.model_add import tell_offered
     from p2p_node.client import connect
+    from p2p_node.config import load_config
     from p2p_node.datadir import DataDir
     from p2p_node.modelmanifest import read_manifest
     from p2p_node.models import refuse_name, size_bytes, take_model
@@ -63,6 +67,10 @@ def pull(*, model: str, name: str | None, peer: str | None, datadir: Path | None
             kind, taken = take_model(place, directory, digest=bytes.fromhex(manifest.digest))
     say("pulled", f"{taken.name} of {size_bytes(taken)} bytes, run by {kind.name}")
     tell_offered(datadir, taken.name)
+    if load_config(place.config, {}).share_pulled if share is None else share:
+        with connect(datadir) as client:
+            client.share_model(taken.name, manifest_name)
+        say("shared", taken.name)
 
 
 def _find(client: NodeClient, wanted: str) -> tuple[str, list[str], str | None]:
@@ -75,6 +83,8 @@ def _find(client: NodeClient, wanted: str) -> tuple[str, list[str], str | None]:
     from protocols.limits import MANIFEST_BYTES_MAX
 
     rows = client.shared_models()
+    if not any(row["peers"] and wanted in (row["name"], row["digest"], row["manifest"]) for row in rows):
+        rows = client.shared_models(wanted.partition(":")[0])
     if ":" in wanted:
         try:
             size = parse_blob_name(wanted).size_bytes

@@ -14,10 +14,13 @@ __all__ = ["peers"]
 _GIB = 1 << 30
 
 
-@click.command(short_help="Show the peers that the running node knows.")
+@click.group(
+    short_help="Show the peers that the running node knows, or find others.", invoke_without_command=True
+)
 @datadir_option
 @output_option
-def peers(datadir: Path | None, output: str) -> None:
+@click.pass_context
+def peers(context: click.Context, datadir: Path | None, output: str) -> None:
     """Show the peers that the running node knows: connected ones first.
 
     Capabilities are what each peer measured of itself and signed. JSON and YAML tell more.
@@ -25,6 +28,8 @@ def peers(datadir: Path | None, output: str) -> None:
     from p2p_node.cli.output import print_rows
     from p2p_node.client import connect
 
+    if context.invoked_subcommand is not None:
+        return
     with connect(datadir) as client:
         rows = client.peers()
     if output == "table":
@@ -32,6 +37,33 @@ def peers(datadir: Path | None, output: str) -> None:
             click.echo("no peers yet", err=True)
             return
         rows = [_brief(row) for row in rows]
+    print_rows(rows, output)
+
+
+@peers.command(short_help="Find peers that the node doesn't know.")
+@click.argument("peer", required=False)
+@click.option("--workload", help="Those that run this kind of work, e.g. lm.generate.")
+@click.option("--model", help="Of these, those that run this model: its digest, or its name on this node.")
+@datadir_option
+@output_option
+def find(
+    *, peer: str | None, workload: str | None, model: str | None, datadir: Path | None, output: str
+) -> None:
+    """Find where PEER is, or who runs a kind of work, beyond the peers that the running node knows.
+
+    Asks the directory that all peers keep together. That somebody runs something is its own claim, signed.
+    """
+    from p2p_node.cli.output import print_rows
+    from p2p_node.client import connect
+
+    if (peer is None) == (workload is None) or (model is not None and workload is None):
+        raise click.UsageError("give a peer's id, or --workload and perhaps --model")
+    query = {"peer": peer, "workload": workload, "model": model}
+    with connect(datadir) as client:
+        rows = client.find_providers(**{name: value for name, value in query.items() if value is not None})
+    if output == "table" and not rows:
+        click.echo("nobody found", err=True)
+        return
     print_rows(rows, output)
 
 

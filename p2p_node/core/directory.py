@@ -152,6 +152,10 @@ class Directory:
         self.own_records.addresses = addresses
         self.own_records.provide(keys, now_ms)
 
+    def settle(self, now_ms: int) -> None:
+        """Take the table for complete: every bucket has just been refreshed."""
+        self._refreshed = dict.fromkeys(range(257), now_ms)
+
     def addresses_of(self, peer: bytes) -> tuple[str, ...]:
         """Where a peer that we met in the directory says it can be reached."""
         contact = self.table.get(peer)

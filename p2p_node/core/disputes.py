@@ -284,7 +284,7 @@ class Disputes:
     def timer_fired(self, key: tuple[Any, ...], now_ms: int) -> list[Effect]:
         """A move, a dispute or a part of a proof is overdue."""
         if key[0] == "evidence":
-            return self.archive.timer_fired(key[1])
+            return self.archive.timer_fired(key[1], now_ms)
         return self._advance(key[1], TimerFired(key), now_ms)
 
     def run_event(self, event: RunEvent, now_ms: int) -> list[Effect]:

@@ -36,6 +36,9 @@ Convicted = Callable[[OperatorAccusation, Signed[OperatorFraud], int], list[Effe
 PART_MS = 10_000
 """A part that hasn't come after this long won't."""
 
+NOTICES_KEPT_MAX = 8
+"""Of others that say they have a proof which is being fetched."""
+
 
 @dataclass(slots=True)
 class _Fetch:
@@ -45,6 +48,8 @@ class _Fetch:
     parts: list[bytes] = field(default_factory=list)
     proof: Signed[OperatorFraud] | None = None
     accusation: OperatorAccusation | None = None
+    others: list[Signed[FraudNotice]] = field(default_factory=list)
+    """Notices of the same proof by others, who are asked if this one's signer doesn't answer."""
 
     @property
     def parts_total(self) -> int:
@@ -170,7 +175,12 @@ class Archive:
             now_ms: the clock.
         """
         body = message.body
-        if body.accused == self._own or body.evidence in self._judged or body.evidence in self._fetches:
+        if body.accused == self._own or body.evidence in self._judged:
+            return []
+        known = self._fetches.get(body.evidence)
+        if known is not None:
+            if len(known.others) < NOTICES_KEPT_MAX:
+                known.others.append(message)
             return []
         if self._node.standings.of(body.accused).convicted and not is_ours:
             return []
@@ -240,12 +250,17 @@ class Archive:
         self._fetches.pop(fetch.notice.body.evidence, None)
         self._node.standings.record_failure(fetch.notice.signer, now_ms)
 
-    def timer_fired(self, digest: bytes) -> list[Effect]:
-        """A part is overdue."""
+    def timer_fired(self, digest: bytes, now_ms: int) -> list[Effect]:
+        """A part is overdue: somebody else may have it."""
         fetch = self._fetches.get(digest)
-        if fetch is not None and fetch.proof is None:
-            del self._fetches[digest]
-        return []
+        if fetch is None or fetch.proof is not None:
+            return []
+        del self._fetches[digest]
+        if not fetch.others:
+            return []
+        # Anybody can say another's notice again under its own name, first, and then never answer.
+        self._fetches[digest] = _Fetch(fetch.others[0], others=fetch.others[1:])
+        return self._ask(digest, now_ms)
 
     # --- Judging ---------------------------------------------------------------------------------
 

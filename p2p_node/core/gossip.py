@@ -7,8 +7,10 @@ peer that forwarded it. Flooding loses messages now and then, so neighbours comp
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Callable
+from itertools import islice
 from typing import Any, TypeVar
 
 from p2p_node.core.registry import Registry, check_advert
@@ -305,13 +307,11 @@ class GossipBook:
             if heard_ms >= now_ms - RECENT_GOSSIP_MS:
                 break
             self._forget_oldest()
-        newest: list[bytes] = []
-        for identifier, (heard_ms, topic, _) in reversed(self._recent.items()):
-            if heard_ms < now_ms - within_ms or len(newest) == SYNC_IDS_MAX:
-                break
-            if shares(topic):
-                newest.append(identifier)
-        return tuple(reversed(newest))
+        ids = list(islice(reversed(self._recent), SYNC_IDS_MAX))
+        recent, since_ms = self._recent, now_ms - within_ms
+        # They stand in the order they were heard in: where those begin that are too old is found by halving.
+        fresh = bisect_left(ids, True, key=lambda identifier: recent[identifier][0] < since_ms)
+        return tuple(identifier for identifier in ids[:fresh][::-1] if shares(recent[identifier][1]))
 
     def missing(self, ids: tuple[bytes, ...], now_ms: int) -> tuple[bytes, ...]:
         """Which of a neighbour's ids are news to us, and aren't on their way from another neighbour.

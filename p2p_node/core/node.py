@@ -16,6 +16,8 @@ from typing import Any, TypeVar
 
 from p2p_node.core.census import MINUTE_MS, has_won
 from p2p_node.core.credit import CreditBook
+from p2p_node.core.directory import DIRECTORY_KINDS
+from p2p_node.core.discovery import Discovery
 from p2p_node.core.disputes import RUN_ROLES, Disputes, Ground
 from p2p_node.core.engagement import Engagement
 from p2p_node.core.gossip import TOPIC_OF_KIND, GossipBook, GossipReader
@@ -194,6 +196,7 @@ class NodeCore:
         self.verifier = Verifier(self, keys=keys, abilities=capability.abilities)
         self._watch = Watch(self)
         self.disputes = Disputes(self, own=self.key, ground=self._ground, owner=self._own_job)
+        self.discovery = Discovery(self, jitter)
 
     # --- Surroundings of the machines ------------------------------------------------------------
 
@@ -309,7 +312,7 @@ class NodeCore:
             raise ValueError(f"{OPEN_JOBS_MAX} jobs are open already")
         job = Job(self, request, nonce=nonce, now_ms=now_ms)
         self.jobs[job.id] = job
-        return job.id, self._act(job.start(now_ms), now_ms)
+        return job.id, [*self._act(job.start(now_ms), now_ms), *self.discovery.seek(now_ms)]
 
     def cancel(self, job_id: bytes, now_ms: int) -> list[Act]:
         """Cancel a job on the client's word."""
@@ -351,7 +354,11 @@ class NodeCore:
     def peer_connected(self, peer: bytes, now_ms: int) -> list[Act]:
         """A link is up: tell the peer what we have, and send what waits for it."""
         self.connected.add(peer)
+        if self.discovery.directory.is_visit(peer):
+            # We came to ask one thing: neither needs to hear all that the other has.
+            return self.outbox.flush(peer)
         self.registry.meet(peer)
+        found = self.discovery.peer_connected(peer, now_ms)
         ids = self._gossip.recent_ids(now_ms, shares=partial(self._shares, peer))
         summary = Send(peer, self.sign(SyncSummary(ids)), now_ms + SYNC_MS)
         # What waited goes first; the summary isn't among it yet, or it would go twice.
@@ -360,7 +367,7 @@ class NodeCore:
             greeting = self._society.greeting(peer, self.own_advert(now_ms), now_ms)
         else:
             greeting = self._advertise(now_ms)
-        return [*waiting, *self._act([*greeting, summary], now_ms)]
+        return [*waiting, *found, *self._act([*greeting, summary], now_ms)]
 
     def _shares(self, peer: bytes, topic: str) -> bool:
         return self.rooms.shares(topic, peer)
@@ -423,8 +430,11 @@ class NodeCore:
             if is_ack:
                 return self.outbox.acknowledged(peer, rest)
             message: Signed[Any] = open_envelope(rest, network=self.network, crypto=self.crypto)
+            if isinstance(message.body, DIRECTORY_KINDS):
+                return self.discovery.hear(peer, message, now_ms)
         except PeerFault as fault:
             return [Penalise(peer, fault.points, str(fault))]
+        self.discovery.used(peer, message)
         ack = Transmit(peer, ack_frame(message.id))
         if message.id in self._direct_seen:
             return [ack]
@@ -566,7 +576,9 @@ class NodeCore:
             case ("advert",):
                 return self._act(self._advertise(now_ms), now_ms)
             case ("housekeeping",):
-                return self._act(self._keep_house(now_ms), now_ms)
+                return [*self._act(self._keep_house(now_ms), now_ms), *self.discovery.keep_house(now_ms)]
+            case ("directory", *_):
+                return self.discovery.timer_fired(key, now_ms)
             case ("duty", _):
                 return self._act(self.verifier.timer_fired(key, now_ms), now_ms)
             case ("dispute" | "evidence", *_):
@@ -633,7 +645,8 @@ class NodeCore:
             expires_ms=now_ms + lifetime_ms,
             addresses=capability.addresses,
             software=capability.software,
-            slots_total=capability.slots_total,
+            # None at all while it is paused: whoever draws up an electorate leaves it out.
+            slots_total=0 if self.provider.is_paused else capability.slots_total,
             slots_free=self._advertised_slots,
             cores=capability.cores,
             ram_bytes=capability.ram_bytes,
@@ -689,12 +702,13 @@ class NodeCore:
     def _act(self, effects: list[Effect], now_ms: int) -> list[Act]:
         """Effects as acts: sends go through the outbox, and what we publish we have heard."""
         changes = self.standings.changes()
-        if not effects and not changes:
-            return []
+        if not changes and len(effects) < 2 and all(type(effect) is Persist for effect in effects):
+            return [*effects]  # Most events end here: an advert is written down, or nothing is done.
         acts: list[Act] = []
         for effect in [*effects, *changes]:
             match effect:
-                case Send():
+                case Send(peer, message):
+                    self.discovery.used(peer, message)
                     acts += self.outbox.send(effect, now_ms)
                 case Publish(topic, message):
                     said = self._society.say(message, now_ms) if topic == COMMON else effect

@@ -21,6 +21,7 @@ from protocols.limits import (
     ADVERT_BYTES_MAX,
     ADVERT_LIFETIME_MS_MAX,
     CLOCK_SKEW_MS,
+    INTEGER_MAX,
     REGISTRY_MEMBERS_MAX,
     REGISTRY_MET_MAX,
     REGISTRY_SAMPLE_MAX,
@@ -92,6 +93,8 @@ class Registry:
         self._adverts: dict[bytes, Signed[Advert]] = {}
         self._first_heard_ms: dict[bytes, int] = {}
         self._by_ability: dict[tuple[str, bytes], dict[bytes, None]] = {}
+        self._expires_ms = INTEGER_MAX
+        """No advert expires before."""
 
     def __len__(self) -> int:
         return len(self._adverts)
@@ -171,6 +174,11 @@ class Registry:
             self._first_heard_ms[message.signer] = message.body.sent_ms
 
     def _put(self, message: Signed[Advert]) -> None:
+        self._expires_ms = min(self._expires_ms, message.body.expires_ms)
+        known = self._adverts.get(message.signer)
+        if known is not None and known.body.offerings == message.body.offerings:
+            self._adverts[message.signer] = message
+            return
         self._drop(message.signer)
         self._adverts[message.signer] = message
         self._sorts[self._sort_of(message)][message.signer] = None
@@ -191,10 +199,14 @@ class Registry:
 
     def expire(self, now_ms: int) -> list[Effect]:
         """Forget expired adverts."""
+        if now_ms < self._expires_ms:
+            return []
         gone = [key for key, message in self._adverts.items() if message.body.expires_ms <= now_ms]
         for key in gone:
             self._drop(key)
             del self._first_heard_ms[key]
+        lives_ms = (message.body.expires_ms for message in self._adverts.values())
+        self._expires_ms = min(lives_ms, default=INTEGER_MAX)
         return [Persist("registry", key, None) for key in gone]
 
     def get(self, key: bytes) -> Signed[Advert] | None:
@@ -226,12 +238,13 @@ class Registry:
         return [self._adverts[key] for key in (luck.sample(keys, count) if len(keys) > count else keys)]
 
     def able(self, workload: str, model: bytes, profile: str, now_ms: int) -> dict[bytes, Offering]:
-        """Peers that advertise this model and profile, with their offering."""
+        """Peers that advertise this model and profile, with their offering; none that is paused."""
         return {
             key: offering
             for key in sorted(self._by_ability.get((workload, model), ()))
             for offering in self._adverts[key].body.offerings
             if self._adverts[key].body.expires_ms > now_ms
+            and self._adverts[key].body.slots_total
             and (offering.workload, offering.model) == (workload, model)
             and profile in offering.profiles
         }

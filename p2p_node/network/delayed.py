@@ -108,6 +108,9 @@ class _Delayed:
     def penalise(self, peer: PeerKey, points: int, reason: str) -> None:
         self._inner.penalise(peer, points, reason)
 
+    def hang_up(self, peer: PeerKey) -> None:
+        self._inner.hang_up(peer)
+
     def peers(self) -> list[PeerStatus]:
         return self._inner.peers()
 

@@ -241,6 +241,10 @@ class Network(Protocol):
         """Count a fault. Enough of them end the connection, and the peer is refused for a while."""
         ...
 
+    def hang_up(self, peer: PeerKey) -> None:
+        """End the connection with a peer, if there is one. Nobody is blamed, and it may come back."""
+        ...
+
     def peers(self) -> list[PeerStatus]:
         """Who is connected."""
         ...

@@ -408,6 +408,10 @@ class SimulatedNetwork:
             log.warning("peer refused", peer=peer_id(peer), reason=reason)
             self._internet.disconnect(self.local_key, peer)
 
+    def hang_up(self, peer: PeerKey) -> None:
+        """See `Network.hang_up`."""
+        self._internet.disconnect(self.local_key, peer)
+
     def peers(self) -> list[PeerStatus]:
         """See `Network.peers`."""
         return [

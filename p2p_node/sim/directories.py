@@ -121,9 +121,10 @@ class DirectoryWorld:
 
     def furnish(self) -> None:
         """Give every peer the table of one that has been there long: drawn peers in each bucket."""
-        ordered = sorted((int.from_bytes(place_of(peer.key), "big"), peer) for peer in self._by_place())
+        ordered = sorted((int.from_bytes(place_of(peer.key), "big"), peer) for peer in self.peers)
         places = [place for place, _ in ordered]
         for place, peer in ordered:
+            peer.directory.settle(self.now_ms)
             for bit in range(_PLACE_BITS - 1, -1, -1):
                 low = ((place ^ (1 << bit)) >> bit) << bit
                 begin, end = bisect_left(places, low), bisect_left(places, low + (1 << bit))
@@ -134,14 +135,11 @@ class DirectoryWorld:
                 if begin == end and bisect_left(places, (place >> bit) << bit) + 1 == end:
                     break
 
-    def _by_place(self) -> Sequence[DirectoryPeer]:
-        return self.peers
-
     def provide(self, peer: DirectoryPeer, *keys: bytes) -> None:
         """Have a peer be found under these keys from now on."""
         peer.directory.provide(keys, (peer.address,), self.now_ms)
 
-    def search(self, peer: DirectoryPeer, key: bytes, **how: Any) -> Search:
+    def search(self, peer: DirectoryPeer, key: bytes, /, **how: Any) -> Search:
         """Have a peer look for providers of a key."""
         search, acts = peer.directory.search(key, self.now_ms, **how)
         self.perform(peer, acts)

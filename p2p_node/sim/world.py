@@ -254,6 +254,8 @@ class World:
 
     def clock_ms(self, peer: Peer) -> int:
         """What a peer's own clock shows."""
+        if not peer.drift_ppm:
+            return self.now_ms + peer.skew_ms
         return self.now_ms + peer.skew_ms + (self.now_ms - START_MS) * peer.drift_ppm // PPM
 
     # --- Lives of peers --------------------------------------------------------------------------
@@ -311,9 +313,10 @@ class World:
     # --- Performing acts -------------------------------------------------------------------------
 
     def _perform(self, peer: Peer, acts: list[Act]) -> None:
-        for act in acts:
-            self._performers[type(act)](peer, act)
         self.steps_total += 1
+        performers = self._performers
+        for act in acts:
+            performers[type(act)](peer, act)
         if peer.is_up:
             self.on_step(peer, acts)
 
@@ -433,7 +436,9 @@ class World:
 
     def _deliver_gossip(self, receiver: Peer, sender: Peer, topic: str, data: bytes) -> Ruling:
         """Have gossip arrive; gives what its receiver makes of it."""
-        if not receiver.is_up or receiver.offences.get(sender.core.key, 0) < 0:
+        if not receiver.is_up:
+            return Ruling.IGNORE
+        if receiver.offences and receiver.offences.get(sender.core.key, 0) < 0:
             return Ruling.IGNORE
         if not self.hears(receiver, topic):
             return Ruling.IGNORE

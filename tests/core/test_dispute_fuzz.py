@@ -118,8 +118,10 @@ def assert_tidy(world: World) -> None:
         assert len(disputes._played) <= DISPUTES_MAX * 64
 
 
-def test_a_rain_of_mutants_leaves_disputes_as_they_are() -> None:
-    world = fight(DisputeRain, 4, mutants_each=10, conditions=Conditions(loss=0.02, duplication=0.02))
+# With seed 3 a stranger's copy of a notice comes before the notice, and its proof never does.
+@pytest.mark.parametrize("seed", [3])
+def test_a_rain_of_mutants_leaves_disputes_as_they_are(seed: int) -> None:
+    world = fight(DisputeRain, seed, mutants_each=10, conditions=Conditions(loss=0.02, duplication=0.02))
     assert isinstance(world, DisputeRain)
     assert sum(world.sent.values()) > 2_000
     assert world.penalised > 0.4 * sum(world.sent.values())

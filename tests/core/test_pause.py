@@ -101,3 +101,26 @@ def test_a_bid_on_a_paused_device_is_declined_by_its_name() -> None:
     abilities = sim_capability().abilities
     plan = consider(offer().body, own_key=key(9), abilities=abilities, capacity=capacity)
     assert plan == DeclineReason("paused", detail="the owner paused cpu")
+
+
+def test_a_paused_peer_is_no_elector_and_a_job_whose_electors_paused_goes_on_with_others() -> None:
+    world = World(seed=5, capabilities=[sim_capability(price_micros=50 + index) for index in range(4)])
+    world.run(until_ms=2_500)
+    requester = world.peers[3]
+    pause(world, world.peers[2], ALL)
+    world.run(until_ms=4_500)
+    job_id = world.submit(requester, job_request(1, mode="auction", units=64, verifiers=2))
+    job = requester.core.jobs[job_id]
+    world.run(until_ms=world.now_ms - START_MS + 60_000, stop=lambda: bool(job.attempts))
+    executor = executor_of(world, job)
+    assert job.attempts[0].award.body.electorate_count == 1
+    # The only elector goes too, and comes back while the job is still wanted.
+    [elector] = [peer for peer in world.peers[:2] if peer is not executor]
+    pause(world, elector, ALL)
+    world.run(until_ms=world.now_ms - START_MS + 60_000, stop=lambda: job.attempts[0].outcome is not None)
+    assert job.attempts[0].outcome is Outcome.UNVERIFIED
+    # It was none of the executor's doing, so it may take the job again.
+    pause(world, elector, frozenset())
+    finish(world, job)
+    assert job.state is JobState.VERIFIED
+    assert executor.core.key not in job._failed_peers

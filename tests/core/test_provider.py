@@ -289,3 +289,13 @@ def test_of_many_able_peers_a_lot_says_which_answer() -> None:
     assert 200 / 6 < sum(drawn) < 200 / 2
     undrawn = asked[drawn.index(False)]
     assert node.provider.hear_offer(undrawn, NOW_MS) == []
+
+
+def test_adverts_of_a_thousand_keys_do_not_keep_a_neighbour_from_answering() -> None:
+    node = bidder()
+    for number in range(100, 100 + 10 * BIDDERS_EXPECTED):
+        node.registry.hear(advert(number), NOW_MS)
+    asked = [offer(nonce=number.to_bytes(16, "little")) for number in range(50)]
+    assert not all(node.provider._is_drawn(message) for message in asked)
+    node.connected.add(key(REQUESTER))
+    assert all(node.provider._is_drawn(message) for message in asked)

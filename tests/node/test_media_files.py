@@ -50,6 +50,8 @@ samples: 2
 """
 OBJ = b"v 0 0 0\nv 1 0 0\nv 0 1 0\nusemtl red\nf 1 2 3\nusemtl rust\nf 3 2 1\n"
 
+FAN = b"v 0 0 0\nv 1 0 0\nv 0 1 0\nv 0 -1 0\nv 0 0 1\nusemtl red\nf 1 2 3\nf 1 2 4\nf 1 2 5\nf 1 1 2\n"
+
 
 class Ready:
     """A job file with its files, as a node takes it."""
@@ -148,6 +150,9 @@ def test_a_large_mesh_is_a_blob(tmp_path: Path) -> None:
             r"task.meshes\[1\].material: .*faces of 'rust', .* must be one of grey, red",
         ),
         (RENDER.replace("a.obj", "a.fbx"), OBJ, "kind 'fbx' must be one of obj"),
+        (RENDER, FAN, r"a.obj: 3 faces meet at the edge from \[0.0, 1.0, 0.0\] .*; manifold: false renders"),
+        (RENDER, b"v 0 0 0\nv 1 0 0\nv 2 0 0\nf 1 2 3", "none of its 1 faces has an area"),
+        (RENDER, OBJ.replace(b"v 1 0 0", b"v nan 0 0"), "lies nowhere"),
     ],
 )
 def test_what_is_no_mesh(tmp_path: Path, task: str, content: bytes, rule: str) -> None:
@@ -155,6 +160,17 @@ def test_what_is_no_mesh(tmp_path: Path, task: str, content: bytes, rule: str) -
         (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=rule):
         Ready(task, tmp_path)
+
+
+def test_a_mesh_that_is_no_manifold_is_rendered_where_that_is_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "a.obj").write_bytes(FAN)
+    ready = Ready(
+        RENDER.replace("grey}", "grey, manifold: false}")
+        .replace("stays", "")
+        .replace("position: [0, 1, 0]}", "position: [0, 1, 0], manifold: false}"),
+        tmp_path,
+    )
+    assert len(decode_mesh(decode_scene(ready.prepared.input).mesh).faces) == 8
 
 
 def test_maps_are_pictures_or_metres(tmp_path: Path) -> None:

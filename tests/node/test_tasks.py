@@ -41,6 +41,7 @@ EXAMPLES = {
     "poster": "render.trace",
     "train-kjv": "training.run",
     "train-lora": "training.run",
+    "train-lora-peers": "training.run",
     "train-peers": "training.run",
 }
 
@@ -110,7 +111,7 @@ def test_every_example_becomes_a_request_of_its_kind(name: str) -> None:
     assert request.workload == kind.name
     assert model is not None or kind.name in {workload for workload, _ in FETCHED.values()}
     # Turns of a shared run are committed to segment by segment.
-    segment_chunks = 1 if name == "train-peers" else kind.segment_chunks
+    segment_chunks = 1 if name in {"train-peers", "train-lora-peers"} else kind.segment_chunks
     assert (request.chunk_units, request.segment_chunks) == (kind.chunk_units, segment_chunks)
     fits = model is None or request.input_units + request.units_max <= model.context_units_max
     assert fits or spec.parts is not None

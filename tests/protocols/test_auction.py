@@ -303,6 +303,16 @@ def test_without_seals_the_auction_ends_with_its_window() -> None:
     assert (auction.state, auction.candidates, auction.close) == (AuctionState.DECIDED, [], None)
 
 
+def test_a_flood_of_seals_from_unknown_keys_does_not_push_out_those_who_can_do_it() -> None:
+    auction = waiting_for(1, 2)
+    for number in range(BIDS_PER_JOB_MAX):
+        auction.handle(Heard(Signed(b"", b"", number.to_bytes(32, "big"), BidSeal(OFFER.id, bytes(32)))), 1)
+    auction.handle(Heard(seal_of(bid(1, 100))), 2)
+    auction.handle(Heard(seal_of(bid(2, 100))), 3)
+    assert {keyring(1).public, keyring(2).public} <= auction.seals.keys()
+    assert len(auction.seals) == BIDS_PER_JOB_MAX
+
+
 def test_the_books_are_bounded() -> None:
     auction = fresh()
     for number in range(BIDS_PER_JOB_MAX + 5):

@@ -151,13 +151,21 @@ def test_when_the_whole_electorate_has_claimed_the_window_closes() -> None:
 
 def test_nobody_claims_so_the_draw_widens_until_it_cannot() -> None:
     stage = Stage()
-    for level in (1, 2):
+    # Each wider draw waits longer for slow links and machines, and no longer than for any answer.
+    for level, window_ms in ((1, 4 * WINDOW_MS), (2, ANSWER_MS)):
         effects = stage.timer("draw")
         [published] = [effect for effect in effects if isinstance(effect, Publish)]
         assert published.message.body == Widening(stage.commitment.id, level)
-        assert SetTimer(("round", stage.commitment.id, "draw", level), NOW_MS + WINDOW_MS) in effects
+        assert SetTimer(("round", stage.commitment.id, "draw", level), NOW_MS + window_ms) in effects
     assert stage.timer("draw") == []
     assert stage.round.verdict is Verdict.UNVERIFIED
+
+
+def test_a_claim_in_a_wider_draw_ends_the_longer_wait_soon() -> None:
+    stage = Stage()
+    stage.timer("draw")
+    effects = stage.hear(claim(2, stage.commitment))
+    assert effects[-1] == SetTimer(("round", stage.commitment.id, "draw", 1), NOW_MS + WINDOW_MS)
 
 
 def test_a_timer_set_before_a_widening_is_stale() -> None:

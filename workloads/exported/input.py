@@ -16,7 +16,7 @@ from protocols.digest import DIGEST_BYTES
 from protocols.limits import INPUT_BYTES_MAX, UNITS_MAX
 from protocols.values import ELEMENT_BYTES, value_bytes
 from workloads.errors import InputRefused
-from workloads.inputs import InputCodec, content_rule, within
+from workloads.inputs import InputCodec, blob_rule, content_rule, within
 
 __all__ = [
     "BATCHES_MAX",
@@ -24,6 +24,7 @@ __all__ = [
     "CODEC",
     "CONTENT_BYTES_MAX",
     "FILES",
+    "Kept",
     "Port",
     "RunInput",
     "decode_input",
@@ -82,6 +83,23 @@ class Port(Wire, frozen=True):
             raise InputRefused(f"tensor {self.name!r}: {error}") from error
 
 
+class Kept(Wire, frozen=True):
+    """Values that lie in a blob, one batch after another.
+
+    Whoever judges an operator has no blob: digests stand for the values there, and whoever runs the program
+    holds what it reads against them.
+
+    Args:
+        blob: where they lie.
+        start: the byte at which those of this job begin.
+        digests: the value digest of each batch, or of one for all of them.
+    """
+
+    blob: Blob
+    start: int
+    digests: tuple[bytes, ...]
+
+
 class RunInput(Wire, frozen=True):
     """A program, and values for some runs of it.
 
@@ -92,7 +110,8 @@ class RunInput(Wire, frozen=True):
         inputs: of the graph, in its order.
         outputs: of the graph, in its order.
         batches: runs.
-        values: little-endian elements for each of ``inputs``: of all batches, or of one for all of them.
+        values: little-endian elements for each of ``inputs``: of all batches, or of one for all of them; or
+            where they lie.
         file: what the output is to be, one of `FILES`.
     """
 
@@ -102,7 +121,7 @@ class RunInput(Wire, frozen=True):
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
     batches: int
-    values: tuple[bytes, ...]
+    values: tuple[bytes | Kept, ...]
     file: str
 
     @property
@@ -115,9 +134,18 @@ class RunInput(Wire, frozen=True):
         """Output words of the job."""
         return self.batches * self.batch_words
 
-    def value(self, number: int, batch: int) -> bytes:
-        """What a batch takes as an input."""
+    @property
+    def blobs(self) -> tuple[Blob, ...]:
+        """All that the input names, each once."""
+        named = [self.blob, *(data.blob for data in self.values if isinstance(data, Kept))]
+        return tuple(dict.fromkeys(blob for blob in named if blob is not None))
+
+    def value(self, number: int, batch: int) -> bytes | Kept:
+        """What a batch takes as an input; of kept values those of this batch alone."""
         data, size = self.values[number], self.inputs[number].size_bytes
+        if isinstance(data, Kept):
+            place = batch if len(data.digests) > 1 else 0
+            return Kept(data.blob, data.start + place * size, data.digests[place : place + 1])
         return data if len(data) == size else data[batch * size : (batch + 1) * size]
 
     def check(self, *, is_whole: bool = False) -> None:
@@ -126,7 +154,8 @@ class RunInput(Wire, frozen=True):
             raise InputRefused(f"identity of {len(self.identity)} bytes must have {DIGEST_BYTES}")
         content_rule("program", self.content, self.blob, CONTENT_BYTES_MAX)
         bytes_max = _WHOLE_BYTES_MAX if is_whole else INPUT_BYTES_MAX
-        if len(self.content) + (values := sum(map(len, self.values))) > bytes_max:
+        values = sum(len(data) for data in self.values if isinstance(data, bytes))
+        if len(self.content) + values > bytes_max:
             raise InputRefused(
                 f"{len(self.content)} bytes of program and {values} of values exceed {bytes_max}"
             )
@@ -147,11 +176,29 @@ class RunInput(Wire, frozen=True):
         if len(self.values) != len(self.inputs):
             raise InputRefused(f"input of {len(self.values)} values must have {len(self.inputs)}")
         for port, data in zip(self.inputs, self.values, strict=True):
-            if len(data) not in {port.size_bytes, self.batches * port.size_bytes}:
+            if isinstance(data, Kept):
+                self._check_kept(port, data)
+            elif len(data) not in {port.size_bytes, self.batches * port.size_bytes}:
                 raise InputRefused(
                     f"{port.name!r} of {len(data)} bytes must have {port.size_bytes}, or that for each of "
                     f"{self.batches} batches"
                 )
+        if (size := sum(blob.size_bytes for blob in self.blobs)) > 2 * CONTENT_BYTES_MAX:
+            raise InputRefused(f"blobs of {size} bytes must have at most {2 * CONTENT_BYTES_MAX} together")
+
+    def _check_kept(self, port: Port, kept: Kept) -> None:
+        blob_rule(kept.blob, CONTENT_BYTES_MAX)
+        if len(kept.digests) not in {1, self.batches}:
+            raise InputRefused(
+                f"{port.name!r} has digests of {len(kept.digests)} batches, must have one or {self.batches}"
+            )
+        if any(len(digest) != DIGEST_BYTES for digest in kept.digests):
+            raise InputRefused(f"{port.name!r}: digests must have {DIGEST_BYTES} bytes")
+        stop = kept.start + len(kept.digests) * port.size_bytes
+        if not 0 <= kept.start <= stop <= kept.blob.size_bytes:
+            raise InputRefused(
+                f"{port.name!r} at bytes {kept.start} to {stop} must lie within {kept.blob.size_bytes}"
+            )
 
 
 CODEC = InputCodec(RunInput, whole_bytes_max=_WHOLE_BYTES_MAX)

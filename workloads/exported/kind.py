@@ -13,10 +13,11 @@ from typing import Any
 
 import msgspec
 
+from protocols.blobs import Blob
 from protocols.limits import UNITS_MAX
 from protocols.messages import Tolerance
 from workloads.blobs import Blobs
-from workloads.exported.input import CHUNK_UNITS, CODEC, Port, RunInput, decode_input
+from workloads.exported.input import CHUNK_UNITS, CODEC, Kept, Port, RunInput, decode_input
 from workloads.inputs import items_split
 from workloads.workload import ALL_PROFILES, Artifact, Kind, Model, Workload, weightless_model
 
@@ -100,12 +101,24 @@ def outputs_file(input: bytes, units: Sequence[int]) -> Artifact:
 
 def _narrowed(whole: RunInput, first: int, count: int) -> RunInput:
     values = tuple(
-        data
-        if len(data) == port.size_bytes
-        else data[first * port.size_bytes : (first + count) * port.size_bytes]
-        for port, data in zip(whole.inputs, whole.values, strict=True)
+        _of_batches(port, data, first, count) for port, data in zip(whole.inputs, whole.values, strict=True)
     )
     return msgspec.structs.replace(whole, batches=count, values=values)
+
+
+def _of_batches(port: Port, data: bytes | Kept, first: int, count: int) -> bytes | Kept:
+    if isinstance(data, Kept):
+        if len(data.digests) == 1:
+            return data
+        start = data.start + first * port.size_bytes
+        return Kept(data.blob, start, data.digests[first : first + count])
+    if len(data) == port.size_bytes:
+        return data
+    return data[first * port.size_bytes : (first + count) * port.size_bytes]
+
+
+def _blobs(input: bytes) -> tuple[Blob, ...]:
+    return CODEC.decode(input, is_whole=True).blobs
 
 
 PROGRAM = Kind(
@@ -120,6 +133,6 @@ PROGRAM = Kind(
     probe=_probe,
     open=_open,
     present=outputs_file,
-    input_blobs=CODEC.blobs,
+    input_blobs=_blobs,
     split=items_split(CODEC, "batch", lambda job: job.batches, _narrowed),
 )

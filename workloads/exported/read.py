@@ -15,11 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
-from protocols.blobs import blob_of
 from protocols.codec import encode
-from protocols.limits import INPUT_BYTES_MAX
 from workloads import lockdown
 from workloads.errors import WorkloadRefused
 
@@ -31,17 +27,15 @@ REFUSED = 2
 
 def _pack(request: dict[str, Any]) -> bytes:
     from workloads.exported.input import encode_input
-    from workloads.exported.source import Source, load_program, run_input
+    from workloads.exported.source import Source, load_program, packed, run_input
 
     sources: dict[str, Source] = {
         name: Path(given["file"]) if "file" in given else given["values"]
         for name, given in request["inputs"].items()
     }
     template = load_program(Path(request["file"]), request["shapes"])
-    job, content = run_input(template, sources, request["format"]), b""
-    if len(encode(job)) > INPUT_BYTES_MAX:
-        job, content = msgspec.structs.replace(job, content=b"", blob=blob_of(job.content)), job.content
-    return encode((encode_input(job), content))
+    job, kept = packed(run_input(template, sources, request["format"]))
+    return encode((encode_input(job), kept))
 
 
 def _check(request: dict[str, Any]) -> bytes:

@@ -12,20 +12,25 @@ from typing import Any
 
 import numpy as np
 import torch
+from msgspec.structs import replace
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 from torch import Tensor
 
+from protocols.blobs import blob_of
+from protocols.codec import encode
+from protocols.limits import INPUT_BYTES_MAX
+from protocols.values import value_digest
 from workloads.errors import InputRefused, ModelRefused
 from workloads.exported.budget import budget_of
 from workloads.exported.content import identity_of, pack, parameters_of
-from workloads.exported.input import Port, RunInput
+from workloads.exported.input import Kept, Port, RunInput
 from workloads.program.exported import Template, import_archive
 from workloads.program.interpreter import check_range, infer
 from workloads.program.onnx.importer import import_onnx
 from workloads.program.program import DTYPES, JOB, encode_program, value_bytes
 
-__all__ = ["READERS", "Shapes", "Source", "load_program", "ports_of", "run_input"]
+__all__ = ["READERS", "Shapes", "Source", "load_program", "packed", "ports_of", "run_input"]
 
 Source = Path | list[Any] | float | int
 """Values of an input: a file, or numbers as they stand in a job file."""
@@ -118,6 +123,35 @@ def run_input(template: Template, sources: Mapping[str, Source], file: str) -> R
         values=tuple(value_bytes(_typed(port, array)) for port, array in zip(inputs, arrays, strict=True)),
         file=file,
     )
+
+
+def packed(job: RunInput) -> tuple[RunInput, tuple[bytes, ...]]:
+    """A job that is small enough to be one, and the contents of the blobs that it names then.
+
+    What is largest goes into a blob first, the program or an input's values.
+    """
+    kept: list[bytes] = []
+    while len(encode(job)) > INPUT_BYTES_MAX:
+        sizes = {number: len(data) for number, data in enumerate(job.values) if isinstance(data, bytes)}
+        largest = max(sizes, key=sizes.__getitem__, default=-1)
+        if len(job.content) >= max(sizes.values(), default=0):
+            if not job.content:
+                break
+            kept.append(job.content)
+            job = replace(job, content=b"", blob=blob_of(job.content))
+            continue
+        port, data = job.inputs[largest], job.values[largest]
+        assert isinstance(data, bytes)  # noqa: S101
+        kept.append(data)
+        size = port.size_bytes
+        digests = tuple(
+            value_digest(port.dtype, port.shape, data[start : start + size])
+            for start in range(0, len(data), size)
+        )
+        values = list(job.values)
+        values[largest] = Kept(blob_of(data), 0, digests)
+        job = replace(job, values=tuple(values))
+    return job, tuple(kept)
 
 
 def _batches(port: Port, array: np.ndarray[Any, Any]) -> int:

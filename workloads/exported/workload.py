@@ -18,6 +18,7 @@ from torch import Tensor
 
 from protocols.effects import Case
 from protocols.units import units_digest
+from protocols.values import value_digest as digest_of
 from workloads.blobs import NO_BLOBS, Blobs
 from workloads.chunkwise import Chunk
 from workloads.errors import InputRefused, ModelRefused, NumericsRefused
@@ -30,7 +31,7 @@ from workloads.exported.content import (
     write_context,
 )
 from workloads.exported.hostile import program_of_cheat
-from workloads.exported.input import CHUNK_UNITS, Port, RunInput, decode_input
+from workloads.exported.input import CHUNK_UNITS, Kept, Port, RunInput, decode_input
 from workloads.exported.kind import NAME, PROGRAM, TOLERANCE, model_digest
 from workloads.fingerprint import float_miss_ppb, steps_apart, unit_row
 from workloads.profiled import Profiled
@@ -122,7 +123,7 @@ class ProgramRun(Profiled[_Job]):
         batches = _batches_of(given, place)
         for batch in batches:
             if batch not in job.results:
-                job.results[batch] = _run(job, batch)
+                job.results[batch] = _run(job, batch, self._blobs)
         results = [job.results[batch] for batch in batches]
         words = [word for result in results for word in result.words]
         start = place.start - batches.start * given.batch_words
@@ -177,7 +178,7 @@ class ProgramRun(Profiled[_Job]):
             for item in job.template.program.inputs
             if item.source == PARAMETER
         ]
-        values += [tensor for batch in batches for tensor in _batch_values(job.given, batch)]
+        values += [tensor for batch in batches for tensor in _batch_values(job.given, batch, self._blobs)]
         return program, values
 
     def ran_program(self, input: bytes, units: Sequence[int], chunk: int) -> Program | None:
@@ -250,7 +251,7 @@ def rebuild(case: Case) -> Rebuilt:
             if found is None or (found.dtype, found.shape) != (item.spec.dtype, item.spec.shape):
                 raise ModelRefused(f"the program must have {item.name!r} as {item.spec}")
             digests.append(found.value)
-    digests += [value_digest(value) for batch in batches for value in _batch_values(given, batch)]
+    digests += [digest for batch in batches for digest in _batch_digests(given, batch)]
     return Rebuilt(program, tuple(digests))
 
 
@@ -273,8 +274,37 @@ def _batches_of(given: RunInput, place: range) -> range:
     return range(place.start // given.batch_words, -(-place.stop // given.batch_words))
 
 
-def _batch_values(given: RunInput, batch: int) -> list[Tensor]:
-    return [_tensor(port, given.value(number, batch)) for number, port in enumerate(given.inputs)]
+def _batch_values(given: RunInput, batch: int, blobs: Blobs) -> list[Tensor]:
+    return [
+        _tensor(port, _read(port, given.value(number, batch), blobs))
+        for number, port in enumerate(given.inputs)
+    ]
+
+
+def _batch_digests(given: RunInput, batch: int) -> list[bytes]:
+    found = ((port, given.value(number, batch)) for number, port in enumerate(given.inputs))
+    return [
+        data.digests[0] if isinstance(data, Kept) else digest_of(port.dtype, port.shape, data)
+        for port, data in found
+    ]
+
+
+def _read(port: Port, data: bytes | Kept, blobs: Blobs) -> bytes:
+    """A batch's values.
+
+    Raises:
+        InputRefused: the blob holds others than the job says.
+    """
+    if not isinstance(data, Kept):
+        return data
+    read = blobs.read_range(data.blob, data.start, data.start + port.size_bytes)
+    found = digest_of(port.dtype, port.shape, read)
+    if found != data.digests[0]:
+        raise InputRefused(
+            f"{port.name!r} has value {found.hex()} at byte {data.start} of its blob, "
+            f"must be {data.digests[0].hex()}"
+        )
+    return read
 
 
 def _tensor(port: Port, data: bytes) -> Tensor:
@@ -283,8 +313,8 @@ def _tensor(port: Port, data: bytes) -> Tensor:
     return torch.frombuffer(bytearray(data), dtype=DTYPES[port.dtype]).reshape(port.shape)
 
 
-def _run(job: _Job, batch: int) -> _Result:
-    given = iter(_batch_values(job.given, batch))
+def _run(job: _Job, batch: int, blobs: Blobs) -> _Result:
+    given = iter(_batch_values(job.given, batch, blobs))
     values = [
         job.template.parameters[item.name] if item.source == PARAMETER else next(given)
         for item in job.template.program.inputs

@@ -27,11 +27,12 @@ from protocols.blobs import blob_of
 from protocols.effects import Case
 from protocols.events import Finding
 from protocols.units import FALSE_UNITS
+from protocols.values import value_digest as digest_of
 from workloads.blobs import MemoryBlobs
 from workloads.errors import InputRefused, ModelRefused, ProgramRefused, WorkloadRefused
 from workloads.exported.budget import budget_of
 from workloads.exported.content import identity_of, pack, parameters_of, unpack
-from workloads.exported.input import RunInput, encode_input
+from workloads.exported.input import Kept, RunInput, encode_input
 from workloads.exported.kind import NAME, PROGRAM
 from workloads.exported.source import ports_of, run_input
 from workloads.exported.workload import ProgramRun
@@ -573,3 +574,73 @@ def test_damaged_programs_are_refused_or_read(archives: Archives) -> None:
     for place in range(0, len(good), 13):
         with contextlib.suppress(WorkloadRefused):
             unpack(good[:place] + bytes([good[place] ^ 0x11]) + good[place + 1 :])
+
+
+# --- Values in blobs ----------------------------------------------------------------------------
+
+
+def kept_job(template: Template, batches: int = 3) -> tuple[RunInput, MemoryBlobs]:
+    """A job of several batches whose values lie in a blob."""
+    (port,), _ = ports_of(template)
+    shape = (batches * port.shape[0], *port.shape[1:])
+    values = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    job = run_input(template, {port.name: values.tolist()}, "npz")
+    data = job.values[0]
+    assert isinstance(data, bytes)
+    digests = tuple(
+        digest_of(port.dtype, port.shape, data[start : start + port.size_bytes])
+        for start in range(0, len(data), port.size_bytes)
+    )
+    # Not at the blob's beginning, as in a part of a job.
+    blobs = MemoryBlobs(b"1234" + data)
+    return msgspec.structs.replace(job, values=(Kept(blob_of(b"1234" + data), 4, digests),)), blobs
+
+
+def test_values_in_a_blob_give_what_values_in_the_job_give(archives: Archives) -> None:
+    template = import_archive(archives["mlp"][0])
+    job, blobs = kept_job(template)
+    kept = job.values[0]
+    assert isinstance(kept, Kept)
+    data = blobs.read(kept.blob)[4:]
+    plain = encode_input(msgspec.structs.replace(job, values=(data,)))
+    input = encode_input(job)
+    assert PROGRAM.input_blobs(input) == (kept.blob,)
+    assert len(input) < len(plain) or job.inputs[0].size_bytes < 64
+    expected, found = done(ProgramRun("exact14"), plain), done(ProgramRun("exact14", blobs=blobs), input)
+    assert found[0] == expected[0]
+    split = PROGRAM.split
+    assert split is not None
+    parts = [split.part(input, first, count).input for first, count in ((0, 1), (1, 2))]
+    workload = ProgramRun("exact14", blobs=blobs)
+    assert [unit for part in parts for unit in done(workload, part)[0]] == expected[0]
+    # Whoever judges has no blob: the digests in the input stand for the values.
+    program, traced = trace_chunk(workload, input, found[0], 0)
+    values, context = open_chunk(workload, input, found[0], 0, 0)
+    case = Case(
+        NAME, workload.model, "exact14", input, tuple(found[0]), 0, program, len(traced), 0, traced[0],
+        values, context,
+    )  # fmt: skip
+    assert judge_case(case)[0] is Finding.ACQUITTED
+
+
+def test_kept_values_must_be_those_that_the_job_says(archives: Archives) -> None:
+    template = import_archive(archives["mlp"][0])
+    job, blobs = kept_job(template)
+    kept = job.values[0]
+    assert isinstance(kept, Kept)
+    lying = msgspec.structs.replace(kept, digests=(bytes(32), *kept.digests[1:]))
+    with pytest.raises(InputRefused, match=r"has value .* at byte 4 of its blob, must be 0000"):
+        done(
+            ProgramRun("exact14", blobs=blobs),
+            encode_input(msgspec.structs.replace(job, values=(lying,))),
+        )
+    for wrong, rule in (
+        ({"start": 8}, "must lie within"),
+        ({"start": -1}, "must lie within"),
+        ({"digests": kept.digests[:2]}, "must have one or 3"),
+        ({"digests": (b"x",) * 3}, "must have 32 bytes"),
+        ({"blob": msgspec.structs.replace(kept.blob, size_bytes=2**34)}, "must have at most"),
+    ):
+        bad = msgspec.structs.replace(job, values=(msgspec.structs.replace(kept, **wrong),))
+        with pytest.raises(InputRefused, match=rule):
+            encode_input(bad)

@@ -112,7 +112,7 @@ class _Importer:
         if not name:
             return None
         if name not in self._operands:
-            raise ModelRefused(f"graph uses {name!r} before it is there")
+            raise ModelRefused(f"graph uses {name!r} before it is there: nodes in a cycle, or out of order")
         return self._operands[name]
 
     def _output(self, name: str) -> Value:
