@@ -129,7 +129,7 @@ class Registry:
                 yield message
 
     def able(self, workload: str, model: bytes, profile: str, now_ms: int) -> dict[bytes, Offering]:
-        """Peers that advertise this model and profile, with their offering; none that its owner has paused."""
+        """Peers that advertise this model and profile, with their offering; none that is paused."""
         return {
             key: offering
             for key in sorted(self._by_ability.get((workload, model), ()))
