@@ -158,7 +158,8 @@ class Round:
     def _window_ms(self) -> int:
         """How long this level of the draw waits for a first claim."""
         longest_ms = max(self._draw_window_ms, self._answer_ms)
-        return min(self._draw_window_ms * WIDER_WINDOW_FACTOR**self.level, longest_ms)
+        wider = int(WIDER_WINDOW_FACTOR**self.level)
+        return min(self._draw_window_ms * wider, longest_ms)
 
     def start(self, now_ms: int) -> list[Effect]:
         """Open the draw window."""
