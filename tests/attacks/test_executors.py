@@ -11,6 +11,7 @@ from p2p_node.core.attempt import Outcome
 from p2p_node.core.request import JobState
 from p2p_node.hostile import ATTACKS, Role
 from p2p_node.sim.attacks import Battle, Setting, fight
+from protocols.standing import DECEIT_FAILURES
 from verification.receipt import check_receipt
 from verification.round import Verdict
 
@@ -69,7 +70,7 @@ def test_who_does_not_open_loses_by_the_deadline_and_is_avoided() -> None:
     fought = battle("withheld-opening")
     assert fought.outcomes() == [Outcome.WITHHELD]
     standing = fought.client.core.standings.of(fought.hostile[0].core.key)
-    assert standing.failed == 1
+    assert standing.failed == DECEIT_FAILURES
     assert not standing.convicted
     assert fought.earned_micros() == 0
     assert_harmless(fought)

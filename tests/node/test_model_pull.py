@@ -35,7 +35,7 @@ class Client:
     def __init__(self, *sharing: tuple[int, SharedModel]) -> None:
         self.rows = rows(*sharing)
 
-    def shared_models(self) -> list[dict[str, Any]]:
+    def shared_models(self, wanted: str | None = None) -> list[dict[str, Any]]:
         return self.rows
 
 

@@ -141,7 +141,7 @@ def test_a_finished_job_is_a_file_even_after_a_restart(name: str) -> None:
 def test_units_have_names() -> None:
     named = [unit_name(name) for name in EXAMPLES.values()]
     assert named[:9] == ["token", "token", "word", "pixel", "entry", "word", "word", "word", "word"]
-    assert named[9:] == ["token", "point", "pixel", "pixel", "word", "word", "word"]
+    assert named[9:] == ["token", "point", "pixel", "pixel", "word", "word", "word", "word"]
     assert unit_name("lm.dream") == "unit"
     assert not is_text("lm.dream")
 
