@@ -259,14 +259,17 @@ class Swarm:
         self._measurements.write_bytes(done.stdout)
         self._on_event("measured", {"measured": json.loads(done.stdout)})
 
-    def wait_until_acquainted(self) -> None:
+    def wait_until_acquainted(self, *, outcasts: Sequence[SwarmPeer] = ()) -> None:
         """Wait until every running peer answers and knows the adverts of all others.
+
+        Args:
+            outcasts: peers that the others may refuse as soon as they are up; nobody has to know them.
 
         Raises:
             SwarmError: a peer died, or it takes too long.
         """
         self._wait_until_up()
-        running = [peer for peer in self.peers if peer.is_running]
+        running = [peer for peer in self.peers if peer.is_running and peer not in outcasts]
         offered = self._wait_until_measured(running)
         deadline = time.monotonic() + ACQUAINT_TIMEOUT_S
         for peer in running:

@@ -156,7 +156,8 @@ def attack_live(swarm: Swarm, kind: str, known: dict[str, tuple[int, ...]]) -> L
         known[task] = _run(swarm.requester, task)[1]
     hostile = [swarm.add(cheat=kind, price_micros=price) for price in _prices(attack)]
     try:
-        swarm.wait_until_acquainted()
+        # Whoever says only rubbish may be refused before it has said what it offers.
+        swarm.wait_until_acquainted(outcasts=hostile if kind == "malformed-bytes" else ())
         mount = {
             Role.EXECUTOR: _executors,
             Role.VERIFIER: _verifiers,
