@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 import trio
 
 from p2p_node import api
+from p2p_node.accesslists import AccessLists
 from p2p_node.blobs import BlobService, BlobStore
 from p2p_node.config import NodeConfig
 from p2p_node.core.keyring import Keyring, RealCrypto
@@ -268,6 +269,8 @@ async def _open_node(
         pausing=Pausing(("cpu",), runtime.pause),
         executor=executor,
         blobs=blobs,
+        # The simulated network keeps nobody out.
+        lists=AccessLists(place.config, lambda access: len(access.denied_peers)),
     )
 
 
