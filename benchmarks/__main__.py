@@ -21,7 +21,7 @@ PROGRAMS = {
     "disputes": "from a chunk that differs to one operator: tracing, bytes, referee",
     "exact_ops": "each exact operator over native float32",
     "faults": "peers killed and stopped at every phase of real jobs, and started again",
-    "floods": "fifteen attacks on one live peer, in turns with quiet: what it pays, and what jobs are left",
+    "floods": "fifteen attacks on one live peer, and on a bystander: what it pays, and what jobs are left",
     "generation": "text: prompts decoded together, and checking against doing",
     "growth": "what a job costs those it doesn't concern, as a simulated network grows",
     "items": "embeddings and image classes: exact over native, and checking one chunk over the job",
