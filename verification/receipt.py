@@ -57,6 +57,8 @@ __all__ = [
 VERIFIED = Verdict.VERIFIED.value
 REFUSED = "refused"
 _ENDED_BY_VERDICT = frozenset(verdict.value for verdict in Verdict if verdict is not Verdict.VERIFIED)
+_BLAMELESS = frozenset({REFUSED, Verdict.UNVERIFIED.value})
+"""Outcomes after which an executor may be awarded the job again."""
 _UNDELIVERED = frozenset({"output withheld", "no room for the output"})
 _WITHOUT_CONTRACT = frozenset(
     {REFUSED, "unresponsive", "execution failed", "input not fetched", "handed back", "cancelled"}
@@ -149,7 +151,7 @@ class _Audit:
             require(terms.attempt == index, at, f"attempt={terms.attempt} must be {index}")
             require(answered >= offer_index, at, "it answers an earlier offer than the attempt before")
             require(
-                all(r.executor != terms.executor or r.outcome == REFUSED for r in reports),
+                all(r.executor != terms.executor or r.outcome in _BLAMELESS for r in reports),
                 at,
                 "its executor already failed in an earlier attempt",
             )
@@ -217,7 +219,8 @@ class _Audit:
         reports: list[SegmentReport] = []
         previous: Signed[Commitment] | None = None
         units_after = contract.terms.prefix_units
-        is_unbroken = True
+        units_before = units_after
+        is_unbroken = is_in_line = True
         for index, record in enumerate(records):
             at = f"{step}, segment {index}"
             evidence = read_segment(
@@ -228,14 +231,24 @@ class _Audit:
                 reader=self.reader,
                 step=at,
             )
-            # Segments are paid in order: behind a gap nothing is due, whatever its own verdict.
-            is_unbroken = is_unbroken and evidence.verdict == VERIFIED and record.is_delivered
+            # Segments are paid in order: behind a gap nothing is due, whatever its own verdict, unless only
+            # verifiers left it.
+            is_verified = evidence.verdict == VERIFIED and record.is_delivered
+            is_unbroken = is_unbroken and is_verified
             reports.append(
                 self._settle_segment(
-                    record, evidence, contract, book, units_before=units_after if is_unbroken else None, at=at
+                    record,
+                    evidence,
+                    contract,
+                    book,
+                    units_before=units_before if is_in_line and is_verified else None,
+                    is_kept=is_unbroken,
+                    at=at,
                 )
             )
             previous = evidence.commitment
+            units_before = previous.body.units_total
+            is_in_line = is_in_line and (is_verified or evidence.verdict == Verdict.UNVERIFIED.value)
             if is_unbroken:
                 units_after = previous.body.units_total
         self.earnings.update(book.balance())
@@ -250,16 +263,18 @@ class _Audit:
         book: PaymentBook,
         *,
         units_before: int | None,
+        is_kept: bool,
         at: str,
     ) -> SegmentReport:
         """Check a segment's units and payments, and collect its claims.
 
-        ``units_before`` counts the verified units before it; None if it isn't due.
+        ``units_before`` counts the units before it; None if it isn't due. ``is_kept``: its units are among
+        the receipt's.
         """
         body = evidence.commitment.body
         terms = contract.terms
         units: tuple[int, ...] | None = None
-        if units_before is not None:
+        if is_kept:
             units = self.receipt.body.units[: body.units_total]
             with reading(f"{at}: units"):
                 check_units(contract, body, units)
@@ -289,9 +304,7 @@ class _Audit:
         self.claims += claims_of(
             evidence, contract=contract, input=self.receipt.body.input, units=units, paid=paid, step=at
         )
-        self._note_unprovable(
-            evidence, is_due=units_before is not None, is_delivered=record.is_delivered, at=at
-        )
+        self._note_unprovable(evidence, is_kept=is_kept, is_delivered=record.is_delivered, at=at)
         return SegmentReport(
             segment=body.segment,
             first_chunk=body.first_chunk,
@@ -303,7 +316,7 @@ class _Audit:
         )
 
     def _note_unprovable(
-        self, evidence: SegmentEvidence, *, is_due: bool, is_delivered: bool, at: str
+        self, evidence: SegmentEvidence, *, is_kept: bool, is_delivered: bool, at: str
     ) -> None:
         verdict = evidence.verdict
         if verdict == VERIFIED and not is_delivered:
@@ -315,7 +328,7 @@ class _Audit:
             self.notes.append(
                 f"{at}: fraud by the requester's word: no proof fits a message, or the profile isn't exact"
             )
-        if verdict == VERIFIED and not is_due:
+        if verdict == VERIFIED and not is_kept:
             self.notes.append(f"{at}: verified behind a gap, so its units were made anew and aren't here")
 
     # --- The end ---------------------------------------------------------------------------------
@@ -342,8 +355,10 @@ class _Audit:
 def _check_outcome(outcome: str, segments: Sequence[SegmentReport], is_complete: bool, step: str) -> None:
     """The recorded outcome is the one that the segments' verdicts imply."""
     bad = [segment.verdict for segment in segments if segment.verdict in _ENDED_BY_VERDICT]
-    require(len(bad) <= 1, step, f"the attempt goes on after the verdict {bad[:1]}")
-    implied = bad[0] if bad else None
+    # After a segment that nobody verified the other rounds are seen through, and one may end worse.
+    worse = [verdict for verdict in bad if verdict != Verdict.UNVERIFIED.value]
+    require(len(worse) <= 1, step, f"the attempt goes on after the verdict {worse[:1]}")
+    implied = next(iter(worse or bad), None)
     require(
         outcome == implied or (implied is None and outcome not in _ENDED_BY_VERDICT),
         step,

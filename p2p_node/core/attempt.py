@@ -153,6 +153,8 @@ class Attempt:
         self.detail = ""
         self._handed_back: str | None = None
         """Why the executor gave the contract back, while what it committed to is being verified."""
+        self._is_closing = False
+        """Nobody verified some segment: no more is wanted, but the rounds that go on are seen through."""
         self.contract: Contract | None = None
         self.verified = prefix
         self.started_ms = now_ms
@@ -166,6 +168,8 @@ class Attempt:
         self._early: dict[int, tuple[int, ...]] = {}
         self._early_units = 0
         self._commitments: list[Signed[Commitment]] = []
+        self._paid: set[bytes] = set()
+        """Commitments that the executor was paid for."""
         self._waiting: list[Signed[Commitment]] = []
         self._progress_ms = now_ms
         self._fetches: dict[bytes, int] = {}
@@ -278,6 +282,8 @@ class Attempt:
 
     def _hear_executor(self, message: Signed[Any], now_ms: int) -> list[Effect]:
         body = message.body
+        if self._is_closing:
+            return []  # It was told to stop.
         if isinstance(body, Acceptance):
             return self._accept(message, now_ms)
         if isinstance(body, Refusal):
@@ -350,7 +356,7 @@ class Attempt:
 
     def _hear_commitment(self, message: Signed[Commitment], now_ms: int) -> list[Effect]:
         self._progress_ms = now_ms
-        if any(known.id == message.id for known in (*self._commitments, *self._waiting)):
+        if self._is_closing or any(known.id == message.id for known in (*self._commitments, *self._waiting)):
             return []
         if any(known.body.segment == message.body.segment for known in self._waiting):
             return self._end(Outcome.INCONSISTENT, f"two commitments for segment {message.body.segment}")
@@ -364,7 +370,7 @@ class Attempt:
     def _retry_waiting(self, now_ms: int) -> list[Effect]:
         """Start rounds for commitments whose contract and units are here; messages may overtake."""
         effects: list[Effect] = []
-        if self.contract is None:
+        if self.contract is None or self._is_closing:
             return effects
         for message in sorted(self._waiting, key=lambda waiting: waiting.body.segment):
             body = message.body
@@ -518,28 +524,51 @@ class Attempt:
             # It shows the job's input: of a private job it stays with us, and with its receipt.
             if not self.request.is_private:
                 effects.append(Publish("convictions", proof))
-        if verdict is not Verdict.VERIFIED:
+        if verdict is Verdict.UNVERIFIED:
+            effects += self._begin_closing()
+        elif verdict is not Verdict.VERIFIED:
             return effects + self._end(_ROUND_OUTCOMES[verdict], "")
         return effects + self._settle_in_order(now_ms)
 
     def _settle_in_order(self, now_ms: int) -> list[Effect]:
         effects: list[Effect] = []
+        before, is_unbroken = len(self._prefix), True
         for commitment in self._commitments:
-            body = commitment.body
-            if body.units_total <= len(self.verified):
+            body, verdict = commitment.body, self.rounds[commitment.id].verdict
+            first_unit, before = before, body.units_total
+            if verdict is Verdict.UNVERIFIED:
+                # Verifiers that kept silent cost the executor this segment, not those behind it.
+                is_unbroken = False
                 continue
-            if (
-                self.rounds[commitment.id].verdict is not Verdict.VERIFIED
-                or commitment.id in self._undelivered
-            ):
+            if verdict is not Verdict.VERIFIED or commitment.id in self._undelivered:
                 break
-            amount = (body.units_total - len(self.verified)) * self.award.body.price_micros
-            self.verified = tuple(self._units[: body.units_total])
+            if commitment.id in self._paid:
+                continue
+            self._paid.add(commitment.id)
+            amount = (body.units_total - first_unit) * self.award.body.price_micros
             self._node.standings.record_work(self.candidate.peer, body.chunks, now_ms)
             effects += self.payouts.pay(self.candidate.peer, amount, commitment.id, now_ms)
+            if not is_unbroken:
+                continue
+            self.verified = tuple(self._units[: body.units_total])
             if body.final:
                 effects += self._end(Outcome.VERIFIED, "")
-        return effects + self._end_if_handed_back()
+        return effects + self._end_if_handed_back() + self._end_if_closed()
+
+    def _begin_closing(self) -> list[Effect]:
+        """Let the executor stop: what it would still make is made anew."""
+        if self._is_closing:
+            return []
+        self._is_closing = True
+        return [self._send_cancel(Outcome.UNVERIFIED)]
+
+    def _end_if_closed(self) -> list[Effect]:
+        """Once no round goes on and no blob is on its way."""
+        if not self._is_closing or self.outcome is not None or self._fetches:
+            return []
+        if any(round_.state is not RoundState.DONE for round_ in self.rounds.values()):
+            return []
+        return self._end(Outcome.UNVERIFIED, "")
 
     def _end_if_handed_back(self) -> list[Effect]:
         """Once all that was committed to is verified, so that none of it is done again."""
@@ -552,7 +581,7 @@ class Attempt:
     # --- Endings ---------------------------------------------------------------------------------
 
     def _on_timer(self, name: str, now_ms: int) -> list[Effect]:
-        if self.outcome is not None:
+        if self.outcome is not None or (self._is_closing and name != "outputs"):
             return []
         if name == "accept" and self.contract is None:
             return self._end(Outcome.UNRESPONSIVE, "no answer to the award")
@@ -595,11 +624,11 @@ class Attempt:
         if outcome is Outcome.UNRESPONSIVE and self._handed_back is not None:
             # It said that it would be.
             outcome = Outcome.PAUSED
+        if self._is_closing and outcome not in _ROUND_OUTCOMES.values():
+            outcome = Outcome.UNVERIFIED
         self.outcome, self.detail = outcome, detail
         if outcome in (Outcome.VERIFIED, Outcome.REFUSED):
             return []
-        cancel = self._node.sign(Cancel(self.award.id, outcome.name.lower()))
-        until = self.award.body.finish_by_ms
         stopped = [CancelRun(("outputs", commitment_id)) for commitment_id in self._fetches]
         self._fetches.clear()
         return [
@@ -613,8 +642,12 @@ class Attempt:
                     "detail": detail,
                 },
             ),
-            Send(self.candidate.peer, cancel, until),
+            *([] if self._is_closing else [self._send_cancel(outcome)]),
         ]
+
+    def _send_cancel(self, outcome: Outcome) -> Send:
+        cancel = self._node.sign(Cancel(self.award.id, outcome.name.lower()))
+        return Send(self.candidate.peer, cancel, self.award.body.finish_by_ms)
 
     def _timer_key(self, name: str) -> tuple[str, bytes, str]:
         return ("attempt", self.award.id, name)

@@ -176,8 +176,10 @@ class Engagement:
         return Ground(self.contract, commitment, self._input, units, drawn)
 
     def is_forgettable(self, now_ms: int) -> bool:
-        """Whether it is over for so long that not even a late voucher can come."""
-        return self.state is EngagementState.DONE and now_ms >= self._done_ms + SETTLE_MS
+        """Whether it is over for so long that neither a request to open nor a voucher can come."""
+        # What was committed to before a contract ended is verified: blind verdicts and revealed ones.
+        kept_ms = SETTLE_MS + 2 * self.award.body.answer_within_ms
+        return self.state is EngagementState.DONE and now_ms >= self._done_ms + kept_ms
 
     # --- Output and commitments ------------------------------------------------------------------
 

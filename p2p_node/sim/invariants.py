@@ -141,7 +141,7 @@ class Invariants:
     def _check_amount(self, peer: Peer, job: Job, attempt: Attempt, body: Voucher) -> None:
         terms = attempt.award.body
         if body.payee == terms.executor:
-            owed = terms.price_micros * (len(attempt.verified) - terms.prefix_units)
+            owed = terms.price_micros * _units_verified(attempt)
             self._require(body.settled_micros <= owed, "no more is paid than was verified", peer, job.id)
             return
         entries = (round_.entries.get(body.payee) for round_ in attempt.rounds.values())
@@ -258,3 +258,13 @@ class Invariants:
 
     def _broken(self, promise: str, peer: Peer, job_id: bytes = b"") -> InvariantBroken:
         return InvariantBroken(promise, job_id=job_id, peer=peer.index, at_ms=self.world.elapsed_ms)
+
+
+def _units_verified(attempt: Attempt) -> int:
+    """The units of all segments found right, those behind one that nobody verified too."""
+    total, before = 0, attempt.award.body.prefix_units
+    for round_ in attempt.rounds.values():
+        end = round_.commitment.body.units_total
+        total += end - before if round_.verdict is Verdict.VERIFIED else 0
+        before = end
+    return total

@@ -325,6 +325,45 @@ def test_a_later_segment_is_paid_only_after_the_earlier_one() -> None:
     assert trial.attempt.outcome is Outcome.VERIFIED
 
 
+def unverified(trial: Trial, commitment: Any) -> list[Any]:
+    """Nobody claims a draw, at any level."""
+    timers = [TimerFired(("round", commitment.id, "draw", level)) for level in range(3)]
+    return [effect for timer in timers for effect in trial.attempt.handle(timer, NOW_MS)]
+
+
+@pytest.mark.parametrize("gap", [0, 1])
+def test_when_nobody_verifies_a_segment_the_other_rounds_are_seen_through_and_paid(gap: int) -> None:
+    trial = Trial().accepted()
+    commitments = trial.commitments()
+    trial.output(0, 64)
+    for commitment in commitments:
+        trial.commit(commitment)
+    effects = unverified(trial, commitments[gap])
+    # The executor may stop at once, but is still there to open what it committed to.
+    assert the(sent(effects, Cancel)).body.reason == "unverified"
+    assert trial.attempt.outcome is None
+    assert trial.timer("stall", NOW_MS + 10_000_000) == []
+    assert trial.hear(ExecutionFailed(trial.id, "x", "")) == []
+    effects = trial.verify(commitments[1 - gap])
+    assert trial.attempt.outcome is Outcome.UNVERIFIED
+    assert not sent(effects, Cancel)
+    assert paid(effects) == [(key(2), 10), (key(EXECUTOR), 3_200)]
+    # What is behind the gap is paid for and made anew.
+    assert trial.attempt.verified == (UNITS[:32] if gap else ())
+
+
+def test_the_client_cancels_an_attempt_whose_rounds_are_seen_through() -> None:
+    trial = Trial().accepted()
+    first, second = trial.commitments()
+    trial.output(0, 64)
+    trial.commit(first)
+    trial.commit(second)
+    unverified(trial, first)
+    trial.attempt.cancel("enough")
+    # Its verdict stands, whatever ended the wait.
+    assert trial.attempt.outcome is Outcome.UNVERIFIED
+
+
 def test_fraud_is_published_and_only_the_verifier_is_paid() -> None:
     trial = Trial().accepted()
     first, _ = trial.commitments(variant=b"cheap")
