@@ -292,6 +292,18 @@ async def test_dead_bootstrap_peers_are_no_drama() -> None:
         assert await three.dial(one.addresses[0]) == one.local_key
 
 
+async def test_when_the_bootstrap_peers_are_gone_for_good_peers_find_whom_they_met() -> None:
+    book = MemoryBook()
+    async with network(3) as hub, network(2, bootstrap=hub.addresses) as two:
+        listen = two.addresses[0].rpartition("/p2p/")[0]
+        async with network(1, bootstrap=hub.addresses, address_book=book):
+            await eventually(lambda: {*hub.addresses, *two.addresses} <= set(book.addresses))
+        gone = hub.addresses
+    async with network(2, bootstrap=gone, listen=[listen]) as two:
+        async with network(1, bootstrap=gone, address_book=book) as one:
+            await eventually(lambda: [status.key for status in one.peers()] == [two.local_key])
+
+
 async def test_peers_tell_each_other_of_others() -> None:
     async with network(1) as one, network(2) as two, network(3) as three:
         await join(one, two)
