@@ -299,9 +299,11 @@ async def test_when_the_bootstrap_peers_are_gone_for_good_peers_find_whom_they_m
         async with network(1, bootstrap=hub.addresses, address_book=book):
             await eventually(lambda: {*hub.addresses, *two.addresses} <= set(book.addresses))
         gone = hub.addresses
-    async with network(2, bootstrap=gone, listen=[listen]) as two:
-        async with network(1, bootstrap=gone, address_book=book) as one:
-            await eventually(lambda: [status.key for status in one.peers()] == [two.local_key])
+    async with (
+        network(2, bootstrap=gone, listen=[listen]) as two,
+        network(1, bootstrap=gone, address_book=book) as one,
+    ):
+        await eventually(lambda: [status.key for status in one.peers()] == [two.local_key])
 
 
 async def test_peers_tell_each_other_of_others() -> None:
