@@ -40,6 +40,9 @@ SEEK_MS = 2_000
 ACKNOWLEDGE_MS = 2_000
 """How long the receipt waits for payees to confirm their vouchers."""
 
+OVERSLEPT_MS = 10_000
+"""Later than that after its auction's windows, a node was stopped or asleep while others answered."""
+
 _UNCOUNTED = DECEITS | {Outcome.REFUSED}
 
 _OUTCOME_STATES = {
@@ -292,6 +295,9 @@ class Job:
     def _offer_again_or_give_up(self, now_ms: int, *, is_unverifiable: bool = False) -> list[Effect]:
         pause_ms = min(REBID_MS << (len(self._offers) - 1), REBID_MS_MAX)
         in_time = now_ms + pause_ms < self.created_ms + self.request.queue_ms or bool(self.attempts)
+        if len(self._offers) == 1 and not self.attempts:
+            # Whoever slept through its own auction hasn't queued yet.
+            in_time |= now_ms > self.created_ms + 2 * self.request.window_ms + SEEK_MS + OVERSLEPT_MS
         if len(self._offers) <= min(self.request.rebids, ATTEMPTS_MAX - 1) and in_time:
             self.state = JobState.BIDDING
             return [

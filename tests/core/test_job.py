@@ -167,6 +167,16 @@ def test_waiting_for_bids_has_a_limit() -> None:
     assert case.job.state is JobState.NO_BIDS
 
 
+def test_who_slept_through_its_auction_offers_once_more() -> None:
+    case = Case(queue_ms=30_000)
+    case.timer("bids", after_ms=60_000)
+    assert case.job.state is JobState.BIDDING
+    case.timer("rebid", after_ms=1_000)
+    assert len(case.job.offers) == 2
+    case.timer("bids", after_ms=60_000)
+    assert case.job.state is JobState.NO_BIDS
+
+
 def test_declines_are_kept_for_the_client() -> None:
     case = Case()
     case.hear(3, Decline(case.offer_id, "price", 100, 200, ""))
