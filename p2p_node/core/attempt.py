@@ -228,6 +228,7 @@ class Attempt:
                 self.request.input,
                 self._prefix,
                 self._electorate.members,
+                self._node.rooms.depth_of_job(self._offer.id),
             )
         )
         return [

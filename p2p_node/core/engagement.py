@@ -59,6 +59,9 @@ SETTLE_MS = 120_000
 PROGRESS_PACE_MS = 500
 """How often the requester hears what we are at, while that stays the same."""
 
+OUTPUT_PACE_MS = 100
+"""Output that comes sooner after the last goes out together: each message is signed, sent and checked."""
+
 
 class EngagementState(enum.Enum):
     """Where an engagement stands."""
@@ -93,6 +96,8 @@ class Engagement:
         self._sent_units = self._covered_units = len(prefix)
         self._is_held = False
         self._phase, self._progress_ms = "", 0
+        self._output_due_ms = 0
+        self._is_output_waiting = False
         self._digests: dict[int, bytes] = {}
         self._has_output_all = False
         self._done_ms = 0
@@ -154,6 +159,9 @@ class Engagement:
                 return self._finish(now_ms)
             case RunFailed(reason=reason, detail=detail) if self.state is EngagementState.RUNNING:
                 return self._fail(reason, detail, now_ms)
+            case TimerFired((_, _, "output")):
+                self._is_output_waiting = False
+                return self._deliver(now_ms) if self.state is EngagementState.RUNNING else []
             case TimerFired((_, _, "finish")) if self.state is EngagementState.RUNNING:
                 return self._fail("deadline", "the contract's deadline passed", now_ms)
             case TimerFired((_, _, "credit")) if self._is_held and self.state is EngagementState.RUNNING:
@@ -212,8 +220,8 @@ class Engagement:
         effects: list[Effect] = []
         while self.state is EngagementState.RUNNING:
             self._extend_credit()
-            effects += self._send_output()
             committed = self._commit_ready(now_ms)
+            effects += self._send_output(now_ms, is_urgent=bool(committed) or self._has_output_all)
             if not committed:
                 break
             effects += committed
@@ -230,9 +238,17 @@ class Engagement:
             first = terms.prefix_units // terms.chunk_units
             self._covered_units = (first + segments * terms.segment_chunks) * terms.chunk_units
 
-    def _send_output(self) -> list[Effect]:
+    def _send_output(self, now_ms: int, *, is_urgent: bool) -> list[Effect]:
         effects: list[Effect] = []
         end = min(len(self._units), self._covered_units)
+        waiting = end - self._sent_units
+        if not is_urgent and now_ms < self._output_due_ms and waiting < OUTPUT_UNITS_PER_MESSAGE_MAX:
+            if waiting > 0 and not self._is_output_waiting:
+                self._is_output_waiting = True
+                effects.append(SetTimer(("engagement", self.award.id, "output"), self._output_due_ms))
+            return effects
+        if waiting > 0:
+            self._output_due_ms = now_ms + OUTPUT_PACE_MS
         while self._sent_units < end:
             first, last = self._sent_units, min(end, self._sent_units + OUTPUT_UNITS_PER_MESSAGE_MAX)
             output = self._node.sign(Output(self.award.id, first, tuple(self._units[first:last])))
@@ -292,7 +308,8 @@ class Engagement:
             # Input and output don't go to a disk of ours: a crash costs us this contract, and what we
             # took on is remembered all the same.
             return self.acceptance.raw
-        return encode(KeptContract(self.award.raw, self.acceptance.raw, self._input, self._prefix))
+        depth = self._node.rooms.depth_of_job(self.award.body.job_id)
+        return encode(KeptContract(self.award.raw, self.acceptance.raw, self._input, self._prefix, depth))
 
     def restore(
         self,

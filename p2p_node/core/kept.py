@@ -25,6 +25,7 @@ class KeptContract(Wire, frozen=True):
     acceptance: bytes
     input: bytes
     prefix: tuple[int, ...]
+    room_depth: int
 
 
 class KeptSegment(Wire, frozen=True):

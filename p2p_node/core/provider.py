@@ -269,6 +269,8 @@ class Provider:
                 Send(message.signer, refusal, now_ms + 30_000),
             ]
         self._reservations.pop(offer.id, None)
+        # Not where we heard the offer, if we did: anybody could have said it again in a room one step off.
+        self._node.rooms.place(offer.id, message.body.room_depth)
         engagement = Engagement(
             self._node,
             award,
@@ -304,6 +306,7 @@ class Provider:
         )
         self.engagements[award.id] = engagement
         self.remember([award.id])
+        self._node.rooms.place(award.body.job_id, kept.room_depth)
         return engagement.restore(segments, voucher, now_ms)
 
     def remember(self, award_ids: Iterable[bytes]) -> None:

@@ -159,6 +159,12 @@ class Rooms:
         rooms = (self._own_room(*ability, depth) for ability, depth in self._depths.items())
         return [room.topic for room in rooms if room.topic in self.joined]
 
+    @property
+    def is_undivided(self) -> bool:
+        """Whether there is only the common room, as far as we know."""
+        # Whoever has just restarted hears from others how large the network is, but has jobs from before.
+        return not self.is_wide and not self.joined and not any(self._depth_of_job.values())
+
     def depth_of(self, workload: str, model: bytes) -> int | None:
         """How deep the rooms of an ability are now; None if nobody has told us."""
         if not self.is_wide:
@@ -208,6 +214,10 @@ class Rooms:
         if not depth:
             return None
         return Room(named.workload, named.model, depth, prefix_of(job_id, depth))
+
+    def depth_of_job(self, job_id: bytes) -> int:
+        """How deep the room is that a job was placed in; 0 if it wasn't."""
+        return self._depth_of_job.get(job_id, 0)
 
     def is_placed(self, job_id: bytes) -> bool:
         """Whether a job's room is known, and not only supposed."""

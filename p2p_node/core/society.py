@@ -63,7 +63,7 @@ class Society:
         """Gossip about a job goes to the job's room: we publish it there, or hand it to some who can."""
         rooms = self._node.rooms
         in_common = Publish(COMMON, message)
-        if not rooms.is_wide and not rooms.joined:
+        if rooms.is_undivided:
             return in_common
         home = self._home_of(message)
         room = rooms.room_of(*home) if home is not None else None

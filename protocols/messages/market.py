@@ -210,6 +210,8 @@ class Proposal(Body, frozen=True):
     input: Annotated[bytes, Meta(max_length=limits.INPUT_BYTES_MAX)]
     prefix: Annotated[tuple[Unit, ...], Meta(max_length=limits.UNITS_MAX)]
     electorate: Annotated[tuple[Member, ...], Meta(max_length=limits.ELECTORATE_MEMBERS_MAX)]
+    room_depth: Annotated[int, Meta(ge=0, le=limits.ROOM_DEPTH_MAX)]
+    """Of the room that the job lives in, where its electors hear of commitments; 0 for the common room."""
 
 
 class Acceptance(Body, frozen=True):

@@ -114,7 +114,7 @@ def test_a_debtor_is_refused_whatever_contract_it_comes_with() -> None:
     node.credit.deliver(key(REQUESTER), CREDIT_CHUNKS * CHUNK_MICROS)
     wanted: Any = offer(mode="posted")
     terms = award(job_id=wanted.id)
-    proposal = signed(REQUESTER, Proposal(terms.raw, wanted.raw, INPUT, (), ELECTORATE.members))
+    proposal = signed(REQUESTER, Proposal(terms.raw, wanted.raw, INPUT, (), ELECTORATE.members, 0))
     _, refusal = the(said(deliver(node, proposal), Refusal))
     assert refusal.body.reason == "standing"
     assert refusal.body.detail == f"the requester owes us {CREDIT_CHUNKS * CHUNK_MICROS} micro-units"
@@ -130,7 +130,7 @@ def test_a_contract_that_a_restart_interrupted_is_not_run_again() -> None:
     terms = award(job_id=wanted.id)
     # Where honest runs may differ, a second one would contradict what the first committed to.
     node.provider.remember([terms.id])
-    proposal = signed(REQUESTER, Proposal(terms.raw, wanted.raw, INPUT, (), ELECTORATE.members))
+    proposal = signed(REQUESTER, Proposal(terms.raw, wanted.raw, INPUT, (), ELECTORATE.members, 0))
     assert said(deliver(node, proposal)) == []
     assert node.provider.engagements == {}
 

@@ -79,7 +79,7 @@ def test_a_contract_is_written_down_accepted_and_run() -> None:
     acceptance = the(sent(work.started))
     assert isinstance(acceptance.body, Acceptance)
     award_ = work.engagement.award
-    kept = KeptContract(award_.raw, acceptance.raw, INPUT, ())
+    kept = KeptContract(award_.raw, acceptance.raw, INPUT, (), 0)
     assert persist == Persist("contracts", award_.id, encode(kept))
     assert isinstance(run, Run) and run.task.prefix == ()
     assert timer == SetTimer(("engagement", work.engagement.award.id, "finish"), NOW_MS + 60_000)

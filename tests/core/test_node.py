@@ -109,7 +109,7 @@ def test_what_cannot_be_read_costs_the_sender(data: bytes, points: int, why: str
 
 def test_a_broken_rule_costs_the_sender_and_is_acknowledged() -> None:
     node = core(EXECUTOR, knows=VERIFIERS)
-    body = Proposal(AGREED.award.raw, offer().raw, b"", (), ())
+    body = Proposal(AGREED.award.raw, offer().raw, b"", (), (), 0)
     ack, penalty = node.frame_received(key(3), message_frame(signed(3, body).raw), NOW_MS)
     assert isinstance(ack, Transmit)
     assert penalty == Penalise(key(3), 10, "proposal: proposal carries somebody else's award or offer")
@@ -310,7 +310,7 @@ def test_a_late_voucher_still_finds_its_contract() -> None:
     node = core(EXECUTOR, knows=VERIFIERS)
     posted = offer(mode="posted")
     terms = contract(job_id=posted.id, segment_chunks=1).award
-    deliver(node, signed(REQUESTER, Proposal(terms.raw, posted.raw, INPUT, (), ELECTORATE.members)))
+    deliver(node, signed(REQUESTER, Proposal(terms.raw, posted.raw, INPUT, (), ELECTORATE.members, 0)))
     [engagement] = node.provider.engagements.values()
     engagement.lane.deliver(3_200)
     deliver(node, signed(REQUESTER, Cancel(terms.id, "enough")))
@@ -352,7 +352,7 @@ def test_writing_comes_before_speaking() -> None:
     assert acts[-1] == Persist("registry", key(8), advert(8).raw)
     posted = offer(mode="posted")
     terms = contract(job_id=posted.id).award
-    proposal = Proposal(terms.raw, posted.raw, INPUT, (), ELECTORATE.members)
+    proposal = Proposal(terms.raw, posted.raw, INPUT, (), ELECTORATE.members, 0)
     ack, first, *rest = deliver(core(EXECUTOR, knows=VERIFIERS), signed(REQUESTER, proposal))
     assert isinstance(ack, Transmit) and isinstance(first, Persist) and first.table == "contracts"
     assert not any(isinstance(act, Persist) for act in rest)

@@ -104,7 +104,7 @@ def test_an_executor_refuses_what_it_could_be_framed_by(fields: dict[str, Any], 
     node.provider.abilities = ABILITIES
     job = offer(mode="posted", profile=fields["profile"])
     terms = award(job_id=job.id, **fields)
-    body = Proposal(terms.raw, job.raw, INPUT, (), ELECTORATE.members)
+    body = Proposal(terms.raw, job.raw, INPUT, (), ELECTORATE.members, 0)
     refusal = the(sent(node.provider.hear_proposal(signed(REQUESTER, body), NOW_MS), Refusal))
     assert refusal.body.reason == "terms" and detail in refusal.body.detail
 

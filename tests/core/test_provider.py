@@ -7,11 +7,13 @@ from typing import Any
 import pytest
 
 from p2p_node.core.engagement import Engagement, EngagementState
+from p2p_node.core.kept import KeptContract
 from p2p_node.core.market import BIDDERS_EXPECTED
 from p2p_node.core.node import NodeCore
 from p2p_node.sim.workload import recompute
 from protocols.auction import bid_seal
-from protocols.effects import Run
+from protocols.codec import decode
+from protocols.effects import Persist, Run
 from protocols.errors import PeerFault, Rejected
 from protocols.events import Heard, RunChunk, RunOutput
 from protocols.limits import AGREED_SEGMENT_CHUNKS_MAX, OFFER_LIFETIME_MS_MAX
@@ -142,7 +144,7 @@ def proposal(
     **fields: Any,
 ) -> Any:
     terms = terms or award(**TERMS, **fields)
-    whole = Proposal(terms.raw, (job or offer(mode="posted")).raw, INPUT, (), ELECTORATE.members)
+    whole = Proposal(terms.raw, (job or offer(mode="posted")).raw, INPUT, (), ELECTORATE.members, 0)
     return signed(signer, changed(whole, **(body or {})))
 
 
@@ -154,6 +156,17 @@ def test_a_fair_award_is_accepted_and_run() -> None:
     [run] = [effect for effect in effects if isinstance(effect, Run)]
     assert (run.task.input, run.task.prefix) == (INPUT, ())
     assert node.provider.capacity(NOW_MS).slots_free == 1
+
+
+def test_what_it_commits_to_is_told_in_the_room_that_the_requester_names() -> None:
+    node = bidder()
+    # Somebody said the offer again in a room one step off, where we heard it.
+    node.rooms.place(TERMS["job_id"], 3)
+    effects = node.provider.hear_proposal(proposal(body={"room_depth": 2}), NOW_MS)
+    assert node.rooms.depth_of_job(TERMS["job_id"]) == 2
+    [kept] = [effect for effect in effects if isinstance(effect, Persist) and effect.table == "contracts"]
+    assert kept.value is not None
+    assert decode(kept.value, KeptContract).room_depth == 2
 
 
 PREFIX = UNITS[:32]

@@ -126,7 +126,7 @@ def examples() -> dict[str, tuple[int, Signed[m.Body]]]:
             answer_within_ms=30_000,
         ),
     )
-    sign(REQUESTER, m.Proposal(award.raw, offer.raw, prompt, (), electorate.members))
+    sign(REQUESTER, m.Proposal(award.raw, offer.raw, prompt, (), electorate.members, 0))
     acceptance = sign(EXECUTOR, m.Acceptance(award.id, "cpu", 4_000))
     sign(EXECUTOR, m.Refusal(award.id, "busy", "2 slots, none free"))
     sign(REQUESTER, m.Cancel(award.id, "fraud"))
