@@ -7,6 +7,7 @@ back, and one that is bad is met less and less.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from protocols.codec import Wire, decode, encode
@@ -40,6 +41,8 @@ class PeerStanding:
     failed: int = 0
     convicted: bool = False
     excluded_until_ms: int = 0
+    distrusted_until_ms: int = 0
+    """The same, for deceit alone."""
     latency_factor_ppm: int = PPM
     """Delivered time over declared time, smoothed: declaring less than it takes doesn't pay."""
     streak: int = 0
@@ -79,6 +82,7 @@ class _Record(Wire, frozen=True):
     completed: int
     failed: int
     excluded_until_ms: int
+    distrusted_until_ms: int
     latency_factor_ppm: int
     streak: int
     matured_chunks: int
@@ -121,6 +125,7 @@ class Standings:
             standing.completed,
             standing.failed,
             standing.excluded_until_ms,
+            standing.distrusted_until_ms,
             standing.latency_factor_ppm,
             standing.streak,
             standing.work.matured_chunks,
@@ -137,6 +142,7 @@ class Standings:
         standing = self.peers.setdefault(peer, PeerStanding())
         standing.completed, standing.failed = record.completed, record.failed
         standing.excluded_until_ms = record.excluded_until_ms
+        standing.distrusted_until_ms = record.distrusted_until_ms
         standing.latency_factor_ppm = record.latency_factor_ppm
         standing.streak = record.streak
         standing.work = VestedWork(record.matured_chunks, record.maturing)
@@ -153,14 +159,23 @@ class Standings:
         ratio = min(LATENCY_FACTOR_MAX_PPM, max(PPM, delivered_ms * PPM // max(1, declared_ms)))
         standing.latency_factor_ppm = (3 * standing.latency_factor_ppm + ratio) // 4
 
-    def record_failure(self, peer: bytes, now_ms: int, *, weight: int = 1) -> None:
-        """A contract ended by the peer's fault, as bad as ``weight`` failures: leave it out for a while."""
+    def record_failure(self, peer: bytes, now_ms: int, *, weight: int = 1, is_mishap: bool = False) -> None:
+        """A contract ended by the peer's fault, as bad as ``weight`` failures: leave it out for a while.
+
+        Args:
+            peer: whose fault.
+            now_ms: the time.
+            weight: how many failures it is as bad as.
+            is_mishap: whether a machine or a link may just have been too slow, ours among them.
+        """
         standing = self._kept(peer)
         standing.failed += weight
         # Influence and trust are lost at once and earned anew.
         standing.streak, standing.work = 0, VestedWork()
         doublings = min(standing.failed - 1, EXCLUSION_DOUBLINGS_MAX)
         standing.excluded_until_ms = now_ms + (EXCLUSION_MS << doublings)
+        if not is_mishap:
+            standing.distrusted_until_ms = standing.excluded_until_ms
 
     def convict(self, peer: bytes) -> None:
         """Fraud that we recomputed ourselves: never again."""
@@ -171,3 +186,17 @@ class Standings:
         """Whether we would deal with ``peer`` now."""
         standing = self.of(peer)
         return not standing.convicted and standing.excluded_until_ms <= now_ms
+
+    def welcome_among(self, peers: Iterable[bytes], now_ms: int) -> set[bytes]:
+        """Those of ``peers`` to deal with now: the welcome ones, or if there are none, who only had mishaps.
+
+        Where everybody failed us, the fault may well be ours: a node that is flooded hears no answers, and
+        must not shut out all its peers for what a stranger did to it.
+        """
+        asked = list(peers)
+        welcome = {peer for peer in asked if self.is_welcome(peer, now_ms)}
+        return welcome or {peer for peer in asked if self._is_tolerable(peer, now_ms)}
+
+    def _is_tolerable(self, peer: bytes, now_ms: int) -> bool:
+        standing = self.of(peer)
+        return not standing.convicted and standing.distrusted_until_ms <= now_ms

@@ -86,6 +86,7 @@ class Market:
         body, candidates = offer.body, []
         able = self._registry.able(body.workload, body.model, body.profile, now_ms)
         hears = self._rooms.hearing(offer.id, body)
+        welcome = self._standings.welcome_among((peer for peer in able if peer != self._own_key), now_ms)
         for peer, offering in able.items():
             advert = self._registry.get(peer)
             fits = (
@@ -95,7 +96,7 @@ class Market:
                 and peer not in body.exclude
                 and offering.price_micros <= body.price_micros_max
                 and offering.rate_milli >= body.rate_milli_min
-                and self._standings.is_welcome(peer, now_ms)
+                and peer in welcome
             )
             if not fits or advert is None:
                 continue
@@ -133,9 +134,10 @@ class Market:
             if key not in (self._own_key, executor)
             and hears(key)
             and numeric_class in ("", offering.numeric_class)
-            and self._standings.is_welcome(key, now_ms)
             and self._registry.known_for_ms(key, now_ms) >= self.elector_age_ms
         ]
+        welcome = self._standings.welcome_among(keys, now_ms)
+        keys = [key for key in keys if key in welcome]
         if len(keys) > ELECTORATE_MEMBERS_MAX:
             # Anybody can fill a registry with keys: proven peers first, the rest by a lot they can't aim at.
             keys.sort(

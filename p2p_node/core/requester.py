@@ -224,11 +224,9 @@ class Job:
         is_current = auction is self.auctions[-1] and self.state is JobState.BIDDING
         if auction.state is AuctionState.DECIDED and not was_decided and is_current:
             # Who cheated or failed us may bid, but neither wins nor sets the price.
-            self._candidates = [
-                candidate
-                for candidate in auction.candidates
-                if self._node.standings.is_welcome(candidate.peer, now_ms)
-            ]
+            found = auction.candidates
+            welcome = self._node.standings.welcome_among((c.peer for c in found), now_ms)
+            self._candidates = [candidate for candidate in found if candidate.peer in welcome]
             self._next_candidate = 0
             effects += self._award_next(now_ms)
         return effects
@@ -369,8 +367,9 @@ class Job:
             # silent, under terms that pin those there are by then.
             self._failed_peers.add(peer)
         if outcome in EXECUTOR_FAULTS:
-            weight = DECEIT_FAILURES if outcome in DECEITS else 1
-            self._node.standings.record_failure(peer, now_ms, weight=weight)
+            is_deceit = outcome in DECEITS
+            weight = DECEIT_FAILURES if is_deceit else 1
+            self._node.standings.record_failure(peer, now_ms, weight=weight, is_mishap=not is_deceit)
         if outcome is Outcome.FRAUD and self.request.profile in CONVICTING_PROFILES:
             # We recomputed it ourselves: the gossiped proof convinces the others.
             self._node.standings.convict(peer)

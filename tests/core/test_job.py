@@ -41,8 +41,17 @@ BIDDERS = (1, 2, 3, 4)
 class Case:
     """A job of peer 0, and how others answer it."""
 
-    def __init__(self, *, mode: str = "auction", knows: tuple[int, ...] = BIDDERS, **fields: Any) -> None:
+    def __init__(
+        self,
+        *,
+        mode: str = "auction",
+        knows: tuple[int, ...] = BIDDERS,
+        failed: tuple[int, ...] = (),
+        **fields: Any,
+    ) -> None:
         self.node: NodeCore = core(0, knows=knows)
+        for number in failed:
+            self.node.standings.record_failure(key(number), NOW_MS, is_mishap=True)
         request = dataclasses.replace(job_request(0, mode=mode), **{"input": INPUT, **fields})
         self.job = Job(self.node, request, nonce=bytes(16), now_ms=NOW_MS)
         self.node.jobs[self.job.id] = self.job
@@ -133,6 +142,15 @@ def test_an_unwelcome_bidder_does_not_win() -> None:
     case = Case()
     case.node.standings.record_failure(key(1), NOW_MS)
     assert awarded(case.auctioned(50, 100)) == key(2)
+
+
+@pytest.mark.parametrize("mode", ["auction", "posted"])
+def test_a_requester_that_everybody_failed_goes_on_at_once(mode: str) -> None:
+    # As after a flood, in which none of its peers could answer in time.
+    case = Case(mode=mode, failed=BIDDERS)
+    effects = case.started if mode == "posted" else case.auctioned(100, 120)
+    assert awarded(effects) in {key(number) for number in BIDDERS}
+    assert case.job.attempts[0].award.body.electorate_count == len(BIDDERS) - 1
 
 
 def test_posted_work_goes_straight_to_the_best_standing_ask() -> None:

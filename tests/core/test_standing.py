@@ -36,6 +36,22 @@ def test_exclusion_doubles_and_ends() -> None:
     assert standings.is_welcome(PEER, NOW_MS + (60_000 << 10))
 
 
+def test_where_everybody_failed_those_who_never_deceived_are_taken() -> None:
+    standings = Standings()
+    standings.record_failure(key(1), NOW_MS, is_mishap=True)
+    standings.record_failure(key(2), NOW_MS, weight=DECEIT_FAILURES)
+    standings.convict(key(3))
+    everybody = [key(number) for number in (1, 2, 3)]
+    assert standings.welcome_among(everybody, NOW_MS) == {key(1)}
+    assert standings.welcome_among([*everybody, key(4)], NOW_MS) == {key(4)}, "better one that didn't fail"
+    standings.record_failure(key(1), NOW_MS)
+    assert standings.welcome_among(everybody, NOW_MS) == set()
+    again = Standings()
+    for change in standings.changes():
+        again.restore(change.key, change.value or b"")
+    assert again.of(key(1)).distrusted_until_ms == NOW_MS + 2 * 60_000
+
+
 def test_deceit_weighs_as_many_failures() -> None:
     lied, failed = Standings(), Standings()
     lied.record_failure(PEER, NOW_MS, weight=DECEIT_FAILURES)
