@@ -43,6 +43,9 @@ ROUNDS = 2
 QUICK_ROUNDS = 1
 SETTLE_S = 1.0
 START_S = 90
+PRELOADED = ["benchmarks.attackers", "p2p_node.client", "p2p_node.swarm"]
+"""Imported once by the process from which attackers are forked."""
+
 WARM_S = 3.0
 RATE_SHARE_MIN = 0.5
 GROWTH_MIB_MAX = 128
@@ -70,7 +73,7 @@ verify:
 timeouts:
   queue: 20s
   execution: 20s
-  total: 20s
+  total: 30s
 """
 
 BEGIN, END = "<!-- floods -->", "<!-- end of floods -->"
@@ -257,7 +260,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     seconds = arguments.seconds or (QUICK_SECONDS if arguments.quick else SECONDS)
     rounds = QUICK_ROUNDS if arguments.quick else ROUNDS
     rows: list[Row] = []
-    multiprocessing.get_context("forkserver").set_forkserver_preload(["benchmarks.attackers"])
+    multiprocessing.get_context("forkserver").set_forkserver_preload(PRELOADED)
     with running_swarm(PEERS, seed=1) as swarm, running_swarm(BYSTANDERS, seed=2) as others:
         with swarm.requester.connect() as client, others.requester.connect() as bystander:
             scenes = [_scene(others, bystander), _scene(swarm, client)]
