@@ -270,11 +270,7 @@ class Play:
             "jobs": measures.completion(),
             "times_ms": measures.times(),
             "traffic": self._traffic(),
-            "gossip": {
-                "messages": sum(self.carrier.traffic.published.values()),
-                "flood_reach_ppm": _mean(self.carrier.traffic.reach_ppm),
-                "flood_ms": percentiles(self.carrier.traffic.spread_ms),
-            },
+            "gossip": self._gossip(),
             "attacks": measures.attacks(),
             "detection_ppm": measures.detection_ppm(),
             "false_convictions": measures.false_convictions(),
@@ -291,6 +287,22 @@ class Play:
                 "checks": self.invariants.checks_total,
                 "broken": None if broken is None else str(broken),
                 "job": broken.job_id.hex() if broken is not None and broken.job_id else None,
+            },
+        }
+
+    def _gossip(self) -> dict[str, Any]:
+        traffic = self.carrier.traffic
+        rooms = [len(members) for members in self.world.present.values() if members]
+        return {
+            "messages": sum(traffic.published.values()) - traffic.published["rooms"],
+            "flood_reach_ppm": _mean(traffic.reach_ppm),
+            "flood_ms": percentiles(traffic.spread_ms),
+            "rooms": {
+                "messages": traffic.published["rooms"],
+                "flood_reach_ppm": _mean(traffic.room_reach_ppm),
+                "flood_ms": percentiles(traffic.room_spread_ms),
+                "occupied": len(rooms),
+                "members": percentiles(rooms),
             },
         }
 

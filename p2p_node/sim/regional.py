@@ -65,6 +65,9 @@ class Traffic:
     """Of each message: the share of the peers that are up which the flood reached."""
     spread_ms: list[int] = field(default_factory=list)
     """Of each message: until the last of those had it."""
+    room_reach_ppm: list[int] = field(default_factory=list)
+    """Of each message in a room: the share of its members."""
+    room_spread_ms: list[int] = field(default_factory=list)
 
     @staticmethod
     def of(peers: int) -> Traffic:
@@ -316,8 +319,8 @@ class RegionalCarrier:
         totals: Any = self.traffic.gossip_heard.setdefault("rooms", np.zeros(len(self._region), np.int64))
         for index, count in heard.items():
             totals[index] += count
-        self.traffic.reach_ppm.append(1_000_000 * len(done) // max(1, len(members | {source})))
-        self.traffic.spread_ms.append(max(done.values()))
+        self.traffic.room_reach_ppm.append(1_000_000 * len(done) // max(1, len(members | {source})))
+        self.traffic.room_spread_ms.append(max(done.values()))
         ticks = np.array([due_ms // TICK_MS for due_ms in done.values()], np.int32)
         return np.array(list(done), np.int64), ticks
 

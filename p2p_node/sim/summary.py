@@ -12,14 +12,15 @@ __all__ = ["speed", "summary"]
 
 _LEGEND = """\
 A job's times are from its submission. Traffic is all that peers send, repeats and acknowledgements included.
-Idle peers serve nothing; what they hear on the jobs topic is what a job costs whom it doesn't concern."""
+Idle peers serve nothing; what they hear of jobs, in any room, is what a job costs whom it doesn't concern.
+In a large network gossip about jobs is for the members of rooms: its reach is counted among those."""
 
 
 def summary(report: dict[str, Any]) -> None:
     """Print the tables of one report."""
     jobs, traffic, gossip = report["jobs"], report["traffic"], report["gossip"]
     failed = ", ".join(f"{count} {state}" for state, count in jobs["failed"].items()) or "none"
-    heard = traffic["idle_heard_per_peer_per_job_milli"].get("jobs", 0)
+    heard = traffic["idle_heard_per_peer_per_job_milli"]
     facts = {
         "scenario": f"{report['scenario']}, seed {report['seed']}, {report['peers']} peers, "
         f"{report['network_ms'] / 60_000:.1f} minutes",
@@ -31,9 +32,11 @@ def summary(report: dict[str, Any]) -> None:
         "detection": _percent(report["detection_ppm"]) if report["attacks"] else "nobody cheats",
         "messages per peer and job": f"{traffic['messages_per_peer_per_job_milli'] / 1_000:.2f}",
         "bytes per peer and job": traffic["bytes_per_peer_per_job"],
-        "heard of each job by idle peers": f"{heard / 1_000:.2f} messages",
+        "heard of each job by idle peers": f"{(heard.get('jobs', 0) + heard.get('rooms', 0)) / 1_000:.2f} "
+        f"messages, and {heard.get('peers', 0) / 1_000:.2f} adverts meanwhile",
         "gossip reach": f"{_percent(gossip['flood_reach_ppm'])} of {gossip['messages']} messages' peers, "
         f"within {gossip['flood_ms']['p50']} ms (p99 {gossip['flood_ms']['p99']} ms)",
+        "gossip of rooms": _rooms(gossip["rooms"]),
         "churn": ", ".join(f"{count} {what}" for what, count in report["churn"].items()),
         "known peers": f"{report['registry']['p50']} of {report['peers']}",
         "checks": f"{report['invariants']['checks']} after {report['events']} events, "
@@ -53,6 +56,16 @@ def summary(report: dict[str, Any]) -> None:
     print_rows([{"earned by": group} | row for group, row in report["earnings"].items()], "table")
     print()
     print(_LEGEND)
+
+
+def _rooms(rooms: dict[str, Any]) -> str:
+    if not rooms["messages"]:
+        return "none: everybody is in one"
+    return (
+        f"{_percent(rooms['flood_reach_ppm'])} of {rooms['messages']} messages' members, "
+        f"within {rooms['flood_ms']['p50']} ms (p99 {rooms['flood_ms']['p99']} ms); "
+        f"{rooms['occupied']} rooms, {rooms['members']['p50']} members (p99 {rooms['members']['p99']})"
+    )
 
 
 def _times(times: dict[str, Any]) -> list[dict[str, Any]]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import heapq
 import random
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
 
@@ -25,12 +24,25 @@ from p2p_node.hostile import CHEATS as HOSTILE_CHEATS
 from p2p_node.hostile import hostile_core
 from p2p_node.sim.crypto import SimCrypto, SimKeys
 from p2p_node.sim.even import Conditions, EvenCarrier
+from p2p_node.sim.peer import Peer
 from p2p_node.sim.reader import RememberingReader
 from p2p_node.sim.restart import restarted
 from p2p_node.sim.work import Workshop
 from p2p_node.sim.workload import SimTask
 from protocols.digest import tagged
-from protocols.effects import CancelRun, Greet, Join, Leave, Notify, Penalise, Persist, Publish, Run, SetTimer
+from protocols.effects import (
+    CancelRun,
+    Greet,
+    HangUp,
+    Join,
+    Leave,
+    Notify,
+    Penalise,
+    Persist,
+    Publish,
+    Run,
+    SetTimer,
+)
 from protocols.events import RunChunk, RunEvent, RunOutput
 from protocols.limits import GRAYLIST_MS, GRAYLIST_POINTS
 from protocols.rulings import Ruling
@@ -60,32 +72,6 @@ GREET_MS = 100
 LINKS_MAX = 64
 LINK_LOST_MS = 6_700
 """How long a link to a peer that vanished seems to live."""
-
-
-@dataclass(slots=True, eq=False)
-class Peer:
-    """One simulated machine: a core, its timers, its runs, its clock, and whether it cheats."""
-
-    index: int
-    core: NodeCore
-    cheat: str = ""
-    timers: dict[tuple[Any, ...], int] = field(default_factory=dict)
-    runs: set[tuple[Any, ...]] = field(default_factory=set)
-    store: dict[tuple[str, bytes], bytes] = field(default_factory=dict)
-    penalties: list[tuple[bytes, int, str]] = field(default_factory=list)
-    is_up: bool = True
-    lives: int = 0
-    """How often it was started."""
-    slowness: int = 1
-    """How many times as long as others its work takes."""
-    stuck_until_ms: int = 0
-    """Until then nothing that reaches it is dealt with: its process doesn't run."""
-    skew_ms: int = 0
-    drift_ppm: int = 0
-    cut_short: list[bytes] = field(default_factory=list)
-    """Jobs that its last restart ended."""
-    offences: dict[bytes, int] = field(default_factory=dict)
-    """Points of those that it isn't through with, by key; -1 for whom it doesn't hear any more."""
 
 
 class Carrier(Protocol):
@@ -172,8 +158,6 @@ class World:
         """Who is in each room, by topic."""
         self.absent: dict[str, set[int]] = {}
         """Who has left a topic that everybody begins on."""
-        self.moved: set[str] = set()
-        """Topics that somebody joined or left since their carrier last looked."""
         self.relinked: set[int] = set(range(len(capabilities)))
         """Peers that came, went, or have other links than when their carrier last looked."""
         self.notes: list[tuple[int, int, Notify]] = []
@@ -291,7 +275,6 @@ class World:
             # Whoever starts again begins in the common room, and in no other.
             self.present.get(topic, set()).discard(peer.index)
             self.absent.get(topic, set()).discard(peer.index)
-            self.moved.add(topic)
         self.relinked |= {peer.index, *self.links[peer.index]}
         peer.timers.clear()
         peer.runs.clear()
@@ -329,6 +312,7 @@ class World:
             Join: lambda peer, act: self._move(peer, act.topic, is_in=True),
             Leave: lambda peer, act: self._move(peer, act.topic, is_in=False),
             Greet: lambda peer, act: self._greet(peer, act.peer),
+            HangUp: lambda peer, act: self._hang_up(peer, act.peer),
             Publish: lambda peer, act: self._publish(peer, act.topic, act.message.raw),
             Run: lambda peer, act: self.workshop.run(self, peer, act.key, act.task),
             CancelRun: lambda peer, act: peer.runs.discard(act.key),
@@ -409,7 +393,6 @@ class World:
             listed.setdefault(topic, set()).add(peer.index)
         else:
             listed.get(topic, set()).discard(peer.index)
-        self.moved.add(topic)
 
     def hears(self, peer: Peer, topic: str) -> bool:
         """Whether a peer is on a topic."""
@@ -429,6 +412,20 @@ class World:
     def _meet(self, one: Peer, other: Peer) -> None:
         if one.is_up and other.is_up and other.index not in self.links[one.index]:
             self.connect(one, other)
+
+    def _hang_up(self, peer: Peer, key: bytes) -> None:
+        other = self.by_key.get(key)
+        if other is None or other.index not in self.links[peer.index]:
+            return
+        self.links[peer.index].discard(other.index)
+        self.links[other.index].discard(peer.index)
+        self.relinked |= {peer.index, other.index}
+        self.at(0, partial(self._part, peer, other))
+        self.at(GREET_MS, partial(self._part, other, peer))
+
+    def _part(self, peer: Peer, other: Peer) -> None:
+        if peer.is_up and other.index not in self.links[peer.index]:
+            self._perform(peer, peer.core.peer_disconnected(other.core.key, self.clock_ms(peer)))
 
     def _publish(self, sender: Peer, topic: str, data: bytes) -> None:
         if sender.is_up:
