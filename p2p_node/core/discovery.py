@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from p2p_node.core.node import Capability, NodeCore
 
-__all__ = ["Discovery"]
+__all__ = ["PASSING", "Discovery"]
 
 ABLE_ENOUGH = 3
 """With fewer peers known that could do a job, more are looked for."""
@@ -28,7 +28,7 @@ SOUGHT_MAX = 256
 OFFERED_MAX = 8
 """Peers found for one job that are linked to and offered it."""
 
-_PASSING = (SyncSummary, SyncWant, Advert, *DIRECTORY_KINDS)
+PASSING = (SyncSummary, SyncWant, Advert, *DIRECTORY_KINDS)
 """What every link brings with it, whatever it is there for."""
 
 
@@ -59,7 +59,7 @@ class Discovery:
 
     def used(self, peer: bytes, message: Signed[Any]) -> None:
         """A message beyond those that every link brings went over the link with a peer."""
-        if not isinstance(message.body, _PASSING):
+        if not isinstance(message.body, PASSING):
             self.directory.used(peer)
 
     # --- Events ----------------------------------------------------------------------------------

@@ -435,6 +435,7 @@ class NodeCore:
         except PeerFault as fault:
             return [Penalise(peer, fault.points, str(fault))]
         self.discovery.used(peer, message)
+        self._society.company.used(peer, message, now_ms)
         ack = Transmit(peer, ack_frame(message.id))
         if message.id in self._direct_seen:
             return [ack]
@@ -709,6 +710,7 @@ class NodeCore:
             match effect:
                 case Send(peer, message):
                     self.discovery.used(peer, message)
+                    self._society.company.used(peer, message, now_ms)
                     acts += self.outbox.send(effect, now_ms)
                 case Publish(topic, message):
                     said = self._society.say(message, now_ms) if topic == COMMON else effect

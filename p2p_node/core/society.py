@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from p2p_node.core.company import GREETED_MAX, Company
 from p2p_node.core.gossip import GossipBook
 from p2p_node.core.registry import check_advert
 from p2p_node.core.rooms import COMMON, ROOM_MERGE, ROOM_SPLIT, Room
@@ -53,6 +54,7 @@ class Society:
         self._node = node
         self._gossip = gossip
         self._luck = luck
+        self.company = Company(node.connected)
         self._told: OrderedDict[bytes, tuple[int, int]] = OrderedDict()
         self._looked_ms: dict[tuple[str, bytes], int] = {}
         self._home: list[str] = []
@@ -222,8 +224,13 @@ class Society:
         if rooms.is_wide:
             effects += self._look_around(now_ms)
         if rooms.census.peers >= ROOM_SPLIT // 2:
-            effects += self._approach()
-        return effects
+            effects += self._approach(now_ms)
+        keep = max(GREETED_MAX, ROOM_LINKS * len(rooms.joined))
+        return [*effects, *self.company.review(now_ms, keep=keep, is_near=self._is_near)]
+
+    def _is_near(self, peer: bytes) -> bool:
+        advert = self._node.registry.get(peer)
+        return advert is not None and any(room.has(advert) for room in self._node.rooms.joined.values())
 
     def _look_around(self, now_ms: int) -> list[Effect]:
         effects: list[Effect] = []
@@ -236,7 +243,7 @@ class Society:
             effects += self.ask(self._node.searches.for_own_room(*ability, now_ms), now_ms)
         return effects
 
-    def _approach(self) -> list[Effect]:
+    def _approach(self, now_ms: int) -> list[Effect]:
         node = self._node
         if len(node.connected) >= COMPANY_MAX:
             return []
@@ -248,7 +255,10 @@ class Society:
             linked = sum(advert.signer in node.connected for advert in self._neighbours(room))
             near = [advert.signer for advert in members if advert.signer not in node.connected]
             wanted.update(dict.fromkeys(near[: max(0, ROOM_LINKS - linked)]))
-        return [Greet(key) for key in wanted if key != node.key]
+        wanted.pop(node.key, None)
+        for key in wanted:
+            self.company.greeted(key, now_ms)
+        return [Greet(key) for key in wanted]
 
     def _neighbours(self, room: Room) -> list[Signed[Advert]]:
         known = (self._node.registry.get(key) for key in sorted(self._node.connected))
