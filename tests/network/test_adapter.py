@@ -324,6 +324,29 @@ async def test_a_peer_that_hangs_is_noticed(monkeypatch: pytest.MonkeyPatch) -> 
         assert (await next_event(one, PeerDisconnected)).peer == attacker.key
 
 
+async def test_a_peer_isnt_silent_while_it_waits_to_be_heard(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(links, "PING_EVERY_S", 0.3)
+    monkeypatch.setattr(links, "SILENCE_S", 0.2)
+    monkeypatch.setattr(links, "SIGN_OF_LIFE_S", 0.05)
+    async with network(1) as one, network(2) as two:
+        await join(one, two)
+        hear = one.link_frame
+
+        async def at_leisure(link: links.Link, payload: bytes) -> None:
+            await trio.sleep(0.02)
+            await hear(link, payload)
+
+        # All of it comes in one piece and takes several times as long as a silence may.
+        monkeypatch.setattr(one, "link_frame", at_leisure)
+        for number in range(40):
+            assert await two.send(one.local_key, bytes([number]))
+        heard = [await one.events.receive() for _ in range(40)]
+        assert [event.data for event in heard if isinstance(event, FrameReceived)] == [
+            bytes([number]) for number in range(40)
+        ]
+        assert [status.key for status in two.peers()] == [one.local_key]
+
+
 async def test_a_peer_that_comes_back_before_we_missed_it_replaces_its_old_link() -> None:
     async with network(1) as one, raw_host(9) as (host, swarm), raw_host(9) as (host_again, swarm_again):
         first = Attacker(host, swarm, one)

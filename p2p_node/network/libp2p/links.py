@@ -4,8 +4,10 @@ Two, so that neither side must win when both dial at once. A link lives as long 
 connections under them: when one goes, all go, the runtime hears `PeerDisconnected`, and whoever wants the
 peer back dials again.
 
-The reader always drains (yamux resets a stream whose reader stalls five seconds), the writer works off a
-bounded queue, and each write has a deadline. Pings every five seconds find a peer that hangs.
+The reader always drains (yamux gives up a stream whose reader stalls five seconds), the writer works off a
+bounded queue, and each write has a deadline. Pings every five seconds find a peer that hangs. What was read
+and not yet heard, at our pace or on a busy machine, is no silence of the peer's, and until then it hears from
+us although its own pings wait behind the rest.
 """
 
 from __future__ import annotations
@@ -46,13 +48,17 @@ WRITE_S = 20.0
 CLOSE_S = 1.0
 PING_EVERY_S = 5.0
 SILENCE_S = 3.0
+SIGN_OF_LIFE_S = 1.0
+"""How often a peer hears from us while we haven't heard it out."""
+
 STANDSTILL_S = 1.0
 """A sleep that took this much too long was our own process standing still, and says nothing of the peer."""
 
 PEERS_MAX = 4
 """Peer lists on one link; more would only push better candidates out."""
 
-_READ_BYTES = 1 << 20
+_READ_BYTES = 1 << 16
+"""Small: a peer has room to write again only once we have heard this much."""
 _WRITE_BYTES = 1 << 18
 
 
@@ -121,7 +127,7 @@ class Link:
         self._wake = trio.Event()
         self._written = trio.Event()
         self._written.set()
-        self._heard_at = self._progress_at = self._pinged_at = trio.current_time()
+        self._heard_at = self._spoke_at = self._progress_at = self._pinged_at = trio.current_time()
         self._ping_number = 0
         self._peers_heard = 0
 
@@ -237,12 +243,22 @@ class Link:
                 if not data:
                     break
                 self._heard_at = trio.current_time()
+                if len(data) < _READ_BYTES:
+                    # Nothing else waits.
+                    self._spoke_at = self._heard_at
                 for lead, payload in splitter.feed(data):
                     await self._take(lead, payload)
+                    self._note_backlog()
         except PeerFault as error:
             self._owner.fault(self.key, max(error.points, 1), f"link: {error}")
             raise DialFailed(str(error)) from error
         raise DialFailed("peer closed its half")
+
+    def _note_backlog(self) -> None:
+        self._heard_at = trio.current_time()
+        if self._heard_at - self._spoke_at >= SIGN_OF_LIFE_S and self.announced:
+            self._spoke_at = self._heard_at
+            self._push_urgent(control_frame(Ping(self._ping_number)))
 
     async def _take(self, lead: int, payload: bytes) -> None:
         if lead != CONTROL:
