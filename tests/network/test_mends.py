@@ -30,6 +30,7 @@ from multiaddr.multiaddr import Multiaddr
 from p2p_node.network.libp2p import links, mends
 from p2p_node.network.libp2p.gossip import GuardedPubsub
 from p2p_node.network.libp2p.host import build_host
+from p2p_node.network.libp2p.keys import peer_id_of
 from p2p_node.network.libp2p.mends import (
     MendedGossipSub,
     MendedHost,
@@ -210,6 +211,21 @@ async def test_what_we_say_ourselves_passes_a_mesh_of_strangers(is_own: bool) ->
     await router.publish(us if is_own else deaf, rpc_pb2.Message(from_id=author.to_bytes(), topicIDs=[TOPIC]))
     told = {peer for peer, queue in queues.items() if len(queue)}
     assert told == ({stranger, neighbour} if is_own else {stranger})
+
+
+async def test_a_peer_whose_gossip_stream_is_lost_hears_us_again() -> None:
+    """Ours to it breaks when it doesn't read for five seconds, as happens to peers of one that is flooded."""
+    async with network(1) as one, network(2) as two:
+        await join(one, two)
+        lost = one.pubsub.peers[peer_id_of(two.local_key)]
+        await lost.reset()
+        await one.publish(TOPIC, b"lost")
+        await eventually(
+            lambda: one.pubsub.peers.get(peer_id_of(two.local_key)) not in (None, lost), within_s=5
+        )
+        await one.publish(TOPIC, b"heard")
+        while (await next_event(two, GossipReceived, within_s=5)).data != b"heard":
+            pass
 
 
 async def test_delivery_times_are_not_kept_for_ever() -> None:

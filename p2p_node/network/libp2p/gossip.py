@@ -147,8 +147,19 @@ class GuardedPubsub(Pubsub):
             topics.add(topic)
 
     def _handle_dead_peer(self, peer_id: ID) -> None:
+        """Forget a peer that is gone; of one that is here, and whose stream was lost, keep its topics.
+
+        Fault: upstream opens our stream to it anew but forgets what it is subscribed to, which it tells us
+        only once, on its own stream. It then hears no gossip of ours for as long as it stays: a peer that was
+        too busy for five seconds to read was as good as gone.
+        """
+        is_here = self._peer_is_connected(peer_id)
+        kept = [topic for topic, peers in self.peer_topics.items() if peer_id in peers] if is_here else []
         super()._handle_dead_peer(peer_id)
-        self._elsewhere.pop(peer_id, None)
+        for topic in kept:
+            self.handle_subscription(peer_id, rpc_pb2.RPC.SubOpts(subscribe=True, topicid=topic))
+        if not is_here:
+            self._elsewhere.pop(peer_id, None)
 
     def notify_subscriptions(self, publish_message: rpc_pb2.Message) -> None:
         """Nobody reads upstream's subscription buffers; deliveries go through the judge."""
