@@ -100,6 +100,9 @@ ADVERT_LIFETIMES = 3
 
 ADVERT_PACE_MS = 1_000
 """At most one advert in this time, however many peers connect."""
+
+FEW_LINKS = 4
+"""A peer with more is known by now: it tells a new neighbour alone who it is, and not everybody once more."""
 SYNC_MS = 5_000
 SYNC_WITHIN_MS = 45_000
 """What is older than this has been compared with several neighbours."""
@@ -185,6 +188,7 @@ class NodeCore:
         self._direct_seen: OrderedDict[bytes, None] = OrderedDict()
         self._advertised_ms = -ADVERT_PACE_MS
         self._advertised_slots = 0
+        self._advert_said: Signed[Advert] | None = None
         self.provider = Provider(
             self,
             self.registry,
@@ -365,8 +369,10 @@ class NodeCore:
         waiting = self.outbox.flush(peer)
         if self.rooms.is_wide:
             greeting = self._society.greeting(peer, self.own_advert(now_ms), now_ms)
-        else:
+        elif self._advert_said is None or len(self.connected) <= FEW_LINKS:
             greeting = self._advertise(now_ms)
+        else:
+            greeting = [Send(peer, self._advert_said, now_ms + SYNC_MS)]
         return [*waiting, *found, *self._act([*greeting, summary], now_ms)]
 
     def _shares(self, peer: bytes, topic: str) -> bool:
@@ -470,7 +476,8 @@ class NodeCore:
         match body:
             case Headcount():
                 self.rooms.census.hear_claim(body.peers)
-                return []
+                # Before our first advert goes out: what is said to everybody in a large network is a flood.
+                return self.rooms.review(now_ms) if not self.rooms.is_wide else []
             case MembersWant():
                 return self._society.tell_members(message, now_ms)
             case Members():
@@ -619,8 +626,8 @@ class NodeCore:
         renew_ms = pace_ms + self._jitter.randint(0, pace_ms // 4)
         self._advertised_ms = now_ms
         self._advertised_slots = self._free_slots()
-        advert = self._advert(now_ms, lifetime_ms=ADVERT_LIFETIMES * renew_ms)
-        return [Publish("peers", self.sign(advert)), SetTimer(("advert",), now_ms + renew_ms)]
+        self._advert_said = self.sign(self._advert(now_ms, lifetime_ms=ADVERT_LIFETIMES * renew_ms))
+        return [Publish("peers", self._advert_said), SetTimer(("advert",), now_ms + renew_ms)]
 
     def _advertise_widely(self, now_ms: int) -> list[Effect]:
         """In a large network: to our rooms each minute, and to everybody when a lot says so."""

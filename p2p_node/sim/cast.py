@@ -85,8 +85,10 @@ def capability(serves: Sequence[Load], *, price_micros: int, slots: int) -> Capa
 
 def cast(scenario: Scenario, luck: random.Random) -> Cast:
     """Draw the peers of a scenario."""
-    starts_ms = _joins(scenario, luck)
-    total = scenario.peers + len(starts_ms)
+    joins_ms = _joins(scenario, luck)
+    total = scenario.peers + len(joins_ms)
+    start_ms = round(1_000 * scenario.start_s)
+    starts_ms = {index: index * start_ms // scenario.peers for index in range(scenario.peers)} | joins_ms
     classes = _spread(scenario.classes, [sort.share for sort in scenario.classes], total, luck)
     places = scenario.regions
     shares = places.shares or (1 / len(places.names),) * len(places.names)

@@ -170,6 +170,8 @@ class Scenario(_Table, frozen=True, kw_only=True):
     peers: Annotated[int, Meta(ge=4, le=PEERS_MAX)]
     minutes: Annotated[float, Meta(gt=0, le=SECONDS_MAX / 60)]
     """How long jobs are submitted; the world then runs until they have ended."""
+    start_s: _Seconds = 0.0
+    """Within how long the peers start, one after another; all at once if not given."""
     warm_up_s: _Seconds = 5.0
     """Adverts spread before the first job is submitted and before anything is counted."""
     network: Network = Network()

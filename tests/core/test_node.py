@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from p2p_node.core.node import NodeCore
+from p2p_node.core.node import FEW_LINKS, NodeCore
 from p2p_node.core.outbox import Transmit, ack_frame, message_frame
 from p2p_node.sim.scenario import job_request
 from p2p_node.sim.workload import derive_unit
@@ -24,6 +24,7 @@ from protocols.messages import (
     BidSeal,
     Cancel,
     DrawClaim,
+    Headcount,
     Opening,
     Output,
     Proposal,
@@ -174,14 +175,36 @@ def test_what_we_publish_we_have_heard() -> None:
 def test_adverts_are_paced_however_many_peers_connect() -> None:
     node = core(2)
     node.start(NOW_MS)
-    for number in range(10, 30):
-        acts = node.peer_connected(key(number), NOW_MS + number)
+    for number in range(FEW_LINKS):
+        acts = node.peer_connected(key(number + 10), NOW_MS + number)
         assert not any(isinstance(act, Publish) for act in acts)
         assert SetTimer(("advert",), NOW_MS + 1_000) in acts
     assert any(isinstance(act, Publish) for act in node.timer_fired(("advert",), NOW_MS + 1_000))
 
 
 # --- Anti-entropy --------------------------------------------------------------------------------
+
+
+def test_a_newcomer_does_not_make_its_neighbours_say_everything_again() -> None:
+    node = core(0)
+    node.start(NOW_MS)
+    for number in range(1, FEW_LINKS + 1):
+        acts = node.peer_connected(key(number), NOW_MS + 2_000 * number)
+        assert any(isinstance(act, Publish) for act in acts)
+        assert said(acts, Advert) == []
+    acts = node.peer_connected(key(9), NOW_MS + 60_000)
+    assert not any(isinstance(act, Publish) for act in acts)
+    [(receiver, told)] = said(acts, Advert)
+    assert (receiver, told.signer) == (key(9), node.key)
+
+
+def test_who_comes_to_a_large_network_does_not_speak_to_everybody_first() -> None:
+    node = core(0)
+    node.start(NOW_MS)
+    node.peer_connected(key(1), NOW_MS)
+    deliver(node, signed(1, Headcount(5_000)), NOW_MS + 100)
+    acts = node.timer_fired(("advert",), NOW_MS + 1_000)
+    assert not any(isinstance(act, Publish) and act.topic == "peers" for act in acts)
 
 
 def test_neighbours_fetch_what_they_missed() -> None:
