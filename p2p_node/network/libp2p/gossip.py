@@ -28,7 +28,8 @@ from libp2p.pubsub.rpc_queue import RpcQueue
 from libp2p.pubsub.validators import signature_validator
 from libp2p.utils.varint import encode_uvarint
 
-from p2p_node.network.libp2p.mends import MendedGossipSub, RecentlySeen
+from p2p_node.network.libp2p.mends import MendedGossipSub, RecentlySeen, RoomyRpcQueue
+from p2p_node.network.libp2p.speed import keep_window
 from p2p_node.network.libp2p.varint import VarintSplitter
 from protocols.errors import Malformed, Oversized
 from protocols.limits import GOSSIP_BYTES_MAX
@@ -53,6 +54,9 @@ MESSAGE_IDS_MAX = 512
 """Message ids in one IHAVE or IWANT."""
 
 WRITE_S = 20.0
+GATHER_S = 0.05
+"""Between two writes to one peer, unless we say something ourselves."""
+
 _BATCH_BYTES = 60_000
 _READ_BYTES = 65_536
 _FAULT_POINTS = 20
@@ -63,6 +67,10 @@ class Judge(Protocol):
 
     def admits(self, forwarder: ID, messages: int) -> bool:
         """Whether this peer may hand us ``messages`` more now."""
+        ...
+
+    async def turn(self) -> None:
+        """Wait until the next message of a peer is due, so that none keeps others from being heard."""
         ...
 
     def rule(self, topic: str, data: bytes, forwarder: ID) -> Ruling:
@@ -88,7 +96,7 @@ def new_gossipsub() -> MendedGossipSub:
         protocols=[MESHSUB],
         degree=6,
         degree_low=4,
-        degree_high=12,
+        degree_high=8,
         heartbeat_interval=1,
         heartbeat_initial_delay=0.1,
         prune_back_off=10,
@@ -167,6 +175,7 @@ class GuardedPubsub(Pubsub):
     async def stream_handler(self, stream: INetStream) -> None:
         """Read one peer's gossip until its stream ends. Bad bytes cost the peer and reset the stream."""
         peer = stream.muxed_conn.peer_id
+        keep_window(stream)
         try:
             await self.continuously_read_stream(stream)
         except (Malformed, DecodeError, UnicodeError) as error:
@@ -178,9 +187,16 @@ class GuardedPubsub(Pubsub):
             return
 
     async def handle_sending_messages(self, peer_id: ID, stream: INetStream, queue: RpcQueue) -> None:
-        """Write what is queued for one peer, all that waits in one go. Each write has a deadline."""
+        """Write what is queued for one peer, all that waits in one go. Each write has a deadline.
+
+        A write costs more than what is in it, and each message is written to every neighbour: of what comes
+        in quick succession more is gathered first.
+        """
+        assert isinstance(queue, RoomyRpcQueue)  # noqa: S101  mends.install() sees to it
+        gather_until = float("-inf")
         try:
             while (rpc := await queue.pop()) is not None:
+                await queue.gather(gather_until)
                 batch = bytearray()
                 while rpc is not None:
                     raw = rpc.SerializeToString()  # type: ignore[no-untyped-call]
@@ -192,6 +208,7 @@ class GuardedPubsub(Pubsub):
                 if deadline.cancelled_caught:
                     await stream.reset()
                     break
+                gather_until = trio.current_time() + GATHER_S
         except (StreamError, IOException, RawConnError) as error:
             log.debug("gossip to a peer ended", peer=str(peer_id), error=repr(error))
         # If the queue was closed, somebody else has ended this stream, and may have opened the next.
@@ -219,6 +236,7 @@ class GuardedPubsub(Pubsub):
         # Above its allowance a peer's messages are dropped unread: signatures cost us more than it.
         if rpc.publish and self._judge.admits(peer, len(rpc.publish)):
             for message in rpc.publish:
+                await self._judge.turn()
                 await self.push_msg(peer, message)
         if len(rpc.subscriptions) > SUBSCRIPTIONS_MAX:
             raise Oversized(f"{len(rpc.subscriptions)} subscriptions in one RPC")

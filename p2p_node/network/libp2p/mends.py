@@ -69,6 +69,24 @@ class RoomyRpcQueue(RpcQueue):
 
     def __init__(self) -> None:
         super().__init__(_OUTBOUND_RPCS_MAX)
+        self._urgent = trio.Event()
+
+    def push(self, rpc: rpc_pb2.RPC, priority: bool = False) -> bool:
+        """Queue an RPC; False if there is no room. What has priority takes the room of the rest.
+
+        What we say ourselves passes what we only pass on: of that a stranger may give us any amount.
+        """
+        if priority and len(self) >= _OUTBOUND_RPCS_MAX and self._queue._non_priority:
+            self._queue._non_priority.popleft()
+        if priority:
+            self._urgent.set()
+        return super().push(rpc, priority)
+
+    async def gather(self, until: float) -> None:
+        """Let more come until then, or until something with priority does."""
+        with trio.move_on_at(until):
+            await self._urgent.wait()
+        self._urgent = trio.Event()
 
 
 def install() -> None:
@@ -255,7 +273,7 @@ class MendedGossipSub(GossipSub):
             peers |= listening.intersection(self.own_hearers())
         for peer in peers:
             queue = queues.get(peer)
-            if queue is not None and not queue.push(rpc):
+            if queue is not None and not queue.push(rpc, priority=msg_forwarder == author):
                 log.debug("gossip dropped: the peer's queue is full", peer=str(peer))
         await trio.lowlevel.checkpoint()
 

@@ -34,6 +34,7 @@ from p2p_node.network.libp2p.keys import key_of, peer_id_of
 from p2p_node.network.libp2p.links import Link
 from p2p_node.network.libp2p.mends import MendedHost, MendedSwarm, close_connection
 from p2p_node.network.libp2p.relaying import Relay, is_relayed
+from p2p_node.network.libp2p.turns import Turns
 from p2p_node.network.port import (
     AddressBook,
     BulkHandler,
@@ -153,6 +154,7 @@ class Libp2pNetwork:
         self._standings = Standings(clock)
         self._rates = RateLimits(clock, GOSSIP_MESSAGES_PER_SECOND_MAX, GOSSIP_MESSAGES_BURST_MAX)
         self._range_rates = RateLimits(clock, RANGE_GOSSIP_PER_SECOND, RANGE_GOSSIP_BURST)
+        self._turns = Turns()
         self._pace = Pace(trio.current_time, FRAMES_PER_SECOND_MAX, FRAMES_BURST_MAX)
         self._range_pace = Pace(trio.current_time, RANGE_FRAMES_PER_SECOND, RANGE_FRAMES_BURST)
         self._links: dict[PeerKey, Link] = {}
@@ -579,6 +581,10 @@ class Libp2pNetwork:
             return True
         log.debug("gossip above its allowance", peer=short_id(key))
         return False
+
+    async def turn(self) -> None:
+        """Wait for a turn of gossip."""
+        await self._turns.next()
 
     def rule(self, topic: str, data: bytes, forwarder: ID) -> Ruling:
         """Ask the runtime's rule; charge what it rejects."""

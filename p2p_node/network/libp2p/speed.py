@@ -13,6 +13,7 @@ import struct
 import libp2p.io.msgio as msgio_module
 import libp2p.stream_muxer.yamux.yamux as yamux_module
 import trio
+from libp2p.abc import INetStream
 from libp2p.io.abc import Reader
 from libp2p.io.exceptions import ConnectionClosedError, IncompleteReadError
 from libp2p.io.trio import TrioTCPStream
@@ -28,7 +29,7 @@ from libp2p.stream_muxer.yamux.yamux import (
     YamuxStream,
 )
 
-__all__ = ["install"]
+__all__ = ["install", "keep_window"]
 
 WINDOW_BYTES = 4 << 20
 """Receive window of a stream that carries bulk: enough for 100 ms at 40 MiB/s."""
@@ -38,6 +39,14 @@ FRAME_BYTES = MAX_PLAINTEXT_LENGTH - HEADER_SIZE
 """Payload of the largest yamux frame that fits one Noise message. Upstream's needs two."""
 
 _RECEIVE_BYTES = 1 << 18
+_KEEPS_WINDOW = "_keeps_window"
+
+
+def keep_window(stream: INetStream) -> None:
+    """Never let more of this stream wait here than a window of the usual size: it isn't bulk."""
+    muxed = getattr(stream, "muxed_stream", None)
+    if muxed is not None:
+        muxed.__dict__[_KEEPS_WINDOW] = True
 
 
 def install() -> None:
@@ -240,7 +249,8 @@ async def _update_window_seldom(self: YamuxStream, *, bytes_read: int = 0) -> No
     the window less what we haven't credited, so that they can't drift apart.
     """
     pending = self._pending_recv_release = self._pending_recv_release + bytes_read
-    if self.target_recv_window < WINDOW_BYTES and pending >= DEFAULT_WINDOW_SIZE // 4:
+    is_small = self.target_recv_window < WINDOW_BYTES and not self.__dict__.get(_KEEPS_WINDOW)
+    if is_small and pending >= DEFAULT_WINDOW_SIZE // 4:
         # The stream carries bulk: grow its window at once.
         pending += WINDOW_BYTES - self.target_recv_window
         self.target_recv_window = WINDOW_BYTES
