@@ -91,6 +91,14 @@ class GossipReader:
         """
         return open_envelope(data, network=self._network, crypto=self._crypto, bytes_max=GOSSIP_BYTES_MAX)
 
+    def frame(self, data: bytes) -> Signed[Any]:
+        """A message from a link, if it is properly signed.
+
+        Raises:
+            PeerFault: it isn't.
+        """
+        return open_envelope(data, network=self._network, crypto=self._crypto)
+
     def notice(self, message: Signed[CommitmentNotice]) -> tuple[Contract, Signed[Commitment]]:
         """The contract and the commitment in a notice.
 
@@ -311,7 +319,9 @@ class GossipBook:
         recent, since_ms = self._recent, now_ms - within_ms
         # They stand in the order they were heard in: where those begin that are too old is found by halving.
         fresh = bisect_left(ids, True, key=lambda identifier: recent[identifier][0] < since_ms)
-        return tuple(identifier for identifier in ids[:fresh][::-1] if shares(recent[identifier][1]))
+        told = ids[:fresh][::-1]
+        shared = {topic for topic in {recent[identifier][1] for identifier in told} if shares(topic)}
+        return tuple(identifier for identifier in told if recent[identifier][1] in shared)
 
     def missing(self, ids: tuple[bytes, ...], now_ms: int) -> tuple[bytes, ...]:
         """Which of a neighbour's ids are news to us, and aren't on their way from another neighbour.

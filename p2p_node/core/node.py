@@ -435,7 +435,7 @@ class NodeCore:
             is_ack, rest = split_frame(frame)
             if is_ack:
                 return self.outbox.acknowledged(peer, rest)
-            message: Signed[Any] = open_envelope(rest, network=self.network, crypto=self.crypto)
+            message = self._gossip.reader.frame(rest)
             if isinstance(message.body, DIRECTORY_KINDS):
                 return self.discovery.hear(peer, message, now_ms)
         except PeerFault as fault:

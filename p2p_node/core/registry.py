@@ -145,6 +145,8 @@ class Registry:
 
     def keep_members(self, rooms: tuple[Members, ...]) -> None:
         """Take these for our rooms from now on."""
+        if rooms == self._rooms:
+            return
         self._rooms = rooms
         for keys in self._sorts.values():
             keys.clear()

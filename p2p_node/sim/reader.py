@@ -28,6 +28,8 @@ class RememberingReader(GossipReader):
         super().__init__(network=network, crypto=crypto)
         # In place of the method: one call less for each peer that hears a message.
         self.envelope = lru_cache(REMEMBERED)(super().envelope)  # type: ignore[method-assign]
+        # Newcomers are sent the same adverts by one neighbour after another.
+        self.frame = lru_cache(REMEMBERED)(super().frame)  # type: ignore[method-assign]
         self._notices: OrderedDict[bytes, tuple[Contract, Signed[Commitment]]] = OrderedDict()
         self._accusation = lru_cache(REMEMBERED)(super().accusation)
 
