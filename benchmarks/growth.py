@@ -1,6 +1,6 @@
 """What a job costs whom it doesn't concern, as a network grows: traffic, registry, time to award.
 
-python -m benchmarks.growth [--quick] [--peers N …]
+python -m benchmarks.growth [--quick] [--peers N …] [--minutes M]
 
 Simulated peers, half of which serve, at a constant rate of jobs for each peer. The baseline is the smallest
 network.
@@ -19,6 +19,12 @@ from p2p_node.sim.scenariofile import parse_scenario
 
 __all__ = ["main", "measure"]
 
+START_S = 60
+"""Peers start one after another: a network doesn't begin with a thousand strangers at once."""
+
+WARM_UP_S = 240
+"""Nothing is counted before. A newcomer has counted the network itself by then, and rooms have split."""
+
 SIZES = (100, 300, 1_000)
 QUICK_SIZES = (20, 40)
 SCENARIO: dict[str, Any] = {
@@ -32,10 +38,14 @@ SCENARIO: dict[str, Any] = {
 }
 
 
-def measure(peers: int, minutes: float, *, per_peer_hour: float = 6, seed: int = 1) -> dict[str, Any]:
-    """The report of a network of this size."""
+def measure(
+    peers: int, minutes: float, *, per_peer_hour: float = 6, seed: int = 1, is_brief: bool = False
+) -> dict[str, Any]:
+    """The report of a network of this size, counted once it has settled, or at once if ``is_brief``."""
     load = [SCENARIO["load"][0] | {"per_peer_hour": per_peer_hour}]
     changes = {"peers": peers, "minutes": minutes, "seed": seed, "load": load}
+    if not is_brief:
+        changes |= {"start_s": START_S, "warm_up_s": WARM_UP_S}
     play = Play(parse_scenario(SCENARIO | changes))
     play.run()
     return play.report()
@@ -46,16 +56,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.growth", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="two small networks")
     parser.add_argument("--peers", type=int, nargs="+", help="sizes of the networks")
+    parser.add_argument("--minutes", type=float, default=1.0, help="how long jobs are submitted")
     arguments = parser.parse_args(argv)
     rows: list[list[str]] = []
     first: dict[str, float] = {}
     for peers in arguments.peers or (QUICK_SIZES if arguments.quick else SIZES):
         started = time.perf_counter()
-        report = measure(peers, 1.0, per_peer_hour=60 if arguments.quick else 6)
+        quick = arguments.quick
+        report = measure(peers, arguments.minutes, per_peer_hour=60 if quick else 6, is_brief=quick)
         real_s = time.perf_counter() - started
         traffic, jobs = report["traffic"], report["jobs"]["submitted"]
         heard = traffic["idle_heard_per_peer_per_job_milli"]
-        served = max(1, report["network_ms"] // 1_000)
+        served = max(1, traffic["counted_ms"] // 1_000)
         values = {
             "heard": (heard.get("jobs", 0) + heard.get("rooms", 0)) / 1_000,
             "frames": traffic["frame_bytes"] / peers / served,

@@ -320,6 +320,7 @@ class Play:
             for topic, count in sorted(traffic.published.items())
         }
         return {
+            "counted_ms": self.world.elapsed_ms - self.warm_up_ms,
             "messages_per_peer_per_job_milli": 1_000
             * (sum(traffic.frames) + int(traffic.gossip_sent.sum()))
             // (peers * jobs),
