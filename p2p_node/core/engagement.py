@@ -342,7 +342,7 @@ class Engagement:
             self.state, self._done_ms = EngagementState.DONE, now_ms
             return []
         self._covered_units = len(self._units)
-        effects = self._send_output()
+        effects = self._send_output(now_ms, is_urgent=True)
         for commitment, _ in segments:
             effects.append(Send(self.award.signer, commitment, self.award.body.finish_by_ms))
             effects.append(Publish("jobs", self._notice(commitment)))

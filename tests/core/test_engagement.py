@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from p2p_node.core.engagement import SETTLE_MS, Engagement, EngagementState
+from p2p_node.core.engagement import OUTPUT_PACE_MS, SETTLE_MS, Engagement, EngagementState
 from p2p_node.core.kept import KeptContract
 from protocols.codec import encode
 from protocols.effects import CancelRun, Notify, Persist, Publish, Run, SetTimer
@@ -95,6 +95,21 @@ def test_output_is_streamed_and_committed_at_the_end() -> None:
     [published] = [effect for effect in effects if isinstance(effect, Publish)]
     assert published.topic == "jobs" and published.message.body.commitment == commitment.raw
     assert work.engagement.state is EngagementState.COMMITTED
+
+
+def test_output_that_comes_in_small_pieces_is_sent_together() -> None:
+    work = Work()
+    first = work.event(RunOutput(work.key, 0, UNITS[:8]))
+    assert the(sent(first, Output)).body.units == UNITS[:8]
+    [timer] = work.event(RunOutput(work.key, 8, UNITS[8:16]))
+    assert timer == SetTimer(("engagement", work.engagement.award.id, "output"), NOW_MS + OUTPUT_PACE_MS)
+    assert work.event(RunOutput(work.key, 16, UNITS[16:24])) == []
+    later = work.event(TimerFired(timer.key), NOW_MS + OUTPUT_PACE_MS)
+    assert the(sent(later, Output)).body == Output(work.engagement.award.id, 8, UNITS[8:24])
+    # What a commitment is about goes before it.
+    work.chunk(0)
+    ended = [type(message.body) for message in sent(work.chunk(1) + work.finish())]
+    assert ended[0] is Output and ended[-1] is Commitment
 
 
 def test_a_full_segment_is_committed_to_at_once_unless_it_may_be_the_last() -> None:
