@@ -291,12 +291,16 @@ class Job:
         return price_to_pay(self._candidates, index, price_max=self.request.price_micros_max)
 
     def _offer_again_or_give_up(self, now_ms: int, *, is_unverifiable: bool = False) -> list[Effect]:
-        pause_ms = min(REBID_MS << (len(self._offers) - 1), REBID_MS_MAX)
-        in_time = now_ms + pause_ms < self.created_ms + self.request.queue_ms or bool(self.attempts)
+        pause_ms = min(REBID_MS << (len(self._offers) - 1), max(REBID_MS_MAX, self.request.queue_ms // 8))
+        in_queue = now_ms + pause_ms < self.created_ms + self.request.queue_ms
+        in_time = in_queue or bool(self.attempts)
         if len(self._offers) == 1 and not self.attempts:
             # Whoever slept through its own auction hasn't queued yet.
             in_time |= now_ms > self.created_ms + 2 * self.request.window_ms + SEEK_MS + OVERSLEPT_MS
-        if len(self._offers) <= min(self.request.rebids, ATTEMPTS_MAX - 1) and in_time:
+        # Peers that could and are busy now are what the queue's time is for.
+        is_queueing = in_queue and self._is_anybody_busy()
+        rounds_left = min(self.request.rebids, ATTEMPTS_MAX - 1) - len(self._offers) + 1
+        if (rounds_left > 0 and in_time) or (is_queueing and len(self._offers) < ATTEMPTS_MAX):
             self.state = JobState.BIDDING
             return [
                 Notify(self.id, "no-bids-yet", {"offers": len(self._offers)}),
@@ -307,6 +311,12 @@ class Job:
                 JobState.VERIFICATION_FAILED, "no peer is known that could verify this job", now_ms
             )
         return self._give_up(now_ms)
+
+    def _is_anybody_busy(self) -> bool:
+        if any(attempt.outcome is Outcome.REFUSED for attempt in self.attempts):
+            return True
+        declines = self.auctions[-1].declines.values() if self.auctions else ()
+        return any(decline.body.reason == "busy" for decline in declines)
 
     def _give_up(self, now_ms: int) -> list[Effect]:
         failed = [

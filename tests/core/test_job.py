@@ -185,6 +185,18 @@ def test_waiting_for_bids_has_a_limit() -> None:
     assert case.job.state is JobState.NO_BIDS
 
 
+def test_while_peers_are_busy_an_offer_waits_as_long_as_the_queue() -> None:
+    case = Case(rebids=0, queue_ms=30_000)
+    for pause_ms in (1_000, 2_000, 4_000, 8_000):
+        for number in BIDDERS:
+            case.hear(number, Decline(case.job.offers[-1].id, "busy", 0, 1, ""))
+        case.timer("bids", after_ms=1_000)
+        assert case.job.state is JobState.BIDDING
+        case.timer("rebid", after_ms=pause_ms)
+    case.timer("bids", after_ms=12_000)
+    assert case.job.state is JobState.NO_BIDS and len(case.job.offers) == 5
+
+
 def test_who_slept_through_its_auction_offers_once_more() -> None:
     case = Case(queue_ms=30_000)
     case.timer("bids", after_ms=60_000)
