@@ -42,6 +42,7 @@ TICK_MS = 10
 
 NEVER = np.int32(2**28)
 """Later than anything; twice that still fits 32 bits."""
+_NEVER = int(NEVER)
 PARTS = 2**32
 _LUCK_BYTES = 1 << 21
 _FORWARDED_MAX = 8_192
@@ -151,6 +152,8 @@ class RegionalCarrier:
         self._luck = _luck_table(seed)
         self._lost_below = np.uint32(int(gossip_loss * (PARTS - 1)))
         self._messages = 0
+        self._near: dict[str, dict[int, list[int]]] = {}
+        self._near_of = -1
 
     def gray(self, peer: int, *, deaf: bool, mute: bool) -> None:
         """A peer ceases to hear or to be heard, or begins again."""
@@ -293,6 +296,9 @@ class RegionalCarrier:
         A room is small, so the members are gone through one by one, soonest first (Dijkstra).
         """
         members = world.present.get(topic, set())
+        near = self._near_in(world, topic)
+        peers, region = world.peers, self._region
+        is_faultless = not (self._lost_below or self._has_gray or self.cuts)
         soonest, heap = {source: 0}, [(0, source, -1)]
         done: dict[int, int] = {}
         heard: Counter[int] = Counter()
@@ -301,21 +307,26 @@ class RegionalCarrier:
             if index in done:
                 continue
             done[index] = now_ms
-            linked = [other for other in sorted(world.links[index]) if other in members][:MESH_MAX]
+            linked = near.get(index)
+            if linked is None:
+                linked = near[index] = [i for i in sorted(world.links[index]) if i in members][:MESH_MAX]
             serial_ms = size * int(self._byte_ns[index]) * (len(linked) + 1) // 2_000_000
+            latency_ms = self._latency[region[index]]
+            sent = 0
             for other in linked:
                 if other == parent:
                     continue
-                self.traffic.gossip_sent[index] += 1
-                self.traffic.gossip_bytes[index] += size
+                sent += 1
                 self._messages += 1
-                if not self._is_up[other] or self._is_lost(world, index, other):
+                if not peers[other].is_up or (not is_faultless and self._is_lost(world, index, other)):
                     continue
                 heard[other] += 1
-                there_ms = now_ms + serial_ms + self._latency[self._region[index]][self._region[other]]
-                if there_ms < soonest.get(other, int(NEVER)):
+                there_ms = now_ms + serial_ms + latency_ms[region[other]]
+                if there_ms < soonest.get(other, _NEVER):
                     soonest[other] = there_ms
                     heapq.heappush(heap, (there_ms, other, index))
+            self.traffic.gossip_sent[index] += sent
+            self.traffic.gossip_bytes[index] += sent * size
         totals: Any = self.traffic.gossip_heard.setdefault("rooms", np.zeros(len(self._region), np.int64))
         for index, count in heard.items():
             totals[index] += count
@@ -323,6 +334,13 @@ class RegionalCarrier:
         self.traffic.room_spread_ms.append(max(done.values()))
         ticks = np.array([due_ms // TICK_MS for due_ms in done.values()], np.int32)
         return np.array(list(done), np.int64), ticks
+
+    def _near_in(self, world: World, topic: str) -> dict[int, list[int]]:
+        """Of members of a room: to whom they pass its gossip on. Kept while nobody moves or relinks."""
+        if self._near_of != world.moves_total:
+            self._near_of = world.moves_total
+            self._near.clear()
+        return self._near.setdefault(topic, {})
 
     def _is_lost(self, world: World, sender: int, receiver: int) -> bool:
         if self._luck[self._messages % len(self._luck)] < self._lost_below:

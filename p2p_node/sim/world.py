@@ -158,6 +158,8 @@ class World:
         """Who is in each room, by topic."""
         self.absent: dict[str, set[int]] = {}
         """Who has left a topic that everybody begins on."""
+        self.moves_total = 0
+        """How often somebody joined or left a topic, or has other links."""
         self.relinked: set[int] = set(range(len(capabilities)))
         """Peers that came, went, or have other links than when their carrier last looked."""
         self.notes: list[tuple[int, int, Notify]] = []
@@ -259,9 +261,13 @@ class World:
         """Two peers have a link."""
         self.links[one.index].add(other.index)
         self.links[other.index].add(one.index)
-        self.relinked |= {one.index, other.index}
+        self._relink(one.index, other.index)
         self._perform(one, one.core.peer_connected(other.core.key, self.clock_ms(one)))
         self._perform(other, other.core.peer_connected(one.core.key, self.clock_ms(other)))
+
+    def _relink(self, *indices: int) -> None:
+        self.relinked.update(indices)
+        self.moves_total += 1
 
     def crash(self, peer: Peer, *, noticed_ms: int = LINK_LOST_MS) -> None:
         """A peer vanishes: nothing reaches it or leaves it any more, and what it didn't keep is gone.
@@ -275,7 +281,7 @@ class World:
             # Whoever starts again begins in the common room, and in no other.
             self.present.get(topic, set()).discard(peer.index)
             self.absent.get(topic, set()).discard(peer.index)
-        self.relinked |= {peer.index, *self.links[peer.index]}
+        self._relink(peer.index, *self.links[peer.index])
         peer.timers.clear()
         peer.runs.clear()
         for index in sorted(self.links[peer.index]):
@@ -393,6 +399,7 @@ class World:
             listed.setdefault(topic, set()).add(peer.index)
         else:
             listed.get(topic, set()).discard(peer.index)
+        self.moves_total += 1
 
     def hears(self, peer: Peer, topic: str) -> bool:
         """Whether a peer is on a topic."""
@@ -419,7 +426,7 @@ class World:
             return
         self.links[peer.index].discard(other.index)
         self.links[other.index].discard(peer.index)
-        self.relinked |= {peer.index, other.index}
+        self._relink(peer.index, other.index)
         self.at(0, partial(self._part, peer, other))
         self.at(GREET_MS, partial(self._part, other, peer))
 
