@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import heapq
 import random
+from bisect import bisect_left, insort
 from collections import OrderedDict
 from collections.abc import Iterator
 from functools import lru_cache
@@ -90,6 +91,8 @@ class Registry:
         self._rooms: tuple[Members, ...] = ()
         self._met: OrderedDict[bytes, None] = OrderedDict()
         self._sorts: dict[str, dict[bytes, None]] = {"members": {}, "met": {}, "sample": {}}
+        self._contested: dict[str, list[tuple[bytes, bytes]]] = {}
+        """See `_contesting`; of those sorts that have been full since it was last found."""
         self._adverts: dict[bytes, Signed[Advert]] = {}
         self._first_heard_ms: dict[bytes, int] = {}
         self._by_ability: dict[tuple[str, bytes], dict[bytes, None]] = {}
@@ -130,15 +133,43 @@ class Registry:
         if len(keys) <= places:
             return []
         effects = self.expire(now_ms)
-        veterans = places // VETERANS_SHARE
         while len(keys) > places:
-            # The oldest places aren't contested.
-            younger = heapq.nlargest(len(keys) - veterans, keys, key=self._first_heard_ms.__getitem__)
-            gone = max(younger, key=self._rank)
+            gone = self._contesting(sort, places)[-1][1]
             self._drop(gone)
             del self._first_heard_ms[gone]
             effects.append(Persist("registry", gone, None))
         return effects
+
+    def _contesting(self, sort: str, places: int) -> list[tuple[bytes, bytes]]:
+        """(rank, key) of a sort but for its oldest, who are safe; who goes first stands last."""
+        contesting = self._contested.get(sort)
+        if contesting is None:
+            keys = self._sorts[sort]
+            count = len(keys) - places // VETERANS_SHARE
+            younger = heapq.nlargest(count, keys, key=self._first_heard_ms.__getitem__)
+            contesting = self._contested[sort] = sorted((self._rank(key), key) for key in younger)
+        return contesting
+
+    def _enter(self, key: bytes, sort: str, *, is_new: bool) -> None:
+        self._sorts[sort][key] = None
+        if not is_new:
+            self._contested.pop(sort, None)  # It may be older than some who were safe.
+        elif sort in self._contested:
+            insort(self._contested[sort], (self._rank(key), key))
+
+    def _leave(self, key: bytes) -> None:
+        for sort, keys in self._sorts.items():
+            if key not in keys:
+                continue
+            del keys[key]
+            contesting = self._contested.get(sort)
+            if contesting is None:
+                continue
+            at = bisect_left(contesting, (self._rank(key), key))
+            if contesting[at : at + 1] == [(self._rank(key), key)]:
+                del contesting[at]
+            else:
+                del self._contested[sort]  # One of the oldest: another is safe in its place.
 
     def _rank(self, key: bytes) -> bytes:
         return tagged("p2p-node/sample-rank/1", self._secret, key)
@@ -148,6 +179,7 @@ class Registry:
         if rooms == self._rooms:
             return
         self._rooms = rooms
+        self._contested.clear()
         for keys in self._sorts.values():
             keys.clear()
         for key, message in self._adverts.items():
@@ -165,15 +197,15 @@ class Registry:
     def _resort(self, key: bytes) -> None:
         known = self._adverts.get(key)
         if known is not None:
-            for keys in self._sorts.values():
-                keys.pop(key, None)
-            self._sorts[self._sort_of(known)][key] = None
+            self._leave(key)
+            self._enter(key, self._sort_of(known), is_new=False)
 
     def restore(self, message: Signed[Advert]) -> None:
         """Take back an advert from the store; its peer has been known since it was sent, if not longer."""
         if self.is_news(message):
             self._put(message)
             self._first_heard_ms[message.signer] = message.body.sent_ms
+            self._contested.clear()
 
     def _put(self, message: Signed[Advert]) -> None:
         self._expires_ms = min(self._expires_ms, message.body.expires_ms)
@@ -183,15 +215,14 @@ class Registry:
             return
         self._drop(message.signer)
         self._adverts[message.signer] = message
-        self._sorts[self._sort_of(message)][message.signer] = None
+        self._enter(message.signer, self._sort_of(message), is_new=known is None)
         for offering in message.body.offerings:
             able = self._by_ability.setdefault((offering.workload, offering.model), {})
             able[message.signer] = None
 
     def _drop(self, key: bytes) -> None:
         known = self._adverts.pop(key, None)
-        for keys in self._sorts.values():
-            keys.pop(key, None)
+        self._leave(key)
         for offering in known.body.offerings if known else ():
             ability = (offering.workload, offering.model)
             able = self._by_ability.get(ability, {})

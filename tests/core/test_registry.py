@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
+from p2p_node.core import registry as registry_module
 from p2p_node.core.registry import Registry, check_advert
 from p2p_node.sim.scenario import MODEL
 from protocols import limits
+from protocols.digest import tagged
 from protocols.effects import Persist
+from protocols.envelope import Signed
 from protocols.errors import Rejected
-from protocols.messages import Accelerator
+from protocols.messages import Accelerator, Advert
 from tests.support.builders import NOW_MS, advert, key
 
 
@@ -83,3 +88,38 @@ def test_a_restored_advert_does_not_replace_a_newer_one() -> None:
     registry.hear(new, NOW_MS)
     registry.restore(advert(1, sequence=1))
     assert registry.get(key(1)) == new
+
+
+def test_who_goes_is_found_as_if_all_were_compared_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry_module, "REGISTRY_SAMPLE_MAX", 12)
+    monkeypatch.setattr(registry_module, "REGISTRY_MET_MAX", 4)
+    luck = random.Random(5)
+    registry = Registry(b"secret")
+    gone_total = 0
+    for step in range(400):
+        now_ms = NOW_MS + step
+        number = luck.randrange(60)
+        if not luck.randrange(8):
+            registry.meet(stranger(number, step).signer)
+            continue
+        before = {key: registry.known_for_ms(key, now_ms) for key in registry._sorts["sample"]}
+        coming = stranger(number, step)
+        gone = [
+            act.key for act in registry.hear(coming, now_ms) if isinstance(act, Persist) and act.value is None
+        ]
+        gone_total += len(gone)
+        if len(gone) == 1 and gone[0] in {*before, coming.signer}:
+            contested = sorted({**before, coming.signer: 0}, key=lambda key: before.get(key, 0))[:-6]
+            assert gone == [max(contested, key=registry._rank)]
+        assert coming.signer in registry._met or len(registry._sorts["sample"]) <= 12
+    assert gone_total > 100
+
+
+def stranger(number: int, step: int) -> Signed[Advert]:
+    """An advert that nobody checks, one in three with other offerings than before."""
+    body = advert(1).body
+    fields = {name: getattr(body, name) for name in body.__struct_fields__}
+    offerings = () if step % 3 == 0 else body.offerings
+    identifier = tagged("id", b"%d %d" % (number, step))
+    changed_body = Advert(**(fields | {"sequence": NOW_MS + step, "offerings": offerings}))
+    return Signed(identifier, identifier, tagged("key", b"%d" % number), changed_body)
