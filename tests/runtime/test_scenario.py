@@ -144,8 +144,8 @@ def check(jobs: list[Job]) -> None:
         assert job.state is JobState.VERIFIED, job.reason
         data = f"input {number}".encode()
         assert job.units == tuple(derive_unit(data, index) for index in range(UNITS))
-    # The cheater won the first job, was convicted, and was never asked again.
-    assert [len(job.attempts) for job in jobs] == [2, 1, 1]
+    # The cheater won a job, was convicted, and was never asked again.
+    assert sorted(len(job.attempts) for job in jobs) == [1, 1, 2]
 
 
 def simulated(seed: int) -> list[Job]:
@@ -163,7 +163,9 @@ def simulated(seed: int) -> list[Job]:
 
 
 def test_on_the_simulated_network_under_a_mock_clock() -> None:
-    check(simulated(seed=1))
+    jobs = simulated(seed=1)
+    check(jobs)
+    assert len(jobs[0].attempts) == 2
 
 
 def test_the_same_seed_gives_the_same_messages() -> None:
