@@ -19,7 +19,7 @@ PART_BYTES = 1 << 20
 
 @click.command(short_help="Hand a file to the node; prints its name.")
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
-@click.option("--pin", "is_pinned", is_flag=True, help="Keep it until it is unpinned.")
+@click.option("--pin", "is_pinned", is_flag=True, help="Keep it until it is unpinned; others can find it.")
 @datadir_option
 @output_option
 def add(*, file: Path, is_pinned: bool, datadir: Path | None, output: str) -> None:
@@ -61,10 +61,12 @@ def add(*, file: Path, is_pinned: bool, datadir: Path | None, output: str) -> No
     required=True,
     help="Where to write it; - is the standard output.",
 )
-@click.option("--from", "peer", metavar="PEER", help="Id of the peer to ask; else those connected.")
+@click.option("--from", "peer", metavar="PEER", help="Id of the only peer to ask.")
 @datadir_option
 def get(*, name: str, target: Path, peer: str | None, datadir: Path | None) -> None:
     """Write the blob NAME to a file, fetching it from peers unless the node has it.
+
+    Neighbours are asked, then whom the directory names: those who have pinned it.
 
     A fetch that is interrupted goes on from there the next time.
     """

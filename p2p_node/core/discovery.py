@@ -24,6 +24,9 @@ ABLE_ENOUGH = 3
 """With fewer peers known that could do a job, more are looked for."""
 
 SEEK_AGAIN_MS = 30_000
+COMPANY_AGAIN_MS = 10 * 60_000
+"""For a room of ours, which may well have nobody else."""
+
 SOUGHT_MAX = 256
 OFFERED_MAX = 8
 """Peers found for one job that are linked to and offered it."""
@@ -96,16 +99,18 @@ class Discovery:
     # --- Jobs that nobody near takes -------------------------------------------------------------
 
     def seek(self, now_ms: int) -> list[DirectoryAct]:
-        """Look for peers that could do our open jobs, where few are known."""
+        """Look for peers that could do our open jobs, and for company in our rooms, where few are known."""
         acts: list[DirectoryAct] = []
         if not self.directory.is_on:
             return acts
-        for job in self._node.jobs.values():
-            wanted = (job.request.workload, job.request.model)
-            last_ms = self._sought_ms.get(wanted, -SEEK_AGAIN_MS)
-            if job.state is not JobState.BIDDING or now_ms - last_ms < SEEK_AGAIN_MS:
+        node = self._node
+        open_jobs = [job.request for job in node.jobs.values() if job.state is JobState.BIDDING]
+        pauses_ms = {(room.workload, room.model): COMPANY_AGAIN_MS for room in node.rooms.joined.values()}
+        pauses_ms |= {(request.workload, request.model): SEEK_AGAIN_MS for request in open_jobs}
+        for wanted, pause_ms in pauses_ms.items():
+            if now_ms - self._sought_ms.get(wanted, -pause_ms) < pause_ms:
                 continue
-            if self._node.registry.able_count(*wanted) >= ABLE_ENOUGH:
+            if node.registry.able_count(*wanted) >= ABLE_ENOUGH:
                 continue
             self._sought_ms[wanted] = now_ms
             self._sought_ms.move_to_end(wanted)
@@ -117,11 +122,15 @@ class Discovery:
         return self._and_jobs(acts, now_ms)
 
     def _and_jobs(self, acts: list[DirectoryAct], now_ms: int) -> list[DirectoryAct]:
-        """Offer jobs to those that were found for them; they answer as if they had heard by gossip."""
+        """Offer jobs to those that were found for them; they answer as if they had heard by gossip.
+
+        Where jobs have rooms, they are also asked who is in those.
+        """
         for entry in [entry for entry in self._for_jobs if entry[0].is_over]:
             self._for_jobs.remove(entry)
             search, workload, model = entry
             found = [record.signer for record in search.found if record.signer != self._node.key]
+            acts = [*acts, *self._node.named(workload, model, found, now_ms)]
             for offer in self._open_offers(workload, model):
                 acts = acts + [Transmit(peer, message_frame(offer.raw)) for peer in found[:OFFERED_MAX]]
         return acts

@@ -519,9 +519,10 @@ class NodeCore:
         body = offer.body
         return self._society.ask(self.searches.for_job(offer.id, body.workload, body.model, now_ms), now_ms)
 
-    def introduce(self, adverts: Iterable[bytes], now_ms: int) -> list[Effect]:
-        """Get to know peers that we looked for, by adverts from wherever they were found."""
-        return self._society.introduce(adverts, now_ms)
+    def named(self, workload: str, model: bytes, peers: Iterable[bytes], now_ms: int) -> list[Act]:
+        """The directory named peers that have an ability: ask them who is in the rooms that we look for."""
+        questions = self.searches.named(workload, model, peers, now_ms)
+        return self._act(self._society.ask(questions, now_ms), now_ms) if questions else []
 
     def _hear_members(self, message: Signed[Members], now_ms: int) -> list[Effect]:
         if not self.searches.has_asked(message.signer):

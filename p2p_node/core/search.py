@@ -1,15 +1,15 @@
 """Finding the members of a room that we aren't in: by asking those whom we know, nearer each time.
 
 The first question, to anybody, is who has the ability at all, and how deep its rooms are. Then a member is
-sought of the one room that a job lives in, and a few of its members are asked for a part of it each. Where a
-directory of the whole network can answer, its adverts enter by the same door (`NodeCore.introduce`).
+sought of the one room that a job lives in, and a few of its members are asked for a part of it each. Whom the
+directory of the whole network names for the ability is asked like anybody who is known to have it.
 """
 
 from __future__ import annotations
 
 import random
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -71,6 +71,22 @@ class Searches:
         search = _Search(workload, model, lambda depth: shard_of(self._own_key, depth))
         return self._begin(self._own_key + model, search, now_ms)
 
+    def named(self, workload: str, model: bytes, peers: Iterable[bytes], now_ms: int) -> list[Question]:
+        """The directory named peers that have an ability: whoever looks for a room of it may ask them."""
+        strangers = list(peers)
+        questions: list[Question] = []
+        for search in self._searches.values():
+            if (search.workload, search.model) != (workload, model):
+                continue
+            if (depth := self._rooms.depth_of(workload, model)) == 0:
+                continue
+            depth = depth or 1
+            if self._registry.count_in(workload, model, depth, search.prefix_at(depth)):
+                continue
+            fresh = [key for key in strangers if self._may_ask(search, key)][:STRANGERS_ASKED]
+            questions += self._asked(search, [(key, MembersWant(workload, model, 1, 0)) for key in fresh])
+        return questions
+
     def is_done(self, purpose: bytes) -> bool:
         """Whether nothing more is to be learned by asking."""
         search = self._searches.get(purpose)
@@ -105,12 +121,16 @@ class Searches:
             return []
         if search.awaited:
             return []
-        questions = self._first(search) if depth is None else self._next(search, depth, now_ms)
+        return self._asked(
+            search, self._first(search) if depth is None else self._next(search, depth, now_ms)
+        )
+
+    def _asked(self, search: _Search, questions: list[Question]) -> list[Question]:
         questions = questions[: QUESTIONS_MAX - search.questions]
-        search.is_done = not questions
         search.asked |= {peer for peer, _ in questions}
-        search.awaited = len(questions)
+        search.awaited += len(questions)
         search.questions += len(questions)
+        search.is_done = not search.awaited
         return questions
 
     def _first(self, search: _Search) -> list[Question]:

@@ -241,3 +241,22 @@ def test_whoever_is_alone_offers_without_asking() -> None:
     searches = Searches(OWN, registry, here, set(), random.Random(1))
     assert searches.for_job(bytes(32), WORKLOAD, MODEL, NOW_MS) == []
     assert searches.is_done(bytes(32))
+
+
+def test_whom_the_directory_names_is_asked_where_nobody_is_known() -> None:
+    registry = Registry()
+    here = Rooms(OWN, registry, tuple)
+    here.is_wide = True
+    searches = Searches(OWN, registry, here, set(), random.Random(1))
+    searches.for_job(bytes(32), WORKLOAD, MODEL, NOW_MS)
+    named = [OWN, *(key(number) for number in range(1, 6))]
+    assert searches.named(WORKLOAD, tagged("another"), named, NOW_MS) == []
+    asked = searches.named(WORKLOAD, MODEL, named, NOW_MS)
+    assert asked == [(key(number), MembersWant(WORKLOAD, MODEL, 1, 0)) for number in (1, 2, 3)]
+    assert searches.has_asked(key(1))
+    assert not searches.is_done(bytes(32))
+    # Their answers name others, and nobody is asked twice.
+    assert [peer for peer, _ in searches.named(WORKLOAD, MODEL, named, NOW_MS)] == [key(4), key(5)]
+    here.learn(WORKLOAD, MODEL, 1, NOW_MS)
+    registry.hear(stranger(1), NOW_MS)
+    assert searches.named(WORKLOAD, MODEL, [key(6)], NOW_MS) == []
