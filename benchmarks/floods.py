@@ -48,8 +48,8 @@ PRELOADED = ["benchmarks.attackers", "p2p_node.client", "p2p_node.swarm"]
 
 WARM_S = 3.0
 RATE_SHARE_MIN = 0.5
-GROWTH_MIB_MAX = 128
-"""Most of it pieces of blobs: 32 transfers, up to three pieces each."""
+GROWTH_MIB_MAX = 64
+"""Most of it pieces of blobs, of which 16 are in memory, and frames of them."""
 
 CORE_SHARE_MAX = 0.75
 BLOB_BYTES = 16 << 20

@@ -301,7 +301,13 @@ BLOB_FETCHES_MAX = 4
 
 BLOB_STREAMS_PER_PEER_MAX = 4
 BLOB_STREAMS_MAX = 32
-"""Transfers served at a time, a piece in memory each."""
+"""Transfers served at a time."""
+
+BLOB_STREAMS_PER_RANGE_MAX = 16
+"""Of them for the peers of one address range: keys are free."""
+
+BLOB_PIECES_SERVED_MAX = 16
+"""Pieces in memory for all transfers that are served together."""
 
 BLOBS_PER_JOB_MAX = 64
 """Blobs that one job's input may name."""

@@ -14,10 +14,17 @@ from p2p_node.blobs.partial import PartialBlob
 from p2p_node.blobs.store import BlobStore
 from p2p_node.blobs.talk import BlobTalk
 from p2p_node.network.port import BulkStream
+from p2p_node.network.turns import PIECES_PER_SECOND_MIN, Turns
 from protocols.blobs import Ask, Blob, Holding, Lacking, Piece, Sealed, Want, blob_message, piece_range
 from protocols.errors import Malformed
 from protocols.identity import short_id
-from protocols.limits import BLOB_PIECE_BYTES, BLOB_STREAMS_MAX, BLOB_STREAMS_PER_PEER_MAX
+from protocols.limits import (
+    BLOB_PIECE_BYTES,
+    BLOB_PIECES_SERVED_MAX,
+    BLOB_STREAMS_MAX,
+    BLOB_STREAMS_PER_PEER_MAX,
+    BLOB_STREAMS_PER_RANGE_MAX,
+)
 
 __all__ = ["BlobServer", "Offload", "TokenBucket"]
 
@@ -61,6 +68,28 @@ class TokenBucket:
             await trio.sleep_until(self._free_at)
 
 
+class _Places:
+    """Places in memory that one stream holds: one for each piece that was read and isn't sent."""
+
+    def __init__(self, places: trio.Semaphore) -> None:
+        self._places, self._held = places, 0
+
+    async def take(self) -> None:
+        """Wait for one."""
+        await self._places.acquire()
+        self._held += 1
+
+    def give_back(self) -> None:
+        """One piece is sent."""
+        self._held -= 1
+        self._places.release()
+
+    def give_all_back(self) -> None:
+        """The stream is over."""
+        while self._held:
+            self.give_back()
+
+
 class BlobServer:
     """Serves the streams that peers open.
 
@@ -87,8 +116,13 @@ class BlobServer:
         self._may_have = may_have
         self._peer_bytes_per_s = peer_bytes_per_s
         self._all = TokenBucket(bytes_per_s)
+        self._range_bytes_per_s = max(peer_bytes_per_s, bytes_per_s // 2)
         self._buckets: OrderedDict[bytes, TokenBucket] = OrderedDict()
         self._streams: Counter[bytes] = Counter()
+        self._range_streams: Counter[bytes | None] = Counter()
+        self._turns = Turns(PIECES_PER_SECOND_MIN)
+        self._pieces = trio.Semaphore(BLOB_PIECES_SERVED_MAX)
+        """Places in memory."""
         slowest = min(bytes_per_s, peer_bytes_per_s)
         self._slice_bytes = min(_SLICE_BYTES_MAX, max(SLICE_BYTES, slowest // SLICES_PER_S))
         self._streams_max = min(BLOB_STREAMS_MAX, max(1, int(bytes_per_s * SLICE_S_MAX) // SLICE_BYTES))
@@ -108,12 +142,14 @@ class BlobServer:
         if (
             self._streams[stream.peer] >= BLOB_STREAMS_PER_PEER_MAX
             or self._streams.total() >= self._streams_max
+            or (stream.range is not None and self._range_streams[stream.range] >= BLOB_STREAMS_PER_RANGE_MAX)
         ):
             await talk.send(Lacking(is_busy=True, detail="too many transfers"))
             return
         self._streams[stream.peer] += 1
+        self._range_streams[stream.range] += 1
         try:
-            await self._give_if_allowed(talk, want, stream.peer)
+            await self._give_if_allowed(talk, want, stream)
         except BlobError as error:
             log.info("blob not given", peer=short_id(stream.peer), why=str(error))
             await talk.send(Lacking(is_busy=False, detail="not here"))
@@ -121,8 +157,12 @@ class BlobServer:
             self._streams[stream.peer] -= 1
             if not self._streams[stream.peer]:
                 del self._streams[stream.peer]
+            self._range_streams[stream.range] -= 1
+            if not self._range_streams[stream.range]:
+                del self._range_streams[stream.range]
 
-    async def _give_if_allowed(self, talk: BlobTalk, want: Want, peer: bytes) -> None:
+    async def _give_if_allowed(self, talk: BlobTalk, want: Want, stream: BulkStream) -> None:
+        peer = stream.peer
         if self._store.is_private(want.blob) and not self._may_have(peer, want.blob):
             # In the words for what isn't here: who has no right to it learns nothing.
             raise BlobMissing(f"blob {want.blob.digest.hex()} is private, and not this peer's to have")
@@ -130,35 +170,54 @@ class BlobServer:
         if sealed is not None:
             await talk.send(Sealed(sealed))
             return
-        await self._give(talk, want, self._bucket(peer))
+        buckets = [self._bucket(peer, self._peer_bytes_per_s)]
+        if stream.range is not None:
+            buckets.append(self._bucket(stream.range, self._range_bytes_per_s))
+        await self._give(talk, want, [*buckets, self._all])
 
-    async def _give(self, talk: BlobTalk, want: Want, bucket: TokenBucket) -> None:
+    async def _give(self, talk: BlobTalk, want: Want, buckets: list[TokenBucket]) -> None:
         blob = want.blob
         pieces, index = await self._offload(self._holding, blob)
         await talk.send(Holding(pieces))
         if want.with_index:
-            await self._pass(talk, bucket, index)
-        failure: Exception | None = None
+            await self._pass(talk, buckets, index)
+        places = _Places(self._pieces)
+        try:
+            failure = await self._give_pieces(talk, blob, buckets, places)
+        finally:
+            places.give_all_back()
+        if failure is not None:
+            raise failure
+
+    async def _give_pieces(
+        self, talk: BlobTalk, blob: Blob, buckets: list[TokenBucket], places: _Places
+    ) -> Exception | None:
+        """Give what is asked for; returns why that ended, as a nursery would wrap it in a group."""
         # One piece is read from the disk while another is sent.
         ahead, pieces_read = trio.open_memory_channel[tuple[int, bytes] | Exception](0)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._read_ahead, talk, blob, ahead)
+            nursery.start_soon(self._read_ahead, talk, blob, ahead, places)
             try:
                 async for piece in pieces_read:
                     if isinstance(piece, Exception):
                         raise piece
                     number, framed = piece
-                    await self._pass(talk, bucket, framed)
+                    await self._pass(talk, buckets, framed)
+                    del piece, framed
+                    places.give_back()
                     self.bytes_served += len(piece_range(blob, number))
             except Exception as error:
-                # Raised below: a nursery would wrap it in a group.
-                failure = error
-            nursery.cancel_scope.cancel()
-        if failure is not None:
-            raise failure
+                return error
+            finally:
+                nursery.cancel_scope.cancel()
+        return None
 
     async def _read_ahead(
-        self, talk: BlobTalk, blob: Blob, ahead: trio.MemorySendChannel[tuple[int, bytes] | Exception]
+        self,
+        talk: BlobTalk,
+        blob: Blob,
+        ahead: trio.MemorySendChannel[tuple[int, bytes] | Exception],
+        places: _Places,
     ) -> None:
         """What was asked for, piece by piece with its message, and at last why there is no more."""
         try:
@@ -166,19 +225,22 @@ class BlobServer:
                 ask = await talk.message()
                 if not isinstance(ask, Ask):
                     raise Malformed(f"a piece must be asked for, got {type(ask).__name__}")
+                await places.take()
                 try:
                     framed = await self._offload(self._framed, blob, ask.piece)
                 except ValueError as error:
                     raise Malformed(str(error)) from error
                 await ahead.send((ask.piece, framed))
+                del framed
         except Exception as error:
             await ahead.send(error)
 
-    async def _pass(self, talk: BlobTalk, bucket: TokenBucket, data: bytes) -> None:
+    async def _pass(self, talk: BlobTalk, buckets: list[TokenBucket], data: bytes) -> None:
         for at in range(0, len(data), self._slice_bytes):
             part = data[at : at + self._slice_bytes]
-            await bucket.take(len(part))
-            await self._all.take(len(part))
+            await self._turns.next()
+            for bucket in buckets:
+                await bucket.take(len(part))
             await talk.send_bytes(part)
 
     def _holding(self, blob: Blob) -> tuple[bytes, bytes]:
@@ -201,11 +263,11 @@ class BlobServer:
                 pass
         return self._store.read_piece(blob, piece)
 
-    def _bucket(self, peer: bytes) -> TokenBucket:
-        bucket = self._buckets.get(peer)
+    def _bucket(self, source: bytes, bytes_per_s: int) -> TokenBucket:
+        bucket = self._buckets.get(source)
         if bucket is None:
-            bucket = self._buckets[peer] = TokenBucket(self._peer_bytes_per_s)
-        self._buckets.move_to_end(peer)
+            bucket = self._buckets[source] = TokenBucket(bytes_per_s)
+        self._buckets.move_to_end(source)
         if len(self._buckets) > PEERS_REMEMBERED:
             self._buckets.popitem(last=False)
         return bucket

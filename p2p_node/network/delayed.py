@@ -120,7 +120,7 @@ class _Delayed:
 
 class _DelayedBulk:
     def __init__(self, inner: BulkStream, latency_s: float) -> None:
-        self.peer = inner.peer
+        self.peer, self.range = inner.peer, inner.range
         self._inner = inner
         self._latency_s = latency_s
 

@@ -134,6 +134,8 @@ class BulkStream(Protocol):
     """
 
     peer: PeerKey
+    range: bytes | None
+    """The address range that the peer comes from; None for this machine, and where it isn't known."""
 
     async def send(self, data: bytes) -> None:
         """Send all of ``data``; it may still be on its way when this returns.

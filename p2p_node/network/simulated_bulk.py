@@ -37,6 +37,7 @@ class SimulatedBulk:
 
     def __init__(self, weather: Weather, local: PeerKey, peer: PeerKey) -> None:
         self.peer = peer
+        self.range: bytes | None = None
         self._weather, self._local = weather, local
         self._other: SimulatedBulk | None = None
         self._arrived: deque[bytes] = deque()

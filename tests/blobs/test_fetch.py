@@ -10,6 +10,7 @@ import trio
 import trio.testing
 
 from p2p_node.blobs import BlobUnavailable, StoreFull, fetching, serving
+from p2p_node.blobs.talk import PROTOCOL
 from p2p_node.network.port import BulkStream
 from protocols.blobs import Blob, Holding, Lacking, Piece, Want, blob_message, blob_of
 from protocols.errors import Malformed
@@ -439,6 +440,59 @@ def test_streams_of_one_peer_and_of_all_are_bounded(tmp_path: Path) -> None:
         yes = blob_message(Holding(b""))
         # Four of one peer's; at 64 KiB a second, five in all.
         assert answers == [yes] * 4 + [busy] + [yes, busy]
+
+    play(tmp_path, scenario)
+
+
+def test_streams_of_one_address_range_leave_room_for_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving, "BLOB_STREAMS_PER_RANGE_MAX", 2)
+
+    async def scenario(world: World) -> None:
+        giver = await world.peer()
+        giver.store.add(DATA)
+        ranges = {}
+
+        async def serve(stream: BulkStream) -> None:
+            stream.range = ranges[stream.peer]
+            await giver.service._server.serve(stream)
+
+        giver.network.serve_bulk(PROTOCOL, serve)
+        answers = []
+        for name in (b"10.0.0.0/24", b"10.0.0.0/24", b"10.0.0.0/24", b"10.0.1.0/24", None):
+            stranger = await world.network()
+            ranges[stranger.local_key] = name
+            stream = await stranger.open_bulk(giver.key, PROTOCOL)
+            await stream.send(blob_message(Want(BLOB, False)))
+            answers.append(await stream.receive() == blob_message(Holding(b"")))
+        assert answers == [True, True, False, True, True]
+
+    play(tmp_path, scenario)
+
+
+def test_pieces_in_memory_are_bounded_and_who_does_not_read_gives_its_places_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving, "BLOB_PIECES_SERVED_MAX", 3)
+    large = content(1, 8 * MIB)
+
+    async def scenario(world: World) -> None:
+        giver, taker = await world.peer(), await world.peer()
+        giver.store.add(large)
+        giver.store.add(DATA)
+        server, stranger = giver.service._server, await world.network()
+        for _ in range(4):
+            deaf = await stranger.open_bulk(giver.key, PROTOCOL)
+            await deaf.send(blob_message(Want(blob_of(large), False)))
+            for piece in range(8):
+                await deaf.send(blob_message(fetching.Ask(piece)))
+        await trio.sleep(2)
+        assert server._pieces.value == 0
+        await fetched(taker, giver.key)
+        await trio.sleep(serving.IDLE_S)
+        assert server._pieces.value == 3
+        assert not server._streams and not server._range_streams
 
     play(tmp_path, scenario)
 

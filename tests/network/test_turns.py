@@ -8,9 +8,10 @@ import trio.testing
 from libp2p.pubsub.pb import rpc_pb2
 
 from p2p_node.network.libp2p.mends import RoomyRpcQueue
-from p2p_node.network.libp2p.turns import PER_SECOND_MAX, PER_SECOND_MIN, SLOW_S, Turns
+from p2p_node.network.turns import PER_SECOND_MAX, SLOW_S, Turns
 
 NEIGHBOURS = 12
+PER_SECOND_MIN = 16.0
 
 
 async def slow_loop(clock: trio.testing.MockClock) -> None:
@@ -27,7 +28,7 @@ async def asked_again_and_again(turns: Turns, count: list[int], who: int) -> Non
 
 
 async def test_a_quick_loop_lets_everything_pass(autojump_clock: trio.testing.MockClock) -> None:
-    turns = Turns()
+    turns = Turns(PER_SECOND_MIN)
     for _ in range(100):
         await turns.next()
     assert turns.per_second == PER_SECOND_MAX
@@ -37,7 +38,7 @@ async def test_a_quick_loop_lets_everything_pass(autojump_clock: trio.testing.Mo
 async def test_in_a_slow_loop_turns_are_rare_and_everybody_has_as_many(
     mock_clock: trio.testing.MockClock,
 ) -> None:
-    turns, count = Turns(), [0] * NEIGHBOURS
+    turns, count = Turns(PER_SECOND_MIN), [0] * NEIGHBOURS
     async with trio.open_nursery() as nursery:
         nursery.start_soon(slow_loop, mock_clock)
         for who in range(NEIGHBOURS):
@@ -55,7 +56,7 @@ async def test_in_a_slow_loop_turns_are_rare_and_everybody_has_as_many(
 
 
 async def test_a_loop_that_is_quick_again_hears_more_again(mock_clock: trio.testing.MockClock) -> None:
-    turns = Turns()
+    turns = Turns(PER_SECOND_MIN)
     turns.per_second = PER_SECOND_MIN
     for _ in range(300):
         mock_clock.jump(1)

@@ -23,8 +23,9 @@ _READ_BYTES = 1 << 20
 class Libp2pBulk:
     """See `BulkStream`."""
 
-    def __init__(self, peer: PeerKey, stream: INetStream) -> None:
+    def __init__(self, peer: PeerKey, stream: INetStream, source: bytes | None = None) -> None:
         self.peer = peer
+        self.range = source
         self._stream = stream
         self._closed = False
 

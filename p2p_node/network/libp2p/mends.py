@@ -36,6 +36,7 @@ from multiaddr.multiaddr import Multiaddr
 from p2p_node.network.access import EVERYBODY
 from p2p_node.network.libp2p.admission import Admission
 from p2p_node.network.shielding import last_words
+from p2p_node.network.turns import HANDSHAKES_PER_SECOND_MIN, Turns
 from protocols.limits import SEEN_MESSAGES_MAX, STREAMS_PER_CONNECTION_MAX
 
 __all__ = [
@@ -338,6 +339,7 @@ class MendedSwarm(Swarm):
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
         self.admission = Admission()
+        self._turns = Turns(HANDSHAKES_PER_SECOND_MIN)
         self.access = EVERYBODY
         self.auto_connector = NeverAutoConnect(self)
         # Fault: a peer whose dial failed once can't be dialled for 60 s.
@@ -354,6 +356,7 @@ class MendedSwarm(Swarm):
             await read_write_closer.close()
             return
         try:
+            await self._turns.next()
             await super()._handle_inbound_connection(read_write_closer, maddr)
         finally:
             self.admission.end(read_write_closer)

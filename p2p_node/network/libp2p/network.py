@@ -34,7 +34,6 @@ from p2p_node.network.libp2p.keys import key_of, peer_id_of
 from p2p_node.network.libp2p.links import Link
 from p2p_node.network.libp2p.mends import MendedHost, MendedSwarm, close_connection
 from p2p_node.network.libp2p.relaying import Relay, is_relayed
-from p2p_node.network.libp2p.turns import Turns
 from p2p_node.network.port import (
     AddressBook,
     BulkHandler,
@@ -56,6 +55,7 @@ from p2p_node.network.reachability import DialledBack, Found, conclude
 from p2p_node.network.relaypolicy import RelayPolicy
 from p2p_node.network.shielding import last_words
 from p2p_node.network.standing import Pace, RateLimits, Standings
+from p2p_node.network.turns import GOSSIP_PER_SECOND_MIN, Turns
 from protocols.errors import PeerFault
 from protocols.identity import peer_id, short_id
 from protocols.limits import (
@@ -154,7 +154,7 @@ class Libp2pNetwork:
         self._standings = Standings(clock)
         self._rates = RateLimits(clock, GOSSIP_MESSAGES_PER_SECOND_MAX, GOSSIP_MESSAGES_BURST_MAX)
         self._range_rates = RateLimits(clock, RANGE_GOSSIP_PER_SECOND, RANGE_GOSSIP_BURST)
-        self._turns = Turns()
+        self._turns = Turns(GOSSIP_PER_SECOND_MIN)
         self._pace = Pace(trio.current_time, FRAMES_PER_SECOND_MAX, FRAMES_BURST_MAX)
         self._range_pace = Pace(trio.current_time, RANGE_FRAMES_PER_SECOND, RANGE_FRAMES_BURST)
         self._links: dict[PeerKey, Link] = {}
@@ -233,10 +233,11 @@ class Libp2pNetwork:
 
         async def serve(stream: INetStream) -> None:
             key = key_of(stream.muxed_conn.peer_id)
-            if key is None or key not in self._links or self._standings.refused(key):
+            link = self._links.get(key) if key is not None else None
+            if key is None or link is None or self._standings.refused(key):
                 await stream.reset()
                 return
-            bulk = Libp2pBulk(key, stream)
+            bulk = Libp2pBulk(key, stream, link.range)
             try:
                 await handler(bulk)
             except PeerFault as error:
