@@ -44,12 +44,13 @@ class RecordStore:
         body = record.body
         there = self._keys.get(body.key, {})
         known = there.get(record.signer)
-        if known is not None:
-            if body.sent_ms <= known.body.sent_ms:
-                return False
-            self._drop(known)
-        elif not self._has_room(record, there):
+        if known is not None and body.sent_ms <= known.body.sent_ms:
             return False
+        # Who moves needs room where it goes to: else one range could gather all, a record at a time.
+        if not self._has_room(record, there, known):
+            return False
+        if known is not None:
+            self._drop(known)
         if not self._make_room(record):
             return False
         self._keys.setdefault(body.key, {})[record.signer] = record
@@ -73,13 +74,21 @@ class RecordStore:
         for record in gone:
             self._drop(record)
 
-    def _has_room(self, record: Signed[ProviderRecord], there: dict[bytes, Signed[ProviderRecord]]) -> bool:
-        if len(there) >= RECORDS_PER_KEY_MAX or self._of_provider[record.signer] >= RECORDS_PER_PROVIDER_MAX:
+    def _has_room(
+        self,
+        record: Signed[ProviderRecord],
+        there: dict[bytes, Signed[ProviderRecord]],
+        known: Signed[ProviderRecord] | None,
+    ) -> bool:
+        if known is None and (
+            len(there) >= RECORDS_PER_KEY_MAX or self._of_provider[record.signer] >= RECORDS_PER_PROVIDER_MAX
+        ):
             return False
         ranges = ranges_of(record.body.addresses)
         if not ranges:
             return True
-        taken = Counter(name for known in there.values() for name in ranges_of(known.body.addresses))
+        others = [one for one in there.values() if one is not known]
+        taken = Counter(name for one in others for name in ranges_of(one.body.addresses))
         return all(taken[name] < RECORDS_PER_RANGE_MAX for name in ranges)
 
     def _make_room(self, record: Signed[ProviderRecord]) -> bool:

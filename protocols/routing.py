@@ -90,11 +90,11 @@ class RoutingTable:
             if record.body.sent_ms > known.record.body.sent_ms and self._renew(bucket, known, record):
                 known.record = record
             return
+        waiting = self._waiting.setdefault(number, {})
+        waiting.pop(key, None)
         if len(bucket) < BUCKET_PEERS and self._has_room(bucket, record):
             self._insert(bucket, record)
             return
-        waiting = self._waiting.setdefault(number, {})
-        waiting.pop(key, None)
         waiting[key] = record
         if len(waiting) > BUCKET_WAITING_MAX:
             del waiting[next(iter(waiting))]

@@ -35,7 +35,7 @@ from protocols.crypto import Crypto
 from protocols.envelope import open_envelope
 from protocols.errors import PeerFault
 from protocols.messages import KINDS
-from tests.fuzzing import machines
+from tests.fuzzing import directories, machines
 from verification.receipt import ReceiptError
 from workloads.errors import WorkloadRefused
 from workloads.frames import Command, Event, FrameReader, MalformedFrame
@@ -256,5 +256,9 @@ TARGETS: dict[str, Target] = {
     "machine-whole": Target(machines.whole, (), machines.seeds, bytes_max=2_048),
     "machine-dispute": Target(machines.dispute, (), machines.seeds, bytes_max=512),
     "machine-receipt": Target(machines.receipt, (ReceiptError,), machines.seeds, bytes_max=256),
+    "machine-routing": Target(directories.routing, (), machines.seeds, bytes_max=2_048),
+    "machine-recordstore": Target(directories.recordstore, (), machines.seeds, bytes_max=2_048),
+    "machine-lookup": Target(directories.lookup, (), machines.seeds, bytes_max=2_048),
+    "machine-directory": Target(directories.directory, (), machines.seeds, bytes_max=512),
 }
 """By name."""

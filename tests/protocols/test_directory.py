@@ -177,3 +177,32 @@ def test_one_liar_does_not_take_the_room_of_the_others_in_what_is_found() -> Non
     lookup.answered(seeds[1].signer, [], true)
     assert not lookup.is_enough
     assert {one.signer for one in true} <= {one.signer for one in lookup.records[:4]}
+
+
+def test_a_peer_that_waited_and_moves_in_is_there_once() -> None:
+    table = RoutingTable(OWN)
+    crowd = [number for number in range(200) if table.bucket_of(record(number).body.key) == 256]
+    here, there = crowd[: BUCKET_PEERS_PER_RANGE_MAX + 1], crowd[BUCKET_PEERS_PER_RANGE_MAX + 1]
+    for number in here:
+        table.hear(record(number, host="20.0.0.1"))
+    # The last had no room in its range, and moves to one that has.
+    table.hear(record(here[-1], host="20.0.1.1", sent_ms=NOW + 1))
+    table.answered(record(here[-1]).signer, NOW)
+    table.hear(record(there, host="20.0.2.1"))
+    table.failed(record(here[0]).signer)
+    moved = table.get(record(here[-1]).signer)
+    assert moved is not None
+    assert moved.answered_ms == NOW
+    assert "20.0.1.1" in moved.record.body.addresses[0]
+
+
+def test_records_that_move_to_one_range_need_room_there() -> None:
+    store, name = RecordStore(PLACE), blob_key(b"x")
+    for number in range(2 * RECORDS_PER_RANGE_MAX):
+        assert store.put(record(number, name))
+    moved = [
+        store.put(record(number, name, host="20.0.0.9", sent_ms=NOW + 1))
+        for number in range(2 * RECORDS_PER_RANGE_MAX)
+    ]
+    assert sum(moved) <= RECORDS_PER_RANGE_MAX
+    assert len(store) == 2 * RECORDS_PER_RANGE_MAX
