@@ -35,6 +35,9 @@ VETERANS_SHARE = 2
 """One in so many places of each sort is for those that have been known longest."""
 
 
+_SHARD_BITS = 16
+
+
 @lru_cache(maxsize=16_384)
 def _shard_digest(key: bytes) -> int:
     return int.from_bytes(tagged("p2p-node/shard/1", key)[:2], "big")
@@ -42,7 +45,7 @@ def _shard_digest(key: bytes) -> int:
 
 def shard_of(key: bytes, depth: int) -> int:
     """Where a peer belongs at this depth: the first ``depth - 1`` bits of a digest of its key."""
-    return _shard_digest(key) >> (17 - depth) if depth > 1 else 0
+    return _shard_digest(key) >> (_SHARD_BITS + 1 - depth) if depth > 1 else 0
 
 
 class Members(Protocol):
@@ -95,7 +98,8 @@ class Registry:
         """See `_contesting`; of those sorts that have been full since it was last found."""
         self._adverts: dict[bytes, Signed[Advert]] = {}
         self._first_heard_ms: dict[bytes, int] = {}
-        self._by_ability: dict[tuple[str, bytes], dict[bytes, None]] = {}
+        self._by_ability: dict[tuple[str, bytes], dict[bytes, int]] = {}
+        """Who has an ability, and the digest that says where each belongs."""
         self._expires_ms = INTEGER_MAX
         """No advert expires before."""
 
@@ -218,7 +222,7 @@ class Registry:
         self._enter(message.signer, self._sort_of(message), is_new=known is None)
         for offering in message.body.offerings:
             able = self._by_ability.setdefault((offering.workload, offering.model), {})
-            able[message.signer] = None
+            able[message.signer] = _shard_digest(message.signer)
 
     def _drop(self, key: bytes) -> None:
         known = self._adverts.pop(key, None)
@@ -260,14 +264,18 @@ class Registry:
     def count_in(self, workload: str, model: bytes, depth: int, prefix: int) -> int:
         """How many are known in a room."""
         able = self._by_ability.get((workload, model), {})
-        return sum(shard_of(key, depth) == prefix for key in able) if depth > 1 else len(able)
+        if depth <= 1:
+            return len(able)
+        shift = _SHARD_BITS + 1 - depth
+        return sum([digest >> shift == prefix for digest in able.values()])
 
     def draw(
         self, workload: str, model: bytes, depth: int, prefix: int, *, count: int, luck: random.Random
     ) -> list[Signed[Advert]]:
         """Up to ``count`` adverts of peers known in a room, at random."""
         able = self._by_ability.get((workload, model), {})
-        keys = sorted(key for key in able if shard_of(key, depth) == prefix)
+        shift = _SHARD_BITS + 1 - depth if depth > 1 else _SHARD_BITS
+        keys = sorted([key for key, digest in able.items() if digest >> shift == prefix])
         return [self._adverts[key] for key in (luck.sample(keys, count) if len(keys) > count else keys)]
 
     def able(self, workload: str, model: bytes, profile: str, now_ms: int) -> dict[bytes, Offering]:

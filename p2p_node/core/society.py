@@ -249,12 +249,14 @@ class Society:
             return []
         wanted: dict[bytes, None] = {}
         for room in node.rooms.joined.values():
+            linked = sum(advert.signer in node.connected for advert in self._neighbours(room))
+            if linked >= ROOM_LINKS:
+                continue
             members = node.registry.draw(
                 room.workload, room.model, room.depth, room.prefix, count=COMPANY_MAX, luck=self._luck
             )
-            linked = sum(advert.signer in node.connected for advert in self._neighbours(room))
             near = [advert.signer for advert in members if advert.signer not in node.connected]
-            wanted.update(dict.fromkeys(near[: max(0, ROOM_LINKS - linked)]))
+            wanted.update(dict.fromkeys(near[: ROOM_LINKS - linked]))
         wanted.pop(node.key, None)
         for key in wanted:
             self.company.greeted(key, now_ms)
