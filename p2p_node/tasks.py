@@ -241,6 +241,11 @@ def _digest_of(name: str, workload: str, models: Mapping[str, ModelPlace]) -> by
         known = sorted(other for other, place in models.items() if place.workload == workload)
         near = difflib.get_close_matches(name, known, n=3)
         hint = f"; did you mean {', '.join(near)}?" if near else ""
+        if not known:
+            raise UserError(
+                f"task.model: {name!r} isn't known here, nor another model for {workload}; "
+                "'p2p-node model pull NAME' or 'model add PATH' brings one"
+            )
         raise UserError(f"task.model: {name!r} isn't known here; known: {', '.join(known)}{hint}")
     return place.digest
 
