@@ -104,11 +104,16 @@ class Lookup:
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing is left to ask, or enough was found."""
+        """Whether nothing is left to ask, or enough was found.
+
+        Who takes its time isn't waited for once as many as matter have answered.
+        """
         if self.is_enough:
             return True
-        is_asking = any(candidate.state is _State.ASKED for candidate in self._candidates.values())
-        return not is_asking and not any(map(self._choice, self._paths))
+        asked = [candidate for candidate in self._candidates.values() if candidate.state is _State.ASKED]
+        if any(not candidate.is_slow for candidate in asked) or any(map(self._choice, self._paths)):
+            return False
+        return not asked or len(self.closest) >= BUCKET_PEERS
 
     @property
     def records(self) -> list[Signed[ProviderRecord]]:
@@ -243,6 +248,9 @@ class Lookup:
         for _, key in path.order:
             candidate = self._candidates[key]
             if candidate.state is _State.FAILED or self._is_invented(candidate):
+                continue
+            if candidate.state is _State.ASKED and candidate.is_slow:
+                # Most likely it isn't there: whoever would come in its place is asked meanwhile.
                 continue
             taken = candidate.ranges
             if any(ranges[name] >= BUCKET_PEERS_PER_RANGE_MAX for name in taken):

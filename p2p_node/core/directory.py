@@ -17,9 +17,11 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from p2p_node.core.outbox import Transmit, message_frame
+from p2p_node.core.patience import Patience
 from p2p_node.core.providing import OwnRecords, RecordReader, Sign
+from p2p_node.core.visits import Visits
 from protocols.crypto import Crypto
-from protocols.effects import Effect, HangUp, Notify, Penalise, SetTimer
+from protocols.effects import Effect, Notify, Penalise, SetTimer
 from protocols.envelope import Signed
 from protocols.errors import PeerFault, Rejected
 from protocols.limits import (
@@ -42,9 +44,6 @@ DIRECTORY_KINDS = (FindClosest, Closest, StoreRecord)
 ANSWER_MS = 5_000
 """How long an answer is waited for, dialling included."""
 
-SLOW_MS = 1_000
-"""After this a lookup asks another peer, too."""
-
 LOOKUPS_MAX = 3
 """Lookups at once: each may dial three peers, or some more while these are slow. What keeps the table in
 shape waits until there is none.
@@ -52,12 +51,6 @@ shape waits until there is none.
 
 REFRESH_MS = 15 * 60_000
 """A bucket in which nothing was looked up for so long is refreshed."""
-
-VISIT_MS = 20_000
-"""How long a link that was dialled for a question is kept for the next one."""
-
-LINKS_KEPT = 8
-"""With fewer links than this none is let go."""
 
 ADDRESSES_MAX = 4_096
 
@@ -82,6 +75,7 @@ class Search:
 class _Question:
     peer: bytes
     search: Search | None
+    asked_ms: int
 
 
 class Directory:
@@ -120,7 +114,8 @@ class Directory:
         self._waiting: deque[Search] = deque()
         self._refreshed: dict[int, int] = {}
         self._addresses: OrderedDict[bytes, tuple[str, ...]] = OrderedDict()
-        self._visits: dict[bytes, int] = {}
+        self._visits = Visits(connected)
+        self._patience = Patience()
         self._asked_by: Counter[bytes] = Counter()
 
     # --- Commands --------------------------------------------------------------------------------
@@ -167,7 +162,7 @@ class Directory:
 
     def used(self, peer: bytes) -> None:
         """The link with a peer serves something else, too: it isn't ours to end."""
-        self._visits.pop(peer, None)
+        self._visits.used(peer)
 
     # --- Events ----------------------------------------------------------------------------------
 
@@ -217,7 +212,7 @@ class Directory:
         self._asked_by.clear()
         self.table.expire(now_ms)
         self.store.expire(now_ms)
-        acts: list[DirectoryAct] = self._let_go(now_ms)
+        acts: list[DirectoryAct] = [*self._visits.let_go(now_ms)]
         stale = self.table.stalest(now_ms, REFRESH_MS)
         if stale is not None and not self._is_asked(stale.key):
             acts += self._ask(stale.key, place_of(self._own), None, now_ms)
@@ -245,15 +240,6 @@ class Directory:
         """A place at a distance of this many bits from ours."""
         away = (1 << (bucket - 1)) | self._jitter.getrandbits(bucket - 1) if bucket > 1 else 1
         return (int.from_bytes(place_of(self._own), "big") ^ away).to_bytes(32, "big")
-
-    def _let_go(self, now_ms: int) -> list[DirectoryAct]:
-        over = [peer for peer, used_ms in self._visits.items() if used_ms + VISIT_MS <= now_ms]
-        acts: list[DirectoryAct] = []
-        for peer in over:
-            del self._visits[peer]
-            if peer in self._connected and len(self._connected) - len(acts) > LINKS_KEPT:
-                acts.append(HangUp(peer))
-        return acts
 
     # --- Lookups ---------------------------------------------------------------------------------
 
@@ -318,16 +304,15 @@ class Directory:
         question = self._sign(
             FindClosest(key, self.questions_asked, with_records, self.own_records.place(now_ms))
         )
-        self._questions[question.id] = _Question(peer, search)
+        self._questions[question.id] = _Question(peer, search, now_ms)
         return [
             self._send(peer, question, now_ms),
-            SetTimer(("directory", "slow", question.id), now_ms + SLOW_MS),
+            SetTimer(("directory", "slow", question.id), now_ms + self._patience.wait_ms),
             SetTimer(("directory", "late", question.id), now_ms + ANSWER_MS),
         ]
 
     def _send(self, peer: bytes, message: Signed[Any], now_ms: int) -> Transmit:
-        if peer not in self._connected or peer in self._visits:
-            self._visits[peer] = now_ms
+        self._visits.sent(peer, now_ms)
         return Transmit(peer, message_frame(message.raw))
 
     def _is_asked(self, peer: bytes) -> bool:
@@ -375,6 +360,7 @@ class Directory:
             acts = [Penalise(peer, fault.points, f"{answer.KIND}: {fault}")]
             return acts + self._close(answer.find_id, question, now_ms)
         del self._questions[answer.find_id]
+        self._patience.answered(now_ms - question.asked_ms)
         self.table.answered(peer, now_ms)
         alive = [record for record in peers if record.body.expires_ms > now_ms]
         for record in alive:

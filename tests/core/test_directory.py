@@ -7,6 +7,7 @@ import random
 
 import pytest
 
+from p2p_node.core.directory import ANSWER_MS
 from p2p_node.core.outbox import message_frame
 from p2p_node.sim.directories import DirectoryPeer, DirectoryWorld, Manner
 from protocols.limits import QUESTIONS_PER_PEER_MAX
@@ -37,9 +38,11 @@ def found_by_a_stranger(world: DirectoryWorld, key: bytes, provider: DirectoryPe
         for peer in reversed(honest(world))
         if peer is not provider and not peer.directory.store.get(key, world.now_ms)
     )
-    search = world.search(stranger, key, wanted=4)
+    search, began_ms = world.search(stranger, key, wanted=4), world.now_ms
     world.run(120_000, until=lambda: search.is_over)
     assert search.is_over
+    # Not even two questions that are never answered are waited for, one after the other.
+    assert world.now_ms - began_ms < 2 * ANSWER_MS
     return search.lookup.hops if provider.key in {record.signer for record in search.found} else 0
 
 

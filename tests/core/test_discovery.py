@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from p2p_node.core import discovery
-from p2p_node.core.directory import LINKS_KEPT, VISIT_MS
 from p2p_node.core.node import Act, NodeCore
 from p2p_node.core.outbox import message_frame
+from p2p_node.core.patience import FIRST_MS, LEAST_MS, MOST_MS, Patience
+from p2p_node.core.visits import LINKS_KEPT, VISIT_MS
 from p2p_node.sim.scenario import job_request
 from protocols.effects import HangUp
 from protocols.envelope import Signed
@@ -89,7 +90,21 @@ def test_a_link_that_was_dialled_for_a_question_is_let_go() -> None:
     node.connected.update(strangers)
     node.discovery.used(strangers[0], advert(3))
     node.discovery.used(strangers[1], signed(3, MembersWant(REQUEST.workload, REQUEST.model, 1, 0)))
-    assert directory._let_go(NOW_MS + VISIT_MS - 1) == []
+    assert directory._visits.let_go(NOW_MS + VISIT_MS - 1) == []
     ended = [act.peer for act in node.discovery.keep_house(NOW_MS + VISIT_MS) if isinstance(act, HangUp)]
     # What every link brings is no use of it; beyond that a few are kept, and all that serve something.
     assert ended == [strangers[0], strangers[2]]
+
+
+def test_patience_follows_the_answers_that_come() -> None:
+    patience = Patience()
+    assert patience.wait_ms == FIRST_MS
+    for _ in range(30):
+        patience.answered(40)
+    assert patience.wait_ms == LEAST_MS
+    for _ in range(30):
+        patience.answered(700)
+    assert 700 < patience.wait_ms < FIRST_MS
+    for _ in range(30):
+        patience.answered(4_900)
+    assert patience.wait_ms == MOST_MS

@@ -119,7 +119,7 @@ def lookup(data: bytes) -> None:
         asked += new
         asking += new
         assert len([key for key in asking if key not in delayed]) <= LOOKUP_PATHS
-        if not asking:
+        if search.is_over:
             break
         key = asking[luck.randrange(len(asking))]
         way = luck.randrange(4)

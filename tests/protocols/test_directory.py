@@ -206,3 +206,40 @@ def test_records_that_move_to_one_range_need_room_there() -> None:
     ]
     assert sum(moved) <= RECORDS_PER_RANGE_MAX
     assert len(store) == 2 * RECORDS_PER_RANGE_MAX
+
+
+def begun(peers: int) -> tuple[Lookup, list[bytes]]:
+    """A search among so many peers, and the first that it asks."""
+    search = Lookup(blob_key(b"x"), own=OWN)
+    search.begin([(record(number).signer, record(number)) for number in range(peers)])
+    return search, search.next()
+
+
+def test_whoever_takes_its_time_is_not_waited_for_once_the_others_have_answered() -> None:
+    search, slow = begun(BUCKET_PEERS + 3)
+    for key in slow:
+        search.delay(key)
+    answers = 0
+    while asked := search.next():
+        for key in asked:
+            search.answered(key, ())
+            answers += 1
+    # Those farther away came in for them at once.
+    assert answers == BUCKET_PEERS
+    assert search.is_over
+    assert not set(search.closest) & set(slow)
+
+
+def test_where_there_are_few_the_slow_are_waited_for_and_heard() -> None:
+    search, slow = begun(6)
+    for key in slow:
+        search.delay(key)
+    for key in search.next():
+        search.answered(key, ())
+    assert not search.is_over
+    late = record(50, blob_key(b"x"))
+    search.answered(slow[0], (), [late])
+    assert search.records == [late]
+    for key in slow[1:]:
+        search.failed(key)
+    assert search.is_over
