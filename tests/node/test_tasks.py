@@ -214,12 +214,6 @@ def test_training_data_arrive_as_bytes() -> None:
             "digits-8x8",
             "task.model: 'digits-8x8' isn't known here; known: kjv-2m",
         ),
-        (
-            "workload: lm.generate\nmodel: kjv-2m\nprompt: In\n",
-            "lm.generate\nmodel: kjv-2m\nprompt: In",
-            "embed.text\nmodel: kjv-2m\ntexts: [a]",
-            "task.model: 'kjv-2m' isn't known here, nor another model for embed.text; 'p2p-node model pull",
-        ),
     ],
 )
 def test_what_the_workload_refuses_is_the_users_fault(task: str, old: str, new: str, fault: str) -> None:
