@@ -123,7 +123,9 @@ def test_validate_knows_the_models_it_is_given(folder: Path, tmp_path: Path) -> 
     assert isinstance(refused.exception, UserError)
     assert "task.model: 'mine' isn't known here; known: digits-8x8" in str(refused.exception)
     assert CliRunner().invoke(cli, [*arguments, "--models", str(folder)]).exit_code == 0
-    job.write_text("apiVersion: p2p/v1\nkind: Job\nname: e\ntask: {workload: embed.text, model: m, texts: [a]}\n")
+    job.write_text(
+        "apiVersion: p2p/v1\nkind: Job\nname: e\ntask: {workload: embed.text, model: m, texts: [a]}\n"
+    )
     refused = CliRunner().invoke(cli, arguments)
     assert "known here, nor another model for embed.text; 'p2p-node model pull" in str(refused.exception)
 
