@@ -123,7 +123,8 @@ class Market:
 
         Keys that turn up after the award don't count, nor do those younger than `elector_age_ms`: an
         executor can't make itself verifiers once it knows what it would have them overlook. A homogeneous
-        job is verified inside the executor's class, since bits are equal nowhere else.
+        job is verified inside the executor's class, since bits are equal nowhere else. Where newcomers are a
+        crowd only the others count.
         """
         numeric_class = self.numeric_class(offer, executor, now_ms) if offer.profile == HOMOGENEOUS else ""
         able = self._registry.able(offer.workload, offer.model, offer.profile, now_ms)
@@ -137,7 +138,7 @@ class Market:
             and self._registry.known_for_ms(key, now_ms) >= self.elector_age_ms
         ]
         welcome = self._standings.welcome_among(keys, now_ms)
-        keys = [key for key in keys if key in welcome]
+        keys = self._registry.without_crowd((key for key in keys if key in welcome), now_ms)
         if len(keys) > ELECTORATE_MEMBERS_MAX:
             # Anybody can fill a registry with keys: proven peers first, the rest by a lot they can't aim at.
             keys.sort(

@@ -391,6 +391,8 @@ class Provider:
             and self._node.standings.is_welcome(key, now_ms)
             and terms.numeric_class in ("", offering.numeric_class)
         }
+        # The requester may have left out a crowd of newcomers, as we would.
+        known = dict.fromkeys(self._registry.without_crowd(known, now_ms), 1)
         missing = electorate.missing_share(known)
         if missing > MISSING_SHARE_MAX_PPM:
             raise _Refused("electorate", f"leaves out {missing} ppm of the weight that we know")

@@ -10,7 +10,7 @@ import heapq
 import random
 from bisect import bisect_left, insort
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import Protocol
 
@@ -36,6 +36,11 @@ VETERANS_SHARE = 2
 
 
 _SHARD_BITS = 16
+
+
+NEWCOMER_MS = 60_000
+CROWD_SHARE = 16
+"""So many keys for each that isn't a newcomer are a crowd."""
 
 
 @lru_cache(maxsize=16_384)
@@ -253,6 +258,16 @@ class Registry:
     def known_for_ms(self, key: bytes, now_ms: int) -> int:
         """How long a peer has been known without a gap; 0 for a stranger."""
         return max(0, now_ms - self._first_heard_ms.get(key, now_ms))
+
+    def without_crowd(self, keys: Iterable[bytes], now_ms: int) -> list[bytes]:
+        """The same keys, or only those known for a while, if many newcomers stand against each of them.
+
+        Adverts cost nothing: a thousand made-up keys would else be drawn to verify in everybody's place, and
+        none of them answers.
+        """
+        asked = list(keys)
+        elders = [key for key in asked if self.known_for_ms(key, now_ms) >= NEWCOMER_MS]
+        return elders if elders and len(asked) > CROWD_SHARE * len(elders) else asked
 
     def current(self, now_ms: int) -> Iterator[Signed[Advert]]:
         """Adverts that haven't expired, in the order of their keys."""

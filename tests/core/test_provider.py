@@ -221,6 +221,18 @@ def test_terms_that_are_refused(
     assert node.provider.engagements == {}
 
 
+def test_a_requester_may_leave_out_a_crowd_of_newcomers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("p2p_node.core.registry.CROWD_SHARE", 2)
+    node, later_ms = bidder(), NOW_MS + 60_000
+    for number in range(40, 60):
+        node.registry.hear(advert(number, expires_ms=later_ms + 60_000), later_ms)
+    known = {*VERIFIERS, *range(40, 60)}
+    left_out = node.registry.without_crowd(map(key, known), later_ms)
+    assert set(left_out) == set(map(key, VERIFIERS))
+    fresh = proposal(accept_by_ms=later_ms + 5_000, finish_by_ms=later_ms + 60_000)
+    assert sent(node.provider.hear_proposal(fresh, later_ms), Refusal) == []
+
+
 def test_an_award_must_be_based_on_the_reserved_bid() -> None:
     node = bidder()
     node.provider.hear_offer(offer(), NOW_MS)

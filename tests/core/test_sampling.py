@@ -180,6 +180,25 @@ def test_keys_that_are_too_young_may_not_be_drawn() -> None:
     assert there.electorate(offer().body, key(1), NOW_MS) is None
 
 
+def test_a_crowd_of_newcomers_is_not_drawn_in_place_of_those_known_longer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("p2p_node.core.registry.CROWD_SHARE", 2)
+    there, _, registry = market(heard_ms=NOW_MS - 60_000)
+    for number in range(13, 24):
+        registry.hear(advert(number), NOW_MS)
+    electorate = there.electorate(offer().body, key(1), NOW_MS)
+    assert electorate is not None and electorate.count == 22, "as many again are no crowd"
+    registry.hear(advert(24), NOW_MS)
+    electorate = there.electorate(offer().body, key(1), NOW_MS)
+    assert electorate is not None and electorate.count == 11
+    assert key(12) in electorate and key(24) not in electorate
+    # Where everybody is new, nobody can tell.
+    there, _, _ = market()
+    electorate = there.electorate(offer().body, key(1), NOW_MS)
+    assert electorate is not None and electorate.count == 11
+
+
 def test_a_homogeneous_job_is_verified_in_the_executors_class() -> None:
     there, _, registry = market(profiles=("homogeneous",), numeric_class="x86")
     body = changed(advert(1).body.offerings[0], profiles=("homogeneous",), numeric_class="arm")
