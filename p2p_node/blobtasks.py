@@ -7,6 +7,7 @@ the task with a typed reason, and accuses nobody: from here it can't be told who
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -144,6 +145,8 @@ class BlobTasks:
         self._kinds = kinds
         self._fetching: dict[tuple[Any, ...], trio.CancelScope] = {}
         self._prefetching: dict[tuple[Any, ...], trio.CancelScope] = {}
+        self._kept: deque[tuple[float, str]] = deque()
+        """Owners of what runs left, and until when, oldest first."""
 
     def start(self, key: tuple[Any, ...], task: Task, report: Callable[[RunEvent], None]) -> None:
         """See `p2p_node.runtime.Executor`."""
@@ -239,18 +242,27 @@ class BlobTasks:
                 if isinstance(task, Execute) and task.private_to:
                     # What was lent to us isn't ours to keep.
                     self._store.unpin(owner_of(key))
-                    self._nursery.start_soon(self._let_go_later, sealed_owner_of(key))
+                    self._let_go_later(sealed_owner_of(key))
                 elif isinstance(task, Execute):
-                    self._nursery.start_soon(self._let_go_later, owner_of(key))
+                    self._let_go_later(owner_of(key))
                 else:
                     self._store.unpin(owner_of(key))
             report(event)
 
         return passed_on
 
-    async def _let_go_later(self, owner: str) -> None:
-        await trio.sleep(OUTPUT_KEPT_S)
-        self._store.unpin(owner)
+    def _let_go_later(self, owner: str) -> None:
+        self._kept.append((trio.current_time() + OUTPUT_KEPT_S, owner))
+        if len(self._kept) == 1:
+            # One task for all: a busy peer has thousands of runs behind it.
+            self._nursery.start_soon(self._let_go)
+
+    async def _let_go(self) -> None:
+        while self._kept:
+            due_s, owner = self._kept[0]
+            await trio.sleep_until(due_s)
+            self._store.unpin(owner)
+            self._kept.popleft()
 
     # --- Fetching --------------------------------------------------------------------------------
 
@@ -277,7 +289,7 @@ class BlobTasks:
             except (BlobError, WorkloadRefused) as error:
                 ending = RunFailed(key, OUTPUT_MISSING, str(error))
             if self._fetching.pop(key, None) is not None:
-                self._nursery.start_soon(self._let_go_later, owner_of(key))
+                self._let_go_later(owner_of(key))
                 report(ending)
 
     async def _fetch_all(

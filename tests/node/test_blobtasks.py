@@ -13,7 +13,7 @@ import trio.testing
 
 from p2p_node.bloboutput import OutputRefused, OutputTaker
 from p2p_node.blobs import BlobStore, BlobUnavailable, StoreFull
-from p2p_node.blobtasks import BlobTasks
+from p2p_node.blobtasks import OUTPUT_KEPT_S, BlobTasks
 from protocols.blobs import Blob, blob_of
 from protocols.effects import Case, Execute, FetchBlobs, Judge, Prefetch, Recompute, Task
 from protocols.events import (
@@ -165,6 +165,25 @@ async def test_what_is_here_isnt_fetched_and_is_held_while_the_run_lasts(
         report(RunFailed(KEY, "crashed", ""))
         assert made.store.pins == {}
         nursery.cancel_scope.cancel()
+
+
+async def test_what_many_runs_left_is_held_for_a_while_by_one_task(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with trio.open_nursery() as nursery:
+        made = bench(nursery, INPUT)
+        for number in range(3):
+            made.start(execute(), ("execute", bytes([number])))
+            await trio.sleep(10)
+            made.inner.started[-1][2](RunFinished(("execute", bytes([number])), 20, 1))
+        await trio.lowlevel.checkpoint()
+        assert len(nursery.child_tasks) == 1
+        await trio.sleep(OUTPUT_KEPT_S - 25)
+        assert len(made.store.pins) == 3
+        for left in (2, 1, 0):
+            await trio.sleep(10)
+            assert len(made.store.pins) == left
+        assert not nursery.child_tasks
 
 
 async def test_a_resumed_run_starts_from_the_last_blob_of_its_prefix(
