@@ -22,7 +22,7 @@ __all__ = ["main", "measure"]
 START_S = 60
 """Peers start one after another: a network doesn't begin with a thousand strangers at once."""
 
-WARM_UP_S = 240
+WARM_UP_S = 180
 """Nothing is counted before. A newcomer has counted the network itself by then, and rooms have split."""
 
 SIZES = (100, 300, 1_000)
