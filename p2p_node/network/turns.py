@@ -11,7 +11,13 @@ from __future__ import annotations
 
 import trio
 
-__all__ = ["GOSSIP_PER_SECOND_MIN", "HANDSHAKES_PER_SECOND_MIN", "PIECES_PER_SECOND_MIN", "Turns"]
+__all__ = [
+    "GOSSIP_PER_SECOND_MIN",
+    "HANDSHAKES_PER_SECOND_MIN",
+    "PIECES_PER_SECOND_MIN",
+    "WAIT_S_MAX",
+    "Turns",
+]
 
 PER_SECOND_MAX = 1_024.0
 GOSSIP_PER_SECOND_MIN = 16.0
@@ -43,8 +49,15 @@ class Turns:
         self._per_second_min = per_second_min
         self._next_at = float("-inf")
 
-    async def next(self) -> None:
-        """Wait for a turn, and a round of the loop in any case."""
+    async def next(self, patience_s: float = WAIT_S_MAX) -> bool:
+        """Wait for a turn, and a round of the loop in any case.
+
+        Args:
+            patience_s: who would wait longer does without, unless it is as long as anybody waits.
+
+        Returns:
+            Whether there is a turn.
+        """
         began = trio.current_time()
         await trio.lowlevel.checkpoint()
         now = trio.current_time()
@@ -52,6 +65,9 @@ class Turns:
         self.per_second = min(PER_SECOND_MAX, max(self._per_second_min, self.per_second * change))
         gap_s = 1 / self.per_second
         due = max(self._next_at, now - BURST * gap_s)
+        if patience_s < min(due - now, WAIT_S_MAX):
+            return False
         self._next_at = due + gap_s
         if due > now:
             await trio.sleep_until(min(due, now + WAIT_S_MAX))
+        return True

@@ -55,7 +55,7 @@ from p2p_node.network.reachability import DialledBack, Found, conclude
 from p2p_node.network.relaypolicy import RelayPolicy
 from p2p_node.network.shielding import last_words
 from p2p_node.network.standing import Pace, RateLimits, Standings
-from p2p_node.network.turns import GOSSIP_PER_SECOND_MIN, Turns
+from p2p_node.network.turns import GOSSIP_PER_SECOND_MIN, WAIT_S_MAX, Turns
 from protocols.errors import PeerFault
 from protocols.identity import peer_id, short_id
 from protocols.limits import (
@@ -86,6 +86,7 @@ EVENT_WAIT_S = 2.0
 PACE_S_MAX = 1.0
 """Yamux gives up a stream that isn't read for 5 s."""
 
+PASSED_ON_WAIT_S = 0.25
 REJECTED_POINTS = 10
 OWN_HEARERS_MAX = 16
 """Neighbours that are told of each message of our own."""
@@ -583,9 +584,9 @@ class Libp2pNetwork:
         log.debug("gossip above its allowance", peer=short_id(key))
         return False
 
-    async def turn(self) -> None:
-        """Wait for a turn of gossip."""
-        await self._turns.next()
+    async def turn(self, *, is_own_word: bool) -> bool:
+        """Wait for a turn of gossip; see `Judge.turn`."""
+        return await self._turns.next(WAIT_S_MAX if is_own_word else PASSED_ON_WAIT_S)
 
     def rule(self, topic: str, data: bytes, forwarder: ID) -> Ruling:
         """Ask the runtime's rule; charge what it rejects."""
