@@ -172,6 +172,7 @@ class Job:
             exclude=self._failed_peers,
             sent_ms=now_ms,
             expires_ms=self.created_ms + self.request.total_ms + CLOCK_SKEW_MS,
+            seek_ms=SEEK_MS if self._node.rooms.is_wide and self.request.mode == "auction" else 0,
         )
         offer = self._node.sign(body)
         self._offers.append(offer)
@@ -465,7 +466,13 @@ class Job:
 
 
 def offer_of(
-    request: JobRequest, *, nonce: bytes, exclude: Iterable[bytes] = (), sent_ms: int, expires_ms: int
+    request: JobRequest,
+    *,
+    nonce: bytes,
+    exclude: Iterable[bytes] = (),
+    sent_ms: int,
+    expires_ms: int,
+    seek_ms: int = 0,
 ) -> Offer:
     """The offer of a job.
 
@@ -475,6 +482,7 @@ def offer_of(
         exclude: peers that must not bid, beside those that the request excludes.
         sent_ms: now.
         expires_ms: when the job is over whatever happens.
+        seek_ms: how long finding those who could take it may last, before they hear of it.
     """
     window_ms = request.window_ms if request.mode == "auction" else 0
     return Offer(
@@ -491,7 +499,7 @@ def offer_of(
         rate_milli_min=request.rate_milli_min,
         exclude=tuple(sorted({*request.exclude, *exclude}))[:64],
         sent_ms=sent_ms,
-        bids_close_ms=sent_ms + window_ms,
+        bids_close_ms=sent_ms + window_ms + seek_ms,
         expires_ms=expires_ms,
         blobs=_told(request),
         is_private=request.is_private,

@@ -10,7 +10,7 @@ import pytest
 from p2p_node.core.attempt import DECEITS, Outcome
 from p2p_node.core.node import NodeCore
 from p2p_node.core.request import JobState
-from p2p_node.core.requester import Job
+from p2p_node.core.requester import SEEK_MS, Job
 from p2p_node.sim.scenario import job_request
 from protocols.auction import REVEAL_MS, bid_seal
 from protocols.codec import decode, encode
@@ -195,6 +195,14 @@ def test_while_peers_are_busy_an_offer_waits_as_long_as_the_queue() -> None:
         case.timer("rebid", after_ms=pause_ms)
     case.timer("bids", after_ms=12_000)
     assert case.job.state is JobState.NO_BIDS and len(case.job.offers) == 5
+
+
+def test_in_a_wide_network_the_window_outlasts_the_search_for_bidders() -> None:
+    narrow = Case()
+    narrow.node.rooms.is_wide = True
+    wide = Job(narrow.node, narrow.job.request, nonce=bytes(16), now_ms=NOW_MS)
+    windows = [job.offers[0].body.bids_close_ms - NOW_MS for job in (narrow.job, wide)]
+    assert windows == [1_000, 1_000 + SEEK_MS]
 
 
 def test_who_slept_through_its_auction_offers_once_more() -> None:
