@@ -25,6 +25,8 @@ and where it can't be proved to others each client pays for it once."""
 EXCLUSION_MS = 60_000
 """After one failure; doubles with each further one."""
 EXCLUSION_DOUBLINGS_MAX = 10
+FORGIVING_CONTRACTS = 8
+"""Verified contracts that undo one doubling."""
 PROVEN_CONTRACTS = 10
 """Verified contracts in a row, before which all of an executor's chunks are checked."""
 CHECK_FLOOR_PPM = 250_000
@@ -172,7 +174,9 @@ class Standings:
         standing.failed += weight
         # Influence and trust are lost at once and earned anew.
         standing.streak, standing.work = 0, VestedWork()
-        doublings = min(standing.failed - 1, EXCLUSION_DOUBLINGS_MAX)
+        # Or a peer that fails once a month would in the end be left out for a day each time.
+        forgiven = standing.completed // FORGIVING_CONTRACTS
+        doublings = min(max(0, standing.failed - 1 - forgiven), EXCLUSION_DOUBLINGS_MAX)
         standing.excluded_until_ms = now_ms + (EXCLUSION_MS << doublings)
         if not is_mishap:
             standing.distrusted_until_ms = standing.excluded_until_ms

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from protocols.standing import DECEIT_FAILURES, Standings
+from protocols.standing import DECEIT_FAILURES, FORGIVING_CONTRACTS, Standings
 from tests.support.builders import NOW_MS, key
 
 PEER = key(1)
@@ -34,6 +34,17 @@ def test_exclusion_doubles_and_ends() -> None:
     for _ in range(100):
         standings.record_failure(PEER, NOW_MS)
     assert standings.is_welcome(PEER, NOW_MS + (60_000 << 10))
+
+
+def test_work_well_done_shortens_the_next_exclusion() -> None:
+    standings = Standings()
+    for _ in range(4):
+        standings.record_failure(PEER, NOW_MS)
+    for _ in range(2 * FORGIVING_CONTRACTS):
+        standings.record_completion(PEER, declared_ms=100, delivered_ms=100)
+    standings.record_failure(PEER, NOW_MS)
+    assert not standings.is_welcome(PEER, NOW_MS + 240_000 - 1)
+    assert standings.is_welcome(PEER, NOW_MS + 240_000)
 
 
 def test_where_everybody_failed_those_who_never_deceived_are_taken() -> None:
