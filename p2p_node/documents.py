@@ -27,6 +27,9 @@ def with_task_field(document: bytes, name: str, written: str) -> bytes:
     start, end = node.start_mark.index, node.end_mark.index
     # A block's end is where the next one begins, behind its last line's end.
     tail = content[start:end].rstrip()
+    if not content[:start].rpartition("\n")[2].strip():
+        # The items of a block may stand right below their key; what is on one line must be further in.
+        written = " " + written
     return (content[:start] + written + content[start + len(tail) :]).encode()
 
 

@@ -11,12 +11,14 @@ from typing import Any
 import numpy as np
 import pyarrow
 import pytest
+import yaml
 from PIL import Image
 from pyarrow import parquet
 from safetensors.numpy import load
 
 from p2p_node import batchfiles, imagefiles, itemtasks
 from p2p_node.batchfiles import Item, pack_items, read_items, unpack_items
+from p2p_node.documents import with_task_field
 from p2p_node.errors import UserError
 from p2p_node.executor import ModelPlace
 from p2p_node.imagefiles import image_paths, read_image
@@ -88,6 +90,12 @@ def written(folder: Path, ending: str) -> Path:
     else:
         path.write_text("a b\n\nc é\r\nd")
     return path
+
+
+def test_a_list_right_below_its_key_is_replaced_too() -> None:
+    document = b"task:\n  images:\n  - a.jpg\n  - b.jpg\n  model: m\n"
+    written = yaml.safe_load(with_task_field(document, "images", '{packed: "eA=="}'))
+    assert written == {"task": {"images": {"packed": "eA=="}, "model": "m"}}
 
 
 @pytest.mark.parametrize("ending", [".jsonl", ".parquet", ".txt"])
