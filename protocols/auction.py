@@ -28,6 +28,9 @@ __all__ = ["Auction", "AuctionState", "Candidate", "Ranking", "bid_seal", "score
 REVEAL_MS = 1_500
 """Bidders open within this time after the close; more than a round trip across the world."""
 
+STRANGERS_REVEAL_MS = 200
+"""How much longer than all others those may take of whom nothing is known: seals cost nothing."""
+
 
 class AuctionState(enum.Enum):
     """Where an auction stands."""
@@ -137,7 +140,7 @@ class Auction:
             case Heard(message) if isinstance(message.body, BidSeal):
                 return self._hear_seal(message, now_ms)
             case Heard(message) if isinstance(message.body, Bid):
-                return self._hear_bid(message)
+                return self._hear_bid(message, now_ms)
             case Heard(message) if isinstance(message.body, Decline):
                 return self._hear_decline(message, now_ms)
             case TimerFired((name, _)) if name == "bids":
@@ -194,7 +197,7 @@ class Auction:
         effects.append(SetTimer(("reveals", self.offer.id), until))
         return effects
 
-    def _hear_bid(self, message: Signed[Bid]) -> list[Effect]:
+    def _hear_bid(self, message: Signed[Bid], now_ms: int) -> list[Effect]:
         if self.state is not AuctionState.COLLECTING_BIDS:
             return []
         bid = message.body
@@ -224,6 +227,8 @@ class Auction:
         ]
         if len(self.bids) == len(self.seals):
             effects += self._decide()
+        elif message.signer in self._expected and not self._expected & (self.seals.keys() - self.bids.keys()):
+            effects.append(SetTimer(("reveals", self.offer.id), now_ms + STRANGERS_REVEAL_MS))
         return effects
 
     def _hear_decline(self, message: Signed[Decline], now_ms: int) -> list[Effect]:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from protocols.auction import (
     REVEAL_MS,
+    STRANGERS_REVEAL_MS,
     Auction,
     AuctionState,
     Candidate,
@@ -311,6 +312,18 @@ def test_a_flood_of_seals_from_unknown_keys_does_not_push_out_those_who_can_do_i
     auction.handle(Heard(seal_of(bid(2, 100))), 3)
     assert {keyring(1).public, keyring(2).public} <= auction.seals.keys()
     assert len(auction.seals) == BIDS_PER_JOB_MAX
+
+
+def test_seals_of_unknown_keys_that_are_never_opened_hold_nobody_up() -> None:
+    auction = waiting_for(1, 2)
+    auction.handle(Heard(Signed(b"", b"", bytes(32), BidSeal(OFFER.id, bytes(32)))), 1)
+    for number in (1, 2):
+        auction.handle(Heard(seal_of(bid(number, 100))), 1)
+    assert auction.handle(Heard(bid(1, 100)), 10)[1:] == []
+    timer = auction.handle(Heard(bid(2, 100)), 20)[-1]
+    assert timer == SetTimer(("reveals", OFFER.id), 20 + STRANGERS_REVEAL_MS)
+    auction.handle(TimerFired(timer.key), timer.at_ms)
+    assert len(auction.candidates) == 2
 
 
 def test_the_books_are_bounded() -> None:
